@@ -1,0 +1,151 @@
+"""Intersection over union per image and structure, tidy tables with intervals, and the paper's numbers beside ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import bootstrap
+
+from helpers.files import commit, replacing
+
+PAPER = Path(__file__).with_name("paper.csv")
+
+
+def iou(predictions, labels, *, classes):
+    """Intersection over union ×100 of two label maps, per image and class.
+
+    Args:
+        predictions, labels: int64 (N, H, W).
+        classes: the K class indices to score.
+
+    Returns:
+        float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if predictions.shape != labels.shape:
+        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}")
+    classes = torch.as_tensor(classes, device=labels.device)[:, None, None]
+    predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
+    union = (predicted | true).sum(dim=(2, 3))
+    return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
+
+
+def iou_table(predictions, labels, *, ids, structures, **columns):
+    """Tidy table of `iou`: a row for each case and structure.
+
+    Args:
+        predictions, labels: int64 (N, H, W), classes 1 … K in the order of `structures`.
+        ids: the N cases.
+        structures: the K names.
+        **columns: constant columns to put in front.
+
+    Returns:
+        DataFrame with the constant columns, id, structure, iou.
+    """
+    values = iou(predictions, labels, classes=range(1, len(structures) + 1)).cpu().numpy()
+    index = pd.MultiIndex.from_product([ids, structures], names=["id", "structure"])
+    return (
+        pd.DataFrame({"iou": values.ravel()}, index=index)
+        .reset_index()
+        .assign(**columns)[[*columns, "id", "structure", "iou"]]
+    )
+
+
+def bootstrap_interval(values, *, level=0.95, seed=0):
+    """Percentile bootstrap interval of the mean (10,000 resamples); (NaN, NaN) for fewer than two values."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return np.nan, np.nan
+    result = bootstrap((values,), np.mean, n_resamples=9999, confidence_level=level, method="percentile",
+                       vectorized=True, rng=np.random.default_rng(seed))  # fmt: skip
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def summarise(table, *, by):
+    """Mean IoU over cases with its bootstrap 95 % interval.
+
+    A case's value is the mean over its structures where the IoU is defined; a case without one is left out of n.
+
+    Args:
+        table: rows with id and iou, as `iou_table` makes them.
+        by: the columns that say what is compared, in the order wanted.
+
+    Returns:
+        DataFrame with the columns of `by`, n, iou, low, high, in order of first appearance.
+    """
+    cases = table.groupby([*by, "id"], sort=False)["iou"].mean().dropna()
+    rows = []
+    for key, values in cases.groupby(level=by, sort=False):
+        key = key if isinstance(key, tuple) else (key,)
+        rows.append([*key, len(values), values.mean(), *bootstrap_interval(values)])
+    return pd.DataFrame(rows, columns=[*by, "n", "iou", "low", "high"])
+
+
+def beside_paper(summary, table):
+    """Add the column `paper`: the paper's value for each row, NaN where it has none.
+
+    Args:
+        summary: a table from `summarise`.
+        table: "clean", "table1", "table2", "table3" or "table4".
+
+    Raises:
+        ValueError: unknown table.
+
+    Source: the paper's Tables 1–4 and the clean IoUs in their captions.
+    """
+    paper = pd.read_csv(PAPER)
+    if table not in set(paper["table"]):
+        raise ValueError(f"table {table!r} is unknown; choose one of {', '.join(paper['table'].unique())}")
+    paper = paper[paper["table"] == table].dropna(axis="columns", how="all").drop(columns="table")
+    shared = [column for column in paper.columns if column in summary.columns]
+    return summary.merge(paper, how="left", on=shared)
+
+
+def side_by_side(summary, *, columns):
+    """Wide table for reading: ours with its interval, and the paper's value below where there is one.
+
+    Args:
+        summary: a table from `summarise` or `beside_paper`.
+        columns: the column whose values become columns, such as "epsilon".
+
+    Returns:
+        DataFrame of texts such as "25.3 (22.1–28.4)".
+    """
+    keys = [name for name in summary.columns if name not in (columns, "n", "iou", "low", "high", "paper")]
+    interval = [f" ({r.low:.1f}–{r.high:.1f})" if r.low == r.low else "" for r in summary.itertuples()]
+    ours = [f"{iou:.1f}{text}" for iou, text in zip(summary["iou"], interval, strict=True)]
+    parts = [summary[[*keys, columns]].assign(source="ours", text=ours)]
+    if "paper" in summary:
+        known = summary[summary["paper"].notna()]
+        parts.append(known[[*keys, columns]].assign(source="paper", text=known["paper"].map("{:.1f}".format)))
+    rows = pd.concat(parts).set_index([*keys, "source", columns])["text"].unstack(columns).fillna("")
+    keys = summary[keys].drop_duplicates().itertuples(index=False)
+    wanted = [(*key, source) for key in keys for source in ("ours", "paper")]
+    return rows.reindex([key for key in wanted if key in rows.index])
+
+
+def provenance(dataset, networks, *, steps=None, seed=0):
+    """Where a table or figure comes from: dataset, size, depth, weights, steps, seed, commit, as a dict.
+
+    Args:
+        dataset: a `helpers.data.Dataset`.
+        networks: the `helpers.training.Trained` that took part.
+        steps: of the attack, if there is one.
+        seed: of the run.
+    """
+    depths = sorted({trained.recipe.depth for trained in networks})
+    weights = "/".join(trained.digest[:12] for trained in networks)
+    return {
+        "dataset": dataset.name, "size": dataset.size, "depth": "/".join(map(str, depths)), "weights": weights,
+        "steps": "" if steps is None else steps, "seed": seed, "commit": commit(),
+    }  # fmt: skip
+
+
+def write_table(path, table, provenance):
+    """Write a table as CSV (two decimals), with its provenance as the last columns."""
+    with replacing(path, "w") as file:
+        table.assign(**provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")

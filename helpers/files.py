@@ -1,0 +1,75 @@
+"""Where the study keeps its files, how it writes them, and where they come from."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, FIGURES, NOTEBOOKS, RUNS = (ROOT / name for name in ("data", "figures", "notebooks", "runs"))
+
+
+@contextmanager
+def replacing(path, mode="wb"):
+    """Open a temporary file beside `path` that takes its place when the block ends without an error.
+
+    A reader sees the old file or the whole new one, never a part; after an error the old file stays.
+
+    Args:
+        path: the file to write; missing folders are made.
+        mode: "wb" or "w" (UTF-8).
+
+    Yields:
+        The open file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(
+            handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else ""
+        ) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def digest_bytes(*parts):
+    """SHA-256 (hexadecimal) of byte strings, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def digest_json(value):
+    """SHA-256 (hexadecimal) of a value's canonical JSON: sorted keys, no spaces."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def commit():
+    """The project's git commit, with "+" if tracked files differ from it; "unknown" outside a git clone."""
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", "-C", ROOT, *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        return run("rev-parse", "--short=10", "HEAD") + ("+" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions():
+    """Versions of what decides a number: Python and the numerical packages, as a dict of strings."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "scipy")}

@@ -1,0 +1,234 @@
+"""The study's figures, from arrays and tables only: radiographs grey from −1 to 1, noise diverging at ±ε, contours."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.lines import Line2D
+
+from helpers.files import replacing, versions
+
+# Okabe and Ito's colour-blind safe palette, in the order of the structures (close to the paper's hues)
+COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#E69F00", "#0072B2")
+REFERENCE = "#D9D9D9"  # contours of the truth or the target
+ATTACKS = {  # colour and marker of a curve
+    "white-box": ("#D55E00", "o"), "black-box": ("#0072B2", "s"),
+    "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
+}  # fmt: skip
+STYLE = {
+    "figure.dpi": 100, "savefig.dpi": 150, "font.size": 9, "axes.titlesize": 9, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+def save_figure(figure, path, provenance):
+    """Write a figure as PNG with its provenance (a dict) in the metadata, whole or not at all."""
+    notes = {"Software": json.dumps(versions()), "Description": json.dumps(provenance)}
+    with replacing(path) as file:
+        figure.savefig(file, format="png", metadata=notes)
+
+
+def image_grid(rows, columns, *, side=1.9):
+    """Figure with rows × columns square axes without ticks.
+
+    Returns:
+        The figure and its axes (rows, columns).
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows + 0.5), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return figure, axes
+
+
+def show_image(ax, image, *, title=None):
+    """Radiograph (H, W), grey from −1 (black) to 1 (white)."""
+    ax.imshow(np.asarray(image), cmap="gray", vmin=-1, vmax=1, interpolation="antialiased")
+    ax.set_title(title or "", pad=3)
+
+
+def show_noise(ax, noise, *, epsilon, title=None):
+    """Noise (H, W) [units of the images], blue at −ε, white at 0, red at +ε."""
+    ax.imshow(np.asarray(noise), cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest")
+    ax.set_title(title or "", pad=3)
+
+
+def show_contours(ax, labels, *, classes, reference=False):
+    """Outlines of the classes of a label map (H, W): one colour a structure, or grey for truth and target."""
+    for c in classes:
+        mask = np.asarray(labels) == c
+        if mask.any() and not mask.all():
+            colour = REFERENCE if reference else COLOURS[(c - 1) % len(COLOURS)]
+            padded = np.pad(mask.astype(float), 1)  # closes the outline at the border of the image
+            at = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
+            ax.contour(at[1], at[0], padded, levels=[0.5], colors=colour, linewidths=0.9 if reference else 1.3)
+    ax.set(xlim=(-0.5, np.shape(labels)[1] - 0.5), ylim=(np.shape(labels)[0] - 0.5, -0.5))
+
+
+def add_legend(figure, structures, *, reference=None):
+    """One line below the figure: the colours of the structures, and what the grey outline is."""
+    lines = [Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name) for k, name in enumerate(structures)]
+    if reference:
+        lines.append(Line2D([], [], color=REFERENCE, label=reference))
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, handlelength=1.4,
+                  columnspacing=1.2, fontsize=9)  # fmt: skip
+
+
+def plot_cases(images, labels, *, structures, titles, columns=6):
+    """Contact sheet of radiographs with the outlines of their structures.
+
+    Args:
+        images: (N, 1, H, W).
+        labels: (N, H, W), or None for the radiographs alone.
+        structures: names of classes 1 … K.
+        titles: N short texts.
+    """
+    figure, axes = image_grid(-(-len(images) // columns), min(columns, len(images)))
+    for k, ax in enumerate(axes.flat):
+        if k < len(images):
+            show_image(ax, images[k, 0], title=titles[k])
+            if labels is not None:
+                show_contours(ax, labels[k], classes=range(1, len(structures) + 1))
+        else:
+            ax.set_visible(False)
+    if labels is not None:
+        add_legend(figure, structures)
+    return figure
+
+
+def plot_predictions(images, predictions, truth, *, structures, titles):
+    """One row of radiographs with predicted outlines in colour and true ones in grey; images and maps are (N, H, W)."""
+    figure, axes = image_grid(1, len(images))
+    for ax, image, prediction, true, title in zip(axes[0], images, predictions, truth, titles, strict=True):
+        show_image(ax, image, title=title)
+        show_contours(ax, true, classes=range(1, len(structures) + 1), reference=True)
+        show_contours(ax, prediction, classes=range(1, len(structures) + 1))
+    add_legend(figure, structures, reference="truth")
+    return figure
+
+
+def plot_attack(image, adv_image, prediction, target, *, structures, epsilon, target_name="target"):
+    """One attacked case in five pictures: image, noise × 1/ε, attacked image, prediction, target.
+
+    Args:
+        image, adv_image: (H, W).
+        prediction, target: label maps (H, W).
+        structures: names of classes 1 … K.
+        epsilon: noise level, for the colour scale.
+        target_name: title of the last picture.
+    """
+    classes = range(1, len(structures) + 1)
+    titles = ("image", f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}", "prediction", target_name)
+    figure, axes = image_grid(1, 5, side=2.3)
+    for ax, picture, title in zip(axes[0], (image, None, adv_image, adv_image, image), titles, strict=True):
+        if picture is None:
+            show_noise(ax, adv_image - image, epsilon=epsilon, title=title)
+        else:
+            show_image(ax, picture, title=title)
+    show_contours(axes[0, 3], prediction, classes=classes)
+    show_contours(axes[0, 4], target, classes=classes)
+    add_legend(figure, structures)
+    return figure
+
+
+def plot_epsilon_rows(crafted, predictions, reference, *, case, attacks, epsilons, structures, reference_name="truth"):
+    """Attacked images of one case with predicted outlines: a row for each attack, a column for each noise level.
+
+    Args:
+        crafted: dict from (attack, epsilon) to images (N, 1, H, W).
+        predictions: dict from (attack, epsilon) to label maps (N, H, W).
+        reference: label maps (N, H, W), drawn in grey and called `reference_name`.
+        case: index of the case, 0 … N−1.
+        attacks, epsilons: what is shown.
+        structures: names of classes 1 … K.
+
+    Source: layout of the paper's Figure 3.
+    """
+    classes = range(1, len(structures) + 1)
+    figure, axes = image_grid(len(attacks), len(epsilons), side=2.1)
+    for line, attack in zip(axes, attacks, strict=True):
+        for ax, epsilon in zip(line, epsilons, strict=True):
+            title = f"ε = {epsilon:g}" if line[0] is axes[0, 0] else None
+            show_image(ax, crafted[attack, epsilon][case, 0].cpu(), title=title)
+            show_contours(ax, reference[case].cpu(), classes=classes, reference=True)
+            show_contours(ax, predictions[attack, epsilon][case].cpu(), classes=classes)
+        line[0].set_ylabel(attack)
+    add_legend(figure, structures, reference=reference_name)
+    return figure
+
+
+def plot_iou_curves(summary, *, clean=None, title=None):
+    """Mean IoU against ε for each attack: solid with its interval as a band, the paper's values hollow and dashed.
+
+    Args:
+        summary: DataFrame with attack, epsilon, iou, low, high and, if known, paper.
+        clean: IoU without attack, drawn as a thin line.
+        title: of the axes.
+    """
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(6.2, 3.6))
+    for attack, rows in summary.groupby("attack", sort=False):
+        colour, marker = ATTACKS.get(attack, ("#000000", "o"))
+        ax.plot(rows["epsilon"], rows["iou"], color=colour, marker=marker, markersize=5, label=attack)
+        ax.fill_between(rows["epsilon"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
+        if "paper" in rows and rows["paper"].notna().any():
+            ax.plot(rows["epsilon"], rows["paper"], color=colour, marker=marker, markersize=5, linestyle="--",
+                    markerfacecolor="white", linewidth=1, label=f"{attack}, paper")  # fmt: skip
+    if clean is not None:
+        ax.axhline(clean, color="#AAAAAA", linewidth=1, zorder=0)
+        ax.annotate("no attack", (1, clean), xycoords=("axes fraction", "data"), fontsize=8, color="#777777",
+                    xytext=(0, 2), textcoords="offset points", ha="right", va="bottom")  # fmt: skip
+    levels = sorted(summary["epsilon"].unique())
+    ax.set(xscale="log", xlabel="noise level ε", ylabel="mean IoU × 100", ylim=(-3, 103), title=title or "")
+    ax.set_xticks(levels, [f"{level:g}" for level in levels])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_learning_curves(histories):
+    """Training loss and validation IoU against the epoch, and where the kept weights are.
+
+    Args:
+        histories: dict from the network's name to its history, as in `training.Trained`.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
+    for (name, history), colour in zip(histories.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False):
+        epochs = [row["epoch"] for row in history]
+        best = max(history, key=lambda row: row["iou"])
+        axes[0].plot(epochs, [row["loss"] for row in history], color=colour, label=name)
+        axes[1].plot(epochs, [100 * row["iou"] for row in history], color=colour, label=name)
+        axes[1].plot(best["epoch"], 100 * best["iou"], "o", color=colour, label=f"kept, epoch {best['epoch']}")
+    axes[0].set(xlabel="epoch", ylabel="training loss (−soft IoU)")
+    axes[1].set(xlabel="epoch", ylabel="validation soft IoU × 100")
+    axes[0].legend()
+    axes[1].legend()
+    return figure
+
+
+def plot_field(image, labels, moved_image, moved_labels, field, *, structures):
+    """One elastic deformation: before, the field as arrows over its length, and after.
+
+    Args:
+        image, moved_image: (H, W).
+        labels, moved_labels: label maps (H, W).
+        field: (2, H, W) displacement in x and y [pixels].
+        structures: names of classes 1 … K.
+    """
+    classes = range(1, len(structures) + 1)
+    figure, axes = image_grid(1, 3, side=2.7)
+    for ax, picture, outline in ((axes[0, 0], image, labels), (axes[0, 2], moved_image, moved_labels)):
+        show_image(ax, picture, title="before" if picture is image else "after")
+        show_contours(ax, outline, classes=classes)
+    x, y = np.asarray(field)
+    shown = axes[0, 1].imshow(np.hypot(x, y), cmap="viridis", vmin=0)
+    every = slice(x.shape[0] // 16 // 2, None, max(1, x.shape[0] // 16))
+    at = np.arange(x.shape[0])[every]
+    axes[0, 1].quiver(at, at, x[every, every], y[every, every], color="white", angles="xy", width=0.006)
+    axes[0, 1].set_title("displacement", pad=3)
+    figure.colorbar(shown, ax=axes[0, 1], label="pixels", shrink=0.8, pad=0.02)
+    add_legend(figure, structures)
+    return figure

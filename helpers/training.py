@@ -1,0 +1,395 @@
+"""Training of the segmentation networks: augmentation, resumable loop, weights files."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from helpers.files import RUNS, commit, digest_bytes, digest_json, replacing, versions
+from helpers.loss import iou_loss, soft_iou
+from helpers.network import UNet, evaluating, native_bf16
+
+WEIGHTS = RUNS / "weights"
+VERSION = 1  # of this training; raise it with a change that alters the weights
+GRID = 32  # side of the coarse grid on which elastic fields are drawn; its cells are 1/6 of the filter's sigma
+AUGMENTATIONS = ("elastic", "affine", "intensity")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a network's weights; its key names the weights file.
+
+    Attributes:
+        dataset: name of the dataset; `source` is the digest of its files.
+        training, validation: ids of the cases.
+        augmentation: words of "elastic affine intensity", each applied to half of the samples.
+        precision: "bf16" (autocast) or "fp32".
+    """
+
+    dataset: str
+    source: str
+    size: int
+    num_classes: int
+    training: tuple
+    validation: tuple
+    depth: int
+    features: int
+    epochs: int
+    batch_size: int
+    seed: int
+    augmentation: str
+    precision: str
+    version: int = VERSION
+
+    @property
+    def key(self):
+        """SHA-256 of the canonical JSON of the recipe."""
+        return digest_json(asdict(self))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, the digest of its weights, its recipe and its learning curve.
+
+    Attributes:
+        history: one dict an epoch: epoch, loss (training), iou (validation, soft, mean of the structures), seconds.
+    """
+
+    network: UNet
+    digest: str
+    recipe: Recipe
+    history: tuple
+
+
+def make_recipe(
+    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto"
+):
+    """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
+
+    Raises:
+        ValueError: an unknown role, augmentation or precision, or a number below 1.
+    """
+    if f"{role}-training" not in dataset.split:
+        roles = sorted(name.removesuffix("-training") for name in dataset.split if name.endswith("-training"))
+        raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(roles)}")
+    unknown = set(augmentation.split()) - set(AUGMENTATIONS)
+    if unknown:
+        raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision {precision!r} is unknown; choose auto, bf16 or fp32")
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    if dataset.size % 2**depth:
+        raise ValueError(
+            f"size {dataset.size} is not divisible by {2**depth} (2**depth): choose another size or a smaller depth"
+        )
+    return Recipe(
+        dataset=dataset.name, source=dataset.digest, size=dataset.size, num_classes=dataset.num_classes,
+        training=dataset.split[f"{role}-training"], validation=dataset.split[f"{role}-validation"],
+        depth=depth, features=features, epochs=epochs, batch_size=batch_size, seed=seed,
+        augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
+        precision=("bf16" if native_bf16() else "fp32") if precision == "auto" else precision,
+    )  # fmt: skip
+
+
+def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
+    """Train the network called `role`, or load it if the same recipe was trained before.
+
+    Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best validation epoch. A
+    checkpoint is written after each epoch: killed at any moment, the same call goes on and ends with the same weights.
+
+    Args:
+        dataset: a `helpers.data.Dataset`.
+        role: "target" or "surrogate".
+        folder: where weights and checkpoints are kept, under the key of their recipe.
+        device: where to train.
+        **settings: depth, epochs and the other arguments of `make_recipe`.
+
+    Returns:
+        Trained, with the network in evaluation mode on `device`.
+
+    Raises:
+        ValueError: a setting is wrong, or a weights file is damaged.
+
+    Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not say.
+    """
+    recipe = make_recipe(dataset, role, **settings)
+    path = folder / f"{recipe.key[:16]}.safetensors"
+    if not path.exists():
+        _fit(recipe, dataset, role, path, torch.device(device))
+    trained = load_weights(path)
+    trained.network.to(device)
+    return trained
+
+
+def state_digest(state):
+    """SHA-256 of a state dict: names, types, shapes and values."""
+    parts = []
+    for name, value in sorted(state.items()):
+        parts += [f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.contiguous().cpu().numpy().tobytes()]
+    return digest_bytes(*parts)
+
+
+def save_weights(path, network, recipe, history):
+    """Write weights (safetensors) and beside them a JSON side-car: digest, recipe, history and provenance."""
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    card = {
+        "weights": state_digest(state),
+        "architecture": network.config,
+        "recipe": asdict(recipe),
+        "history": history,
+    }
+    with replacing(path.with_suffix(".json"), "w") as file:
+        json.dump(
+            card | {"versions": versions(), "commit": commit(), "threads": torch.get_num_threads()}, file, indent=1
+        )
+    with replacing(path) as file:
+        file.write(save(state))
+
+
+def load_weights(path):
+    """Read a network written by `save_weights` and verify it.
+
+    Returns:
+        Trained, on the CPU in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file or its side-car is damaged, altered, or of another architecture.
+    """
+    advice = f"delete {path.name} and {path.with_suffix('.json').name} in {path.parent} and train again"
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        card = json.loads(path.with_suffix(".json").read_text())
+        network = UNet(**card["architecture"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no weights at {error.filename or path}: run 02_training with the same parameters"
+        ) from None
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path.name} is damaged ({error}): {advice}") from None
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if shapes != {name: tuple(value.shape) for name, value in state.items()}:
+        raise ValueError(f"{path.name} holds weights of another architecture than {card['architecture']}: {advice}")
+    if state_digest(state) != card["weights"]:
+        raise ValueError(f"{path.name} was altered (its digest is not {card['weights'][:12]}…): {advice}")
+    network.load_state_dict(state)
+    recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()}
+    return Trained(network.eval(), card["weights"], Recipe(**recipe), tuple(card["history"]))
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _smoothing(sigma):
+    """GRID×GRID matrix that smooths a line of grid values as `scipy.ndimage.gaussian_filter` does, with its border."""
+    return torch.from_numpy(gaussian_filter1d(np.eye(GRID), sigma * GRID / 512, axis=0)).float()
+
+
+def elastic_field(n, size, generator, *, magnitude=1000.0, sigma=100.0):
+    """Random displacement fields for elastic deformation.
+
+    Uniform noise U(−magnitude, magnitude) per pixel of a 512×512 image, smoothed with a Gaussian filter: drawn on a
+    coarse grid (a cell is the mean of the pixels in it) and interpolated, which is the same field but for detail far
+    below sigma.
+
+    Args:
+        n: number of fields.
+        size: side of the images [pixels]; the field scales with it.
+        generator: torch.Generator that the noise is drawn from.
+        magnitude, sigma: [pixels of a 512×512 image].
+
+    Returns:
+        (n, 2, size, size) displacement in x and y [pixels of the image].
+
+    Source: paper, section 2.4.
+    """
+    noise = torch.randn(n, 2, GRID, GRID, generator=generator) * (magnitude / 3**0.5 * GRID / 512)
+    smooth = _smoothing(sigma)
+    field = smooth @ noise @ smooth.T * (size / 512)
+    return functional.interpolate(field, size=(size, size), mode="bicubic", align_corners=False)
+
+
+def warp(images, labels, field, *, matrix=None):
+    """Move the pixels of images (cubic spline) and labels (nearest neighbour), repeating the border.
+
+    Args:
+        images: (N, 1, H, H).
+        labels: (N, H, H) int64.
+        field: (N, 2, H, H) displacement in x and y [pixels].
+        matrix: (N, 2, 3) affine maps from output to input coordinates in [−1, 1]; None for the identity.
+
+    Returns:
+        The moved images and labels.
+
+    Source: paper, section 2.4.
+    """
+    if matrix is None:
+        matrix = torch.eye(2, 3).expand(len(images), 2, 3)
+    grid = functional.affine_grid(matrix.to(images), list(images.shape), align_corners=False)
+    grid = grid + field.permute(0, 2, 3, 1).to(images) * (2 / images.shape[-1])
+    moved = functional.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    classes = functional.grid_sample(
+        labels[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+    )
+    return moved.clamp(-1, 1), classes[:, 0].long()
+
+
+def augment(images, labels, generator, augmentation):
+    """Random changes to a batch, each kind to half of the samples.
+
+    elastic: the paper's deformation. affine: rotation ±10°, scale .85–1.15, aspect ±5 %, shift ±8 %. intensity:
+    gamma .6–1.6, contrast .7–1.3, brightness ±.2.
+
+    Args:
+        images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).
+        generator: torch.Generator; the same numbers are drawn whatever is switched on.
+        augmentation: words of "elastic affine intensity".
+
+    Returns:
+        The changed images and labels.
+    """
+    n, words = len(images), augmentation.split()
+    half = torch.rand(n, 3, generator=generator) < 0.5
+    draw = torch.rand(n, 8, generator=generator) * 2 - 1
+    field = elastic_field(n, images.shape[-1], generator)
+    chosen = half & torch.tensor([word in words for word in AUGMENTATIONS])
+    matrix = torch.where(chosen[:, 1, None, None], _affine(draw), torch.eye(2, 3))
+    moving = chosen[:, 0] | chosen[:, 1]
+    if moving.any():
+        field = field * chosen[:, 0, None, None, None]
+        images, labels = images.clone(), labels.clone()
+        images[moving], labels[moving] = warp(images[moving], labels[moving], field[moving], matrix=matrix[moving])
+    gamma, gain, shift = 1.6 ** draw[:, 5], 1 + 0.3 * draw[:, 6], 0.2 * draw[:, 7]
+    changed = ((images + 1) / 2).clamp(0, 1) ** gamma[:, None, None, None].to(images) * 2 - 1
+    changed = (changed * gain[:, None, None, None].to(images) + shift[:, None, None, None].to(images)).clamp(-1, 1)
+    return torch.where(chosen[:, 2, None, None, None].to(images.device), changed, images), labels
+
+
+def _affine(draw):
+    angle, scale, aspect = draw[:, 0] * np.pi / 18, 1.15 ** draw[:, 1], 1.05 ** draw[:, 2]
+    rows = [angle.cos() * scale * aspect, -angle.sin() * scale, 0.16 * draw[:, 3],
+            angle.sin() * scale, angle.cos() * scale / aspect, 0.16 * draw[:, 4]]  # fmt: skip
+    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def _fit(recipe, dataset, role, path, device):
+    torch.manual_seed(recipe.seed)  # only for the initial weights
+    network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
+    network = network.to(device, memory_format=torch.channels_last)
+    best = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    checkpoint = path.with_suffix(".checkpoint")
+    history = _resume(checkpoint, recipe, network, optimizer, generator, best)
+    training = [part.to(device) for part in dataset.take(recipe.training)]
+    validation = [part.to(device) for part in dataset.take(recipe.validation)]
+    for epoch in _progress(role, history, recipe.epochs):
+        started = time.monotonic()
+        loss = _epoch(network, optimizer, generator, *training, recipe)
+        iou = _validate(network, *validation, recipe)
+        if not np.isfinite(loss):
+            raise ValueError(f"the training loss of epoch {epoch} is {loss}: look at the images, or try another seed")
+        if iou > max((row["iou"] for row in history), default=-1):
+            best = {name: value.clone() for name, value in network.state_dict().items()}
+        history.append({"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started})
+        _write_checkpoint(checkpoint, network, optimizer, generator, best, history)
+    network.load_state_dict(best)
+    save_weights(path, network, recipe, history)
+    checkpoint.unlink()
+
+
+def _epoch(network, optimizer, generator, images, labels, recipe):
+    network.train()
+    losses = []
+    for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
+        x, y = augment(images[chosen], labels[chosen], generator, recipe.augmentation)
+        optimizer.zero_grad()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = network(x.contiguous(memory_format=torch.channels_last))
+        loss = iou_loss(logits, y, classes=range(recipe.num_classes))
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.cat(losses).mean().item()
+
+
+@torch.no_grad()
+def _validate(network, images, labels, recipe):
+    classes, batches = range(1, recipe.num_classes), zip(images.split(16), labels.split(16), strict=True)
+    with evaluating(network), torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        return torch.cat([soft_iou(network(x), y, classes=classes) for x, y in batches]).mean().item()
+
+
+def _write_checkpoint(path, network, optimizer, generator, best, history):
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors["generator"] = generator.get_state()
+    with replacing(path) as file:
+        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
+        file.write(save(tensors, {"history": json.dumps(history), "digest": state_digest(tensors)}))
+
+
+def _resume(path, recipe, network, optimizer, generator, best):
+    """Fill everything from the checkpoint and return the history so far; without a whole checkpoint, start anew."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        if state_digest(tensors) != metadata["digest"]:
+            raise SafetensorError("its digest does not hold")
+    except FileNotFoundError:
+        return []
+    except (SafetensorError, OSError) as error:
+        print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
+        return []
+    part = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
+    network.load_state_dict(part("network."))
+    best.update({name: value.to(best[name].device) for name, value in part("best.").items()})
+    state = {}
+    for name, value in part("optimizer.").items():
+        index, slot = name.split(".")
+        state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    generator.set_state(tensors["generator"])
+    return json.loads(metadata["history"])
+
+
+def _progress(role, history, epochs):
+    """Epoch numbers still to do: a bar in a notebook or terminal, a line an epoch in batch (to STUDY_LOG if set)."""
+    log = os.environ.get("STUDY_LOG")
+    interactive = not log and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    bar = tqdm(total=epochs, initial=len(history), desc=role, unit="epoch", leave=False, disable=not interactive)
+    for epoch in range(len(history) + 1, epochs + 1):
+        yield epoch
+        row = history[-1]
+        left = (epochs - epoch) * float(np.mean([past["seconds"] for past in history]))
+        text = f"loss {row['loss']:.3f}, validation IoU {100 * row['iou']:.1f}"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
+        if not interactive:
+            eta = f"{left // 60:.0f}:{left % 60:02.0f} left"
+            line = f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {eta}"
+            if log:
+                with open(log, "a", encoding="utf-8") as file:
+                    print(line, file=file)
+            else:
+                print(line, flush=True)
+    bar.close()
