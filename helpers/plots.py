@@ -15,10 +15,11 @@ ATTACKS = {  # colour and marker of a curve
     "white-box": ("#D55E00", "o"), "black-box": ("#0072B2", "s"),
     "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
 }  # fmt: skip
-STYLE = {
-    "figure.dpi": 100, "savefig.dpi": 150, "font.size": 9, "axes.titlesize": 9, "legend.frameon": False,
+plt.rcParams.update({  # importing this module sets the style of every figure
+    "figure.dpi": 100, "savefig.dpi": 150, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "legend.frameon": False, "legend.fontsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-}  # fmt: skip
+})  # fmt: skip
 
 
 def save_figure(figure, path, provenance):
@@ -34,8 +35,7 @@ def image_grid(rows, columns, *, side=1.9):
     Returns:
         The figure and its axes (rows, columns).
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows + 0.5), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows + 0.5), squeeze=False)
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -167,8 +167,7 @@ def plot_iou_curves(summary, *, clean=None, title=None):
         clean: IoU without attack, drawn as a thin line.
         title: of the axes.
     """
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.2, 3.6))
+    figure, ax = plt.subplots(figsize=(6.2, 3.6))
     for attack, rows in summary.groupby("attack", sort=False):
         colour, marker = ATTACKS.get(attack, ("#000000", "o"))
         ax.plot(rows["epsilon"], rows["iou"], color=colour, marker=marker, markersize=5, label=attack)
@@ -194,8 +193,7 @@ def plot_learning_curves(histories):
     Args:
         histories: dict from the network's name to its history, as in `training.Trained`.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
     for (name, history), colour in zip(histories.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False):
         epochs = [row["epoch"] for row in history]
         best = max(history, key=lambda row: row["iou"])

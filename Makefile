@@ -1,0 +1,47 @@
+# Needs python3 (3.11 or newer, with venv) and make; everything else is installed into .venv.
+PYTHON ?= python3
+PROFILE ?= quick
+ARGS ?=
+VENV := .venv
+STAMP := $(VENV)/.stamp
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help study full test lab bench clean FORCE
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+study: $(STAMP) ## run all notebooks into runs/quick (PROFILE=full or paper; ARGS="--only 03 -p steps=10")
+	@$(RUN) -m helpers.study --profile $(PROFILE) $(ARGS)
+
+full: ## run all notebooks with the parameters of the committed figures (an afternoon on 2 CPU cores)
+	@$(MAKE) --no-print-directory study PROFILE=full
+
+test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attack")
+	@$(RUN) -m pytest tests notebooks --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 $(ARGS)
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+bench: $(STAMP) ## time training and attack on this machine
+	@$(RUN) tests/benchmarks/bench.py $(ARGS)
+
+clean: ## remove .venv, runs and caches (your data in data/ stays)
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# Installed once, and again if the requirements changed or the folder was moved.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "make: $(PYTHON) must be Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	@echo "Installing into $(VENV): once, a few minutes ..."
+	@$(PYTHON) -m venv $(VENV) >$(VENV).log 2>&1 && rm -f $(VENV).log \
+		|| { rm -rf $(VENV) $(VENV).log; echo "make: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@echo "$(CURDIR)" > $@

@@ -1,0 +1,81 @@
+"""Publish a finished run: tables and figures to figures/, numbers to the README, outputs to the notebooks."""
+
+import json
+import re
+
+import pandas as pd
+
+from helpers.evaluation import side_by_side
+from helpers.files import replacing
+
+MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
+README_TABLES = {"table1": "epsilon", "clean": "structure"}  # what becomes the columns of the README's table
+
+
+def publish_files(folder, names, figures):
+    """Copy files of a run, all or none, and return where they are now.
+
+    Args:
+        folder: of the run, named after its profile.
+        names: the files to copy.
+        figures: the folder of published figures.
+    """
+    place = figures if folder.name in MAIN else figures / folder.name
+    contents = {place / name: (folder / name).read_bytes() for name in names}
+    for path, content in contents.items():
+        with replacing(path) as file:
+            file.write(content)
+    return list(contents)
+
+
+def renew_readme(readme, figures):
+    """Write each published table anew between its marks ``<!-- FILE -->`` and ``<!-- end -->``.
+
+    Args:
+        readme: path of the README; FILE is relative to `figures`, such as deep/table1.csv.
+        figures: the folder of published figures; a table that is not there leaves its place as it is.
+
+    Returns:
+        The README's path in a list; an empty list if there is none.
+    """
+
+    def table(match):
+        path = figures / match[1]
+        return f"<!-- {match[1]} -->\n{markdown_table(path)}\n<!-- end -->" if path.exists() else match[0]
+
+    if not readme.exists():
+        return []
+    text = re.sub(r"<!-- (\S+\.csv) -->.*?<!-- end -->", table, readme.read_text(encoding="utf-8"), flags=re.DOTALL)
+    with replacing(readme, "w") as file:
+        file.write(text)
+    return [readme]
+
+
+def renew_outputs(notebook, executed):
+    """Give a notebook the outputs of its executed copy, without what the batch run added, and return its path."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    renewed, count = json.loads(notebook.read_text(encoding="utf-8")), 0
+    for cell, ran in zip(renewed["cells"], cells, strict=True):
+        if cell["cell_type"] == "code":
+            count += 1
+            outputs = [{**output} for output in ran["outputs"]]
+            for output in outputs:
+                if "execution_count" in output:
+                    output["execution_count"] = count
+            cell.update(execution_count=count, outputs=outputs)
+    with replacing(notebook, "w") as file:
+        file.write(json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
+    return notebook
+
+
+def markdown_table(path):
+    """Markdown of a result table (CSV) for reading, with its provenance in a line below."""
+    frame = pd.read_csv(path, dtype=dict.fromkeys(("size", "depth", "steps", "seed", "commit"), str))
+    end = frame.columns.get_loc("dataset")
+    source = frame.iloc[0, end:].dropna().to_dict()
+    rows = side_by_side(frame.iloc[:, :end], columns=README_TABLES[path.stem])
+    lines = [[*map(str, rows.index.names), *map(str, rows.columns)], ["---"] * (rows.index.nlevels + len(rows.columns))]
+    lines += [[*map(str, key), *values] for key, values in zip(rows.index, rows.to_numpy(), strict=True)]
+    facts = ", ".join(f"{name} {value}" for name, value in source.items())
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n*n = {frame['n'].max()}; {facts}.*"

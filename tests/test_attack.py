@@ -1,0 +1,505 @@
+"""Attacks on a linear network whose best attack is known, and the promises that hold on any network."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from helpers.attack import fgsm, frozen_copy, pgd, shuffle_noise, uniform_noise
+from helpers.loss import iou_loss
+from helpers.network import UNet
+
+IOU = partial(iou_loss, classes=(1,))
+
+
+class Linear(nn.Module):
+    """Two-class network whose margin at a pixel is the pixel times its own weight."""
+
+    def __init__(self, size=4):
+        super().__init__()
+        signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0]).repeat(size * size)[: size * size]
+        self.weight = nn.Parameter(signs.view(size, size) * torch.linspace(0.5, 2, size * size).view(size, size))
+
+    def forward(self, images):
+        margin = images[:, 0] * self.weight
+        return torch.stack([-margin, margin], dim=1)
+
+
+def lively(network, seed=0):
+    """Random weights and batch-norm statistics, so that folding them and forgetting them both show."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                fan_in = module.weight.numel() / module.out_channels
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
+            if isinstance(module, nn.BatchNorm2d):
+                for value in (module.weight, module.bias, module.running_mean, module.running_var):
+                    if value is not None:
+                        value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+                for value in (module.bias, module.running_mean):
+                    if value is not None:
+                        value.sub_(1)
+    return network
+
+
+def unet(**changes):
+    return lively(UNet(**({"in_channels": 1, "num_classes": 3, "depth": 1, "features": 4} | changes))).eval()
+
+
+def make_case(n=4, size=16, channels=1, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(n, channels, size, size, generator=generator) * 2 - 1
+    return images, torch.randint(0, classes, (n, size, size), generator=generator)
+
+
+attack = partial(pgd, loss=IOU, epsilon=0.1, steps=3, precision="fp32")
+
+
+# --- the optimum ------------------------------------------------------------------------------------------------------
+
+
+def best_attack(network, images, labels, epsilon, targeted):
+    """Soft IoU of class 1 grows with the margin inside the label and falls with it outside."""
+    towards = network.weight.detach().sign() * (2 * labels - 1)
+    return (images + (1 if targeted else -1) * epsilon * towards[:, None]).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("epsilon", [0.01, 0.16, 0.5])
+def test_pgd_and_fgsm_reach_the_best_attack_on_a_linear_network(epsilon, targeted):
+    network, (images, labels) = Linear(), make_case(size=4, classes=2)
+    best = best_attack(network, images, labels, epsilon, targeted)
+    options = {"loss": IOU, "epsilon": epsilon, "targeted": targeted, "precision": "fp32"}
+    assert (best.abs() == 1).any() or epsilon < 0.1  # large noise meets the valid range
+    assert torch.equal(pgd(network, images, labels, **options).adv_images, best)
+    assert torch.equal(pgd(network, images, labels, steps=21, **options).adv_images, best)
+    assert torch.equal(fgsm(network, images, labels, **options).adv_images, best)
+    started = pgd(network, images, labels, random_start=True, steps=41, **options).adv_images
+    assert torch.equal(started, best)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 19])
+def test_before_it_arrives_pgd_has_gone_a_twentieth_of_epsilon_a_step(steps):
+    network, (images, labels) = Linear(), make_case(size=4, classes=2)
+    images = images * 0.5  # away from the ends of the valid range
+    found = attack(network, images, labels, steps=steps).adv_images - images
+    expected = best_attack(network, images, labels, 0.1, targeted=False) - images
+    torch.testing.assert_close(found, expected * steps / 20)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fgsm_is_pgd_with_one_step_of_epsilon(targeted, precision):
+    network, (images, labels) = unet(), make_case()
+    options = {"loss": IOU, "epsilon": 0.05, "targeted": targeted, "precision": precision}
+    one = fgsm(network, images, labels, **options)
+    other = pgd(network, images, labels, steps=1, step_size=0.05, **options)
+    assert torch.equal(one.adv_images, other.adv_images) and torch.equal(one.loss, other.loss)
+    assert not torch.equal(one.adv_images, images)
+
+
+def test_fgsm_takes_an_epsilon_for_each_image():
+    network, (images, labels) = unet(), make_case()
+    epsilon = torch.tensor([0.01, 0.02, 0.0, 0.3])
+    noise = fgsm(network, images, labels, loss=IOU, epsilon=epsilon).adv_images - images
+    torch.testing.assert_close(noise.abs().amax(dim=(1, 2, 3)), epsilon)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_the_loss_moves_where_the_attack_wants_it(targeted, precision):
+    network, (images, labels) = unet(), make_case()
+    loss = pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=20, targeted=targeted, precision=precision).loss
+    assert loss.shape == (20, 4)
+    assert ((loss[-1] < loss[0]) if targeted else (loss[-1] > loss[0])).all()
+
+
+def test_the_first_loss_is_that_of_the_images_and_each_next_one_that_of_the_step_before():
+    network, (images, labels) = unet(), make_case()
+    loss = attack(network, images, labels, steps=3).loss
+    for step in range(3):
+        at = images if step == 0 else attack(network, images, labels, steps=step).adv_images
+        torch.testing.assert_close(loss[step], IOU(network(at), labels).detach(), atol=1e-5, rtol=0)
+
+
+def test_any_per_image_loss_will_do():
+    network, (images, labels) = unet(), make_case()
+    per_image = lambda logits, labels: cross_entropy(logits, labels, reduction="none").mean(dim=(1, 2))  # noqa: E731
+    loss = attack(network, images, labels, loss=per_image, steps=10).loss
+    assert (loss[-1] > loss[0]).all()
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(
+    epsilon=st.floats(0, 2.5), step=st.floats(0, 3), steps=st.integers(1, 6), seed=st.integers(0, 99),
+    targeted=st.booleans(), random_start=st.booleans(), precision=st.sampled_from(["fp32", "bf16"]),
+)  # fmt: skip
+def test_noise_never_exceeds_epsilon_nor_leaves_its_region_nor_the_valid_range(
+    epsilon, step, steps, seed, targeted, random_start, precision
+):
+    network, (images, labels) = Linear(), make_case(size=4, classes=2, seed=seed)
+    region = make_case(size=4, classes=2, seed=seed + 100)[1] == 1
+    for done in range(1, steps + 1):  # an attack is deterministic: these are the iterates of the longest one
+        adv_images = pgd(
+            network, images, labels, loss=IOU, epsilon=epsilon, step_size=step, steps=done, targeted=targeted,
+            random_start=random_start, precision=precision, region=region,
+        ).adv_images  # fmt: skip
+        assert (adv_images.double() - images.double()).abs().max() <= epsilon + 1e-7
+        assert adv_images.abs().max() <= 1
+        assert torch.equal(adv_images[~region[:, None]], images[~region[:, None]])
+
+
+def test_at_every_step_noise_on_a_real_network_stays_within_its_limits():
+    network, (images, labels) = unet(), make_case()
+    epsilon = torch.tensor([0.01, 0.05, 0.2, 1.5])
+    for steps in range(1, 9):
+        options = {"epsilon": epsilon, "step_size": epsilon / 3, "steps": steps}
+        noise = attack(network, images, labels, **options).adv_images - images
+        assert (noise.abs().amax(dim=(1, 2, 3)) <= epsilon + 1e-6).all()
+        assert (images + noise).abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("shape", ["one for all", "one each"])
+def test_noise_stays_in_its_region_and_fills_it(shape):
+    network, (images, labels) = unet(), make_case()
+    region = torch.zeros(16, 16, dtype=torch.bool)
+    region[4:9, 6:12] = True
+    if shape == "one each":
+        region = torch.stack([region.roll(i, 0) for i in range(4)])
+    noise = attack(network, images, labels, region=region, random_start=True).adv_images - images
+    inside = region.expand(4, 16, 16)[:, None]
+    assert (noise[~inside] == 0).all()
+    assert (noise[inside] != 0).float().mean() > 0.9
+
+
+def test_an_empty_region_leaves_the_images_as_they_are():
+    network, (images, labels) = unet(), make_case()
+    region = torch.zeros(16, 16, dtype=torch.bool)
+    assert torch.equal(attack(network, images, labels, region=region, random_start=True).adv_images, images)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_epsilon_0_is_the_identity(random_start, precision):
+    network, (images, labels) = unet(), make_case()
+    options = {"epsilon": 0, "random_start": random_start, "precision": precision}
+    assert torch.equal(attack(network, images, labels, **options).adv_images, images)
+
+
+def test_another_valid_range_is_kept():
+    network, (images, labels) = unet(), make_case()
+    images = (images + 1) / 2
+    found = attack(network, images, labels, epsilon=0.5, step_size=0.5, value_range=(0, 1)).adv_images
+    assert found.min() == 0 and found.max() == 1
+
+
+def test_the_images_handed_in_are_not_changed():
+    network, (images, labels) = unet(), make_case()
+    before = images.clone(), labels.clone()
+    attack(network, images, labels, random_start=True)
+    assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
+
+
+def test_no_images_give_an_empty_result():
+    images, labels = (part[:0] for part in make_case())
+    empty = attack(unet(), images, labels, random_start=True)
+    assert empty.adv_images.shape == (0, 1, 16, 16) and empty.loss.shape == (3, 0)
+    assert uniform_noise(images, epsilon=0.1).shape == shuffle_noise(images, images).shape == (0, 1, 16, 16)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_result_drags_no_gradients_along(precision, layout):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    images, labels = make_case(channels=3)
+    result = attack(network, images.to(memory_format=layout), labels, precision=precision)
+    assert not result.adv_images.requires_grad and not result.loss.requires_grad
+
+
+def test_images_that_ask_for_gradients_may_be_attacked():
+    network, (images, labels) = unet(), make_case()
+    result = attack(network, images.clone().requires_grad_(), labels)
+    assert not result.adv_images.requires_grad
+    assert torch.equal(result.adv_images, attack(network, images, labels).adv_images)
+
+
+def test_an_attack_works_where_gradients_are_switched_off():
+    network, (images, labels) = unet(), make_case()
+    with torch.no_grad():
+        found = attack(network, images, labels).adv_images
+        assert not torch.is_grad_enabled()
+    assert torch.equal(found, attack(network, images, labels).adv_images)
+
+
+# --- independence -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_the_result_does_not_depend_on_the_batch_size(batch_size, random_start):
+    network, (images, labels) = unet(depth=2), make_case(7)
+    options = {"steps": 10, "random_start": random_start}
+    whole = attack(network, images, labels, batch_size=7, **options)
+    parts = attack(network, images, labels, batch_size=batch_size, **options)
+    assert torch.equal(parts.adv_images, whole.adv_images)
+    torch.testing.assert_close(parts.loss, whole.loss, atol=1e-6, rtol=0)
+
+
+def test_the_result_does_not_depend_on_what_else_is_in_the_batch():
+    network, (images, labels) = unet(depth=2), make_case(5)
+    whole = attack(network, images, labels, steps=10).adv_images
+    order = torch.tensor([3, 1, 4, 0, 2])
+    assert torch.equal(attack(network, images[order], labels[order], steps=10).adv_images, whole[order])
+    assert torch.equal(attack(network, images[1:3], labels[1:3], steps=10).adv_images, whole[1:3])
+
+
+def test_an_epsilon_for_each_image_gives_the_same_as_separate_attacks():
+    network, (images, labels) = unet(depth=2), make_case(1)
+    levels = [0.0, 0.01, 0.02, 0.04, 0.16]
+    together = attack(
+        network, images.repeat(5, 1, 1, 1), labels.repeat(5, 1, 1), epsilon=torch.tensor(levels), steps=10
+    ).adv_images
+    for one, epsilon in zip(together, levels, strict=True):
+        assert torch.equal(attack(network, images, labels, epsilon=epsilon, steps=10).adv_images[0], one)
+
+
+def test_a_step_size_for_each_image_gives_the_same_as_separate_attacks():
+    network, (images, labels) = unet(), make_case(3)
+    sizes = torch.tensor([0.001, 0.02, 0.1])
+    together = attack(network, images, labels, step_size=sizes).adv_images
+    for i in range(3):
+        alone = attack(network, images[i : i + 1], labels[i : i + 1], step_size=float(sizes[i])).adv_images
+        assert torch.equal(alone[0], together[i])
+
+
+def test_the_same_seed_gives_the_same_random_start_and_another_seed_another():
+    network, (images, labels) = unet(), make_case()
+    first, again, other = (
+        attack(network, images, labels, random_start=True, seed=s, steps=1).adv_images for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_an_attack_leaves_the_global_random_state_alone():
+    network, (images, labels) = unet(), make_case()
+    before = torch.get_rng_state()
+    attack(network, images, labels, random_start=True)
+    shuffle_noise(images, images * 0.9)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def fails(logits, labels):
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize("loss", [IOU, fails])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_network_is_given_back_exactly_as_it_was(loss, precision):
+    network, (images, labels) = unet(), make_case()
+    IOU(network(images), labels).sum().backward()
+    network.train()
+    network.bottom.eval()
+    network.head.requires_grad_(False)
+
+    def look():
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        return (
+            {n: (t.clone(), t.grad.clone() if t.grad is not None else None, t.requires_grad, t.dtype, t.stride())
+             for n, t in tensors.items()},
+            {n: (m.training, type(m), len(m._forward_hooks)) for n, m in network.named_modules()},
+            [id(t) for t in tensors.values()],
+        )  # fmt: skip
+
+    before = look()
+    assert any(grad is not None for _, grad, *_ in before[0].values())
+    try:
+        attack(network, images, labels, loss=loss, precision=precision)
+        assert loss is IOU
+    except ArithmeticError:
+        assert loss is fails
+    after = look()
+    assert before[1:] == after[1:]
+    for name, (value, grad, *rest) in before[0].items():
+        assert torch.equal(after[0][name][0], value) and after[0][name][2:] == tuple(rest)
+        assert (grad is None and after[0][name][1] is None) or torch.equal(after[0][name][1], grad)
+
+
+def test_a_network_left_in_train_mode_is_attacked_in_evaluation_mode():
+    network, (images, labels) = unet(), make_case()
+    expected = attack(network.eval(), images, labels)
+    found = attack(network.train(), images, labels)
+    assert torch.equal(found.adv_images, expected.adv_images) and torch.equal(found.loss, expected.loss)
+    assert not torch.allclose(IOU(network(images), labels), expected.loss[0], atol=1e-3)  # or it would show nothing
+
+
+def check_frozen(network, images):
+    with torch.no_grad():
+        expected = network.eval()(images)
+        torch.testing.assert_close(frozen_copy(network.train(), precision="fp32")(images), expected, atol=1e-4, rtol=0)
+        return expected
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_frozen_copy_computes_what_the_network_does_in_evaluation_mode(depth):
+    network, images = unet(depth=depth), make_case()[0]
+    expected = check_frozen(network, images)
+    assert not torch.allclose(network.train()(images), expected, atol=0.01)
+
+
+def test_a_frozen_copy_asks_for_no_weight_gradients_and_shares_no_memory():
+    network = unet()
+    frozen = frozen_copy(network)
+    assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
+    assert not {p.data_ptr() for p in frozen.parameters()} & {p.data_ptr() for p in network.parameters()}
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
+
+
+def test_the_bfloat16_copy_stays_close():
+    network, images = unet(), make_case()[0]
+    expected = network(images)
+    found = frozen_copy(network, precision="bf16")(images.bfloat16()).float()
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, affine=False), nn.ReLU()],
+        [nn.Conv2d(3, 4, 3, padding=1, bias=False, groups=1), nn.ReLU(), nn.BatchNorm2d(4)],
+        [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())],
+        [nn.Conv2d(3, 6, 1, groups=3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)],
+        [nn.Conv2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, 2, groups=2), nn.BatchNorm2d(4)],
+        [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()],
+    ],
+    ids=["no affine", "not adjacent", "nested", "grouped", "grouped transposed", "no running statistics"],
+)
+def test_networks_that_are_not_ours_are_frozen_and_attacked_too(layers):
+    network = lively(nn.Sequential(*layers, nn.Conv2d(4, 3, 1)))
+    images, labels = make_case(channels=3)
+    check_frozen(network, images)
+    result = attack(network, images, labels, loss=partial(iou_loss, classes=(1, 2)), steps=8)
+    assert result.adv_images.shape == images.shape
+    assert (result.loss[-1] > result.loss[0]).all()
+
+
+def test_a_network_without_parameters_can_be_attacked():
+    class Threshold(nn.Module):
+        def forward(self, images):
+            return torch.cat([-images, images], dim=1) * 5
+
+    images, labels = make_case(size=4, classes=2)
+    found = fgsm(Threshold(), images, labels, loss=IOU, epsilon=0.1).adv_images
+    assert torch.equal(found, (images - 0.1 * (2 * labels - 1)[:, None]).clamp(-1, 1))
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def test_uniform_noise_is_uniform_within_epsilon():
+    noise = uniform_noise(torch.zeros(4, 1, 100, 100), epsilon=0.2, seed=3)
+    assert noise.dtype == torch.float32 and noise.abs().max() <= 0.2
+    for image in noise:
+        assert abs(image.mean()) < 0.005 and abs(image.std() - 0.2 / 3**0.5) < 0.003
+        assert torch.histc(image, 10, -0.2, 0.2).sub(1000).abs().max() < 150
+
+
+def test_an_image_gets_the_same_uniform_noise_whatever_epsilon_and_the_rest_of_the_batch_are():
+    images = torch.zeros(5, 1, 7, 7)
+    noise = uniform_noise(images, epsilon=torch.tensor([0, 0.1, 0.2, 0.4, 1]), seed=1)
+    alike = uniform_noise(images, epsilon=1.0, seed=1)
+    torch.testing.assert_close(noise, alike * torch.tensor([0, 0.1, 0.2, 0.4, 1])[:, None, None, None])
+    assert torch.equal(uniform_noise(images[:2], epsilon=1.0, seed=1), alike[:2])
+    assert not torch.equal(alike[0], alike[1])
+    assert not torch.equal(uniform_noise(images, epsilon=1.0, seed=2), alike)
+
+
+def test_shuffled_noise_keeps_its_values_and_loses_its_places():
+    images = make_case(3)[0] * 0.5
+    noise = make_case(3, seed=1)[0] * 0.1
+    shuffled = shuffle_noise(images, images + noise, seed=4)
+    moved = shuffled - images
+    torch.testing.assert_close(moved.flatten(1).sort().values, noise.flatten(1).sort().values, atol=1e-6, rtol=0)
+    assert (moved - noise).abs().gt(1e-4).float().mean() > 0.9
+    assert torch.equal(shuffled, shuffle_noise(images, images + noise, seed=4))
+    assert not torch.equal(shuffled, shuffle_noise(images, images + noise, seed=5))
+
+
+def test_shuffled_noise_takes_another_permutation_for_each_image_and_stays_in_the_valid_range():
+    images, noise = torch.zeros(2, 1, 8, 8), torch.linspace(-0.5, 0.5, 64).view(1, 1, 8, 8).expand(2, 1, 8, 8)
+    shuffled = shuffle_noise(images, images + noise)
+    assert not torch.equal(shuffled[0], shuffled[1])
+    found = shuffle_noise(images, images + noise, value_range=(-0.1, 0.2))
+    assert float(found.min()) == pytest.approx(-0.1) and float(found.max()) == pytest.approx(0.2)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+IMAGES, LABELS = make_case(2)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "changes, found",
+    [
+        ({"epsilon": -0.1}, r"epsilon is -0\.1"),
+        ({"epsilon": NAN}, "epsilon is nan"),
+        ({"epsilon": float("inf")}, "epsilon is inf"),
+        ({"epsilon": torch.tensor([0.1, -0.5])}, r"epsilon is .*-0\.5"),
+        ({"epsilon": torch.tensor([0.1, 0.1, 0.1])}, r"epsilon has shape \(3,\)"),
+        ({"epsilon": torch.ones(2, 1)}, r"epsilon has shape \(2, 1\)"),
+        ({"step_size": -1.0}, r"step_size is -1\.0"),
+        ({"step_size": torch.ones(3)}, r"step_size has shape \(3,\)"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": -3}, "steps is -3"),
+        ({"steps": 2.5}, r"steps is 2\.5"),
+        ({"steps": NAN}, "steps is nan"),
+        ({"steps": float("inf")}, "steps is inf"),
+        ({"labels": LABELS[:1]}, r"labels .*\(1, 16, 16\)"),
+        ({"labels": LABELS[:, :8]}, r"labels .*\(2, 8, 16\)"),
+        ({"labels": LABELS[:, None]}, r"labels .*\(2, 1, 16, 16\)"),
+        ({"labels": LABELS.int()}, "labels .*int32"),
+        ({"labels": LABELS.float()}, "labels .*float32"),
+        ({"labels": LABELS + 1}, "class 3"),
+        ({"labels": LABELS - 1}, "class -1"),
+        ({"region": torch.ones(8, 16, dtype=torch.bool)}, r"region .*\(8, 16\)"),
+        ({"region": torch.ones(3, 16, 16, dtype=torch.bool)}, r"region .*\(3, 16, 16\)"),
+        ({"region": torch.ones(16, 16)}, "region .*float32"),
+        ({"images": IMAGES + 1}, "images reach .* … 2;"),
+        ({"images": IMAGES - 0.5}, r"images reach -1\.[45]"),
+        ({"images": IMAGES, "value_range": (0, 1)}, r"images reach -.* 0 … 1"),
+        ({"images": torch.where(IMAGES == IMAGES.max(), NAN, IMAGES)}, "images .*nan"),
+        ({"images": IMAGES[:, 0]}, r"images .*\(2, 16, 16\)"),
+        ({"images": IMAGES.long()}, "images .*int64"),
+        ({"precision": "fp16"}, "precision 'fp16'"),
+        ({"precision": None}, "precision None"),
+        ({"loss": cross_entropy}, r"loss .*\(\)"),
+        ({"loss": partial(cross_entropy, reduction="none")}, r"loss .*\(2, 16, 16\)"),
+    ],
+)
+def test_bad_input_is_a_one_line_error_that_names_the_value(changes, found):
+    options = {"images": IMAGES, "labels": LABELS, "loss": IOU, "epsilon": 0.1, "precision": "fp32"} | changes
+    with pytest.raises(ValueError, match=found) as error:
+        pgd(unet(), options.pop("images"), options.pop("labels"), **{"steps": 2} | options)
+    assert "\n" not in str(error.value)
+
+
+def test_steps_may_be_a_whole_float():
+    assert attack(unet(), IMAGES, LABELS, steps=2.0).loss.shape == (2, 2)
+
+
+def test_uniform_noise_refuses_a_bad_epsilon():
+    with pytest.raises(ValueError, match="epsilon is nan"):
+        uniform_noise(IMAGES, epsilon=NAN)
+    with pytest.raises(ValueError, match=r"epsilon has shape \(3,\)"):
+        uniform_noise(IMAGES, epsilon=torch.ones(3))

@@ -1,0 +1,127 @@
+"""Soft IoU against counted pixels, its conventions, and its loss."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import one_hot
+
+from helpers.evaluation import iou
+from helpers.loss import iou_loss, soft_iou
+
+
+def make_case(seed, n=3, classes=4, size=6, scale=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, size, size, generator=generator) * scale
+    return logits, torch.randint(0, classes, (n, size, size), generator=generator)
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-6, 1.0]))
+def test_soft_iou_is_what_a_sum_over_pixels_gives(seed, smooth):
+    logits, labels = make_case(seed, n=2, size=4)
+    found = soft_iou(logits, labels, classes=(3, 1), smooth=smooth)
+    for i in range(2):
+        for k, c in enumerate((3, 1)):
+            intersection, union = smooth, smooth
+            for row in range(4):
+                for column in range(4):
+                    exponents = logits[i, :, row, column].double().exp()
+                    p, t = float(exponents[c] / exponents.sum()), float(labels[i, row, column] == c)
+                    intersection, union = intersection + p * t, union + p + t - p * t
+            assert float(found[i, k]) == pytest.approx(intersection / union, abs=1e-5)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.sampled_from([1.0, 1e4]))
+def test_every_score_lies_between_0_and_1(seed, scale):
+    scores = soft_iou(*make_case(seed, scale=scale), classes=range(4))
+    assert scores.shape == (3, 4) and scores.dtype == torch.float32
+    assert scores.min() >= 0 and scores.max() <= 1 + 1e-6
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(0, 10**6))
+def test_certain_predictions_score_their_hard_iou(seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps, labels = torch.randint(0, 4, (2, 3, 5, 5), generator=generator)
+    logits = one_hot(maps, 4).movedim(-1, 1) * 1e4
+    expected = iou(maps, labels, classes=range(4)).nan_to_num(100) / 100
+    torch.testing.assert_close(soft_iou(logits, labels, classes=range(4)), expected, atol=1e-5, rtol=0)
+
+
+def test_a_class_absent_from_both_scores_1_and_a_class_in_one_of_them_0():
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64)
+    logits = one_hot(torch.where(torch.arange(8) < 4, 0, 2).expand(1, 8, 8), 3).movedim(-1, 1) * 1e4
+    scores = soft_iou(logits, labels, classes=(0, 1, 2))[0]
+    torch.testing.assert_close(scores, torch.tensor([0.5, 1.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_the_loss_is_the_negative_mean_over_the_classes_that_count():
+    logits, labels = make_case(0)
+    scores = soft_iou(logits, labels, classes=range(4))
+    torch.testing.assert_close(iou_loss(logits, labels, classes=range(4)), -scores.mean(dim=1))
+    torch.testing.assert_close(iou_loss(logits, labels, classes=(1, 3)), -scores[:, [1, 3]].mean(dim=1))
+
+
+def test_an_image_s_loss_does_not_depend_on_its_batch():
+    logits, labels = make_case(1, n=5)
+    whole, order = iou_loss(logits, labels, classes=(1, 2)), torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(iou_loss(logits[order], labels[order], classes=(1, 2)), whole[order])
+    for i in range(5):
+        alone = iou_loss(logits[i : i + 1], labels[i : i + 1], classes=(1, 2))
+        torch.testing.assert_close(alone, whole[i : i + 1])
+
+
+def test_an_image_s_gradient_does_not_depend_on_its_batch():
+    logits, labels = make_case(2)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(iou_loss(logits, labels, classes=(1, 2))[0], logits)
+    assert gradient[0].abs().sum() > 0 and gradient[1:].abs().sum() == 0
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(1, 3, 3, 3, generator=generator), torch.randint(0, 3, (1, 3, 3), generator=generator)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(iou_loss(logits, labels, classes=(0, 2)).sum(), logits)
+    for index in [(0, 0, 1, 1), (0, 2, 0, 2), (0, 1, 2, 0)]:
+        step = torch.zeros_like(logits)
+        step[index] = 0.01
+        up, down = (iou_loss(logits.detach() + s, labels, classes=(0, 2)).item() for s in (step, -step))
+        assert gradient[index].item() == pytest.approx((up - down) / 0.02, abs=2e-4)
+
+
+def test_the_loss_is_computed_in_float32_whatever_the_logits_are():
+    logits, labels = make_case(3)
+    half = logits.bfloat16()
+    assert iou_loss(half, labels, classes=(1,)).dtype == torch.float32
+    assert torch.equal(iou_loss(half, labels, classes=(1,)), iou_loss(half.float(), labels, classes=(1,)))
+
+
+def test_no_images_have_no_losses():
+    assert iou_loss(torch.empty(0, 3, 4, 4), torch.empty(0, 4, 4, dtype=torch.int64), classes=(1,)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "labels, found",
+    [
+        (torch.zeros(3, 6, 5, dtype=torch.int64), r"\(3, 6, 5\)"),
+        (torch.zeros(2, 6, 6, dtype=torch.int64), r"\(2, 6, 6\)"),
+        (torch.zeros(3, 1, 6, 6, dtype=torch.int64), r"\(3, 1, 6, 6\)"),
+        (torch.zeros(3, 6, 6), "float32"),
+        (torch.zeros(3, 6, 6, dtype=torch.int32), "int32"),
+        (torch.full((3, 6, 6), 4), "class 4"),
+        (torch.full((3, 6, 6), -1), "class -1"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, found):
+    with pytest.raises(ValueError, match=found) as error:
+        iou_loss(make_case(0)[0], labels, classes=(1,))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [(), (4,), (-1, 1), (0, 9)])
+def test_classes_that_the_network_does_not_have_are_refused(classes):
+    with pytest.raises(ValueError, match=str(list(classes)).replace("[", r"\[").replace("]", r"\]")):
+        soft_iou(*make_case(0), classes=classes)

@@ -1,0 +1,51 @@
+"""What is published: the README's tables and the notebooks' outputs."""
+
+import pytest
+
+from helpers import files
+from helpers.publish import markdown_table, renew_readme
+
+TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
+white-box,0.01,20,25.14,20.00,30.20,30.50,phantom,128,2,ab/cd,100,0,0123
+white-box,0.02,20,3.00,1.00,5.00,0.80,phantom,128,2,ab/cd,100,0,0123
+random-noise,0.01,20,90.00,89.00,91.00,,phantom,128,2,ab/cd,100,0,0123
+random-noise,0.02,20,89.96,89.00,91.00,,phantom,128,2,ab/cd,100,0,0123
+"""
+
+
+@pytest.fixture
+def figures(tmp_path):
+    (tmp_path / "figures" / "deep").mkdir(parents=True)
+    (tmp_path / "figures" / "deep" / "table1.csv").write_text(TABLE)
+    return tmp_path / "figures"
+
+
+def test_a_table_for_reading_has_ours_with_interval_above_the_papers(figures):
+    lines = markdown_table(figures / "deep" / "table1.csv").splitlines()
+    assert lines[:5] == [
+        "| attack | source | 0.01 | 0.02 |",
+        "| --- | --- | --- | --- |",
+        "| white-box | ours | 25.1 (20.0–30.2) | 3.0 (1.0–5.0) |",
+        "| white-box | paper | 30.5 | 0.8 |",
+        "| random-noise | ours | 90.0 (89.0–91.0) | 90.0 (89.0–91.0) |",
+    ]
+    assert lines[-1] == "*n = 20; dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
+
+
+def test_only_what_stands_between_a_tables_marks_is_renewed(figures, tmp_path):
+    readme = tmp_path / "README.md"
+    start, end = "before\n<!-- deep/table1.csv -->", "<!-- end -->\nafter\n<!-- none.csv -->old<!-- end -->\n"
+    readme.write_text(f"{start}old{end}")
+    assert renew_readme(readme, figures) == [readme]
+    table = markdown_table(figures / "deep" / "table1.csv")
+    assert readme.read_text() == f"{start}\n{table}\n{end}"
+    renew_readme(readme, figures)
+    assert readme.read_text() == f"{start}\n{table}\n{end}"
+
+
+def test_the_readmes_tables_are_the_published_ones(tmp_path):
+    copy = tmp_path / "README.md"
+    copy.write_bytes((files.ROOT / "README.md").read_bytes())
+    renew_readme(copy, files.FIGURES)
+    assert copy.read_text() == (files.ROOT / "README.md").read_text()
+    assert ".csv -->\n|" in copy.read_text()
