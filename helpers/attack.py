@@ -59,6 +59,7 @@ def pgd(
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al., arXiv:1706.06083.
     """
     epsilon, region = _check(images, labels, epsilon, steps, region, value_range)
+    images, steps = images.detach(), int(steps)
     step_size = epsilon / 20 if step_size is None else _per_image("step_size", step_size, images)
     frozen = frozen_copy(network, precision=precision)
     start = images
@@ -119,7 +120,9 @@ def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
     """
     generator = torch.Generator().manual_seed(seed)
     noise = (adv_images - images).flatten(1)
-    shuffled = torch.stack([row[torch.randperm(len(row), generator=generator).to(row.device)] for row in noise])
+    shuffled = torch.empty_like(noise)
+    for new, row in zip(shuffled, noise, strict=True):
+        new.copy_(row[torch.randperm(len(row), generator=generator).to(row.device)])
     return (images + shuffled.view_as(images)).clamp(*value_range)
 
 
@@ -152,6 +155,8 @@ def _fold_batch_norms(sequence):
     for index in range(len(sequence) - 1):
         first, second = sequence[index], sequence[index + 1]
         if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
+            if second.running_mean is None or isinstance(first, nn.ConvTranspose2d) and first.groups > 1:
+                continue
             sequence[index] = fuse_conv_bn_eval(first, second, transpose=isinstance(first, nn.ConvTranspose2d))
             sequence[index + 1] = nn.Identity()
 
@@ -163,12 +168,15 @@ def _ascend(network, images, start, labels, epsilon, step_size, region, *, loss,
     adv_images = torch.minimum(torch.maximum(start, low), high)
     step, losses = sign * step_size[:, None, None, None], []
     for index in range(steps):
-        x = adv_images.to(dtype, memory_format=torch.channels_last).requires_grad_()
-        logits = network(x)
-        if index == 0:
-            check_labels(logits, labels)
-        value = loss(logits, labels)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
+        with torch.enable_grad():
+            x = adv_images.detach().to(dtype, memory_format=torch.channels_last).requires_grad_()
+            logits = network(x)
+            if index == 0:
+                check_labels(logits, labels)
+            value = loss(logits, labels)
+            if value.shape != (len(images),):
+                raise ValueError(f"loss has shape {tuple(value.shape)}; give one number per image ({len(images)})")
+            (gradient,) = torch.autograd.grad(value.sum(), x)
         losses.append(value.detach())
         moved = adv_images + step * gradient.to(images.dtype).sign()
         adv_images = torch.minimum(torch.maximum(moved, low), high)
@@ -194,7 +202,7 @@ def _check(images, labels, epsilon, steps, region, value_range):
         raise ValueError(
             f"labels are {labels.dtype} {tuple(labels.shape)}; give int64 {(len(images), *images.shape[2:])}"
         )
-    if int(steps) != steps or steps < 1:
+    if not 1 <= steps < float("inf") or int(steps) != steps:
         raise ValueError(f"steps is {steps}; give a whole number of 1 or more")
     if region is None:
         region = torch.ones(images.shape[2:], dtype=torch.bool)

@@ -10,6 +10,7 @@ from scipy.stats import bootstrap
 from helpers.files import commit, replacing
 
 PAPER = Path(__file__).with_name("paper.csv")
+PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 
 
 def iou(predictions, labels, *, classes):
@@ -55,7 +56,7 @@ def iou_table(predictions, labels, *, ids, structures, **columns):
 
 
 def bootstrap_interval(values, *, level=0.95, seed=0):
-    """Percentile bootstrap interval of the mean (10,000 resamples); (NaN, NaN) for fewer than two values."""
+    """Percentile bootstrap interval of the mean (9,999 resamples); (NaN, NaN) for fewer than two values."""
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) < 2:
@@ -77,20 +78,21 @@ def summarise(table, *, by):
     Returns:
         DataFrame with the columns of `by`, n, iou, low, high, in order of first appearance.
     """
-    cases = table.groupby([*by, "id"], sort=False)["iou"].mean().dropna()
+    cases = table.groupby([*by, "id"], sort=False)["iou"].mean()
     rows = []
     for key, values in cases.groupby(level=by, sort=False):
         key = key if isinstance(key, tuple) else (key,)
-        rows.append([*key, len(values), values.mean(), *bootstrap_interval(values)])
+        rows.append([*key, values.count(), values.mean(), *bootstrap_interval(values)])
     return pd.DataFrame(rows, columns=[*by, "n", "iou", "low", "high"])
 
 
-def beside_paper(summary, table):
+def beside_paper(summary, table, *, structures=PAPER_STRUCTURES):
     """Add the column `paper`: the paper's value for each row, NaN where it has none.
 
     Args:
         summary: a table from `summarise`.
         table: "clean", "table1", "table2", "table3" or "table4".
+        structures: of the dataset; if they are not the paper's five, no value of the paper is comparable.
 
     Raises:
         ValueError: unknown table.
@@ -101,8 +103,12 @@ def beside_paper(summary, table):
     if table not in set(paper["table"]):
         raise ValueError(f"table {table!r} is unknown; choose one of {', '.join(paper['table'].unique())}")
     paper = paper[paper["table"] == table].dropna(axis="columns", how="all").drop(columns="table")
-    shared = [column for column in paper.columns if column in summary.columns]
-    return summary.merge(paper, how="left", on=shared)
+    keys = [column for column in paper.columns if column != "paper"]
+    if missing := [key for key in keys if key not in summary.columns]:
+        raise ValueError(f"the summary has no column {missing[0]!r}; {table} of the paper goes by {', '.join(keys)}")
+    if tuple(structures) != PAPER_STRUCTURES:
+        return summary.assign(paper=np.nan)
+    return summary.merge(paper, how="left", on=keys)
 
 
 def side_by_side(summary, *, columns):
@@ -148,4 +154,5 @@ def provenance(dataset, networks, *, steps=None, seed=0):
 def write_table(path, table, provenance):
     """Write a table as CSV (two decimals), with its provenance as the last columns."""
     with replacing(path, "w") as file:
-        table.assign(**provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")
+        exact = {name: table[name].map(str) for name in ("epsilon", "factor") if name in table}
+        table.assign(**exact, **provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")

@@ -101,7 +101,7 @@ def predict(network, images, *, batch_size=16):
     """
     with evaluating(network):
         maps = [network(part).argmax(dim=1) for part in images.split(batch_size) if len(part)]
-    return torch.cat(maps) if maps else torch.empty((0, *images.shape[2:]), dtype=torch.int64)
+    return torch.cat(maps) if maps else images.new_empty((0, *images.shape[2:]), dtype=torch.int64)
 
 
 def _convolution(before, after, *, kernel_size=3, stride=1, up=False):

@@ -24,17 +24,25 @@ def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100
         dict from (attack, epsilon) to adversarial images (N, C, H, W).
     """
     n, levels = len(images), torch.tensor(epsilons, dtype=images.dtype)
-    repeated = [tensor.repeat(len(levels), *[1] * (tensor.ndim - 1)) for tensor in (images, labels)]
+    repeat = lambda tensor: tensor.repeat(len(levels), *[1] * (tensor.ndim - 1))  # noqa: E731
+    region, step_size = options.get("region"), options.get("step_size")
+    if region is not None and region.ndim == 3:
+        options["region"] = repeat(region)
+    if torch.is_tensor(step_size) and step_size.ndim == 1:
+        options["step_size"] = repeat(step_size)
     crafted = {}
     for attack, network in networks.items():
-        result = pgd(network, *repeated, loss=loss, epsilon=levels.repeat_interleave(n), targeted=targeted, steps=steps,
-                     batch_size=batch_size, **options)  # fmt: skip
-        crafted |= {(attack, e): part for e, part in zip(epsilons, result.adv_images.split(n), strict=True)}
+        result = pgd(network, repeat(images), repeat(labels), loss=loss, epsilon=levels.repeat_interleave(n),
+                     targeted=targeted, steps=steps, batch_size=batch_size, seed=seed, **options)  # fmt: skip
+        parts = result.adv_images.view(len(levels), *images.shape)
+        crafted |= {(attack, e): part for e, part in zip(epsilons, parts, strict=True)}
+    value_range = options.get("value_range", (-1.0, 1.0))
     first = next(iter(networks))
     for epsilon in epsilons:
         noisy = images + uniform_noise(images, epsilon=epsilon, seed=seed)
-        crafted["random-noise", epsilon] = noisy.clamp(*options.get("value_range", (-1.0, 1.0)))
-        crafted["shuffled-noise", epsilon] = shuffle_noise(images, crafted[first, epsilon], seed=seed)
+        crafted["random-noise", epsilon] = noisy.clamp(*value_range)
+        shuffled = shuffle_noise(images, crafted[first, epsilon], seed=seed, value_range=value_range)
+        crafted["shuffled-noise", epsilon] = shuffled
     return crafted
 
 

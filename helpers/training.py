@@ -87,7 +87,7 @@ def make_recipe(
         raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision {precision!r} is unknown; choose auto, bf16 or fp32")
-    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+    for name, value in {"depth": depth, "features": features, "epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if dataset.size % 2**depth:
@@ -129,6 +129,8 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
     if not path.exists():
         _fit(recipe, dataset, role, path, torch.device(device))
     trained = load_weights(path)
+    if trained.recipe != recipe:
+        raise ValueError(f"{path.name} was trained by another recipe than its name says: delete it and train again")
     trained.network.to(device)
     return trained
 
@@ -170,24 +172,27 @@ def load_weights(path):
     """
     advice = f"delete {path.name} and {path.with_suffix('.json').name} in {path.parent} and train again"
     try:
+        if not path.exists():
+            raise FileNotFoundError(f"no weights at {path}: run 02_training with the same parameters")
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}
-        card = json.loads(path.with_suffix(".json").read_text())
-        network = UNet(**card["architecture"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no weights at {error.filename or path}: run 02_training with the same parameters"
-        ) from None
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with torch.random.fork_rng():  # initial weights, which go, would use up numbers of the global generator
+            network = UNet(**card["architecture"])
+        digest, history = card["weights"], tuple(card["history"])
+        recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()}
+        recipe = Recipe(**recipe)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if not path.exists():
+            raise
         raise ValueError(f"{path.name} is damaged ({error}): {advice}") from None
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if shapes != {name: tuple(value.shape) for name, value in state.items()}:
         raise ValueError(f"{path.name} holds weights of another architecture than {card['architecture']}: {advice}")
-    if state_digest(state) != card["weights"]:
-        raise ValueError(f"{path.name} was altered (its digest is not {card['weights'][:12]}…): {advice}")
+    if state_digest(state) != digest:
+        raise ValueError(f"{path.name} was altered (its digest is not {str(digest)[:12]}…): {advice}")
     network.load_state_dict(state)
-    recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()}
-    return Trained(network.eval(), card["weights"], Recipe(**recipe), tuple(card["history"]))
+    return Trained(network.eval(), digest, recipe, history)
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------
@@ -251,8 +256,8 @@ def warp(images, labels, field, *, matrix=None):
 def augment(images, labels, generator, augmentation):
     """Random changes to a batch, each kind to half of the samples.
 
-    elastic: the paper's deformation. affine: rotation ±10°, scale .85–1.15, aspect ±5 %, shift ±8 %. intensity:
-    gamma .6–1.6, contrast .7–1.3, brightness ±.2.
+    elastic: the paper's deformation. affine: rotation ±10°, scale .87–1.15, aspect ±5 %, shift ±8 %. intensity:
+    gamma .63–1.6, contrast .7–1.3, brightness ±.2.
 
     Args:
         images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).
@@ -290,8 +295,9 @@ def _affine(draw):
 
 
 def _fit(recipe, dataset, role, path, device):
-    torch.manual_seed(recipe.seed)  # only for the initial weights
-    network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
+    with torch.random.fork_rng():  # the initial weights come from the global generator
+        torch.manual_seed(recipe.seed)
+        network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
     network = network.to(device, memory_format=torch.channels_last)
     best = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
@@ -312,7 +318,7 @@ def _fit(recipe, dataset, role, path, device):
         _write_checkpoint(checkpoint, network, optimizer, generator, best, history)
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
 
 
 def _epoch(network, optimizer, generator, images, labels, recipe):
@@ -343,9 +349,10 @@ def _write_checkpoint(path, network, optimizer, generator, best, history):
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors["generator"] = generator.get_state()
+    tensors["history"] = torch.tensor(list(json.dumps(history).encode()), dtype=torch.uint8)  # under the digest too
     with replacing(path) as file:
         tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        file.write(save(tensors, {"history": json.dumps(history), "digest": state_digest(tensors)}))
+        file.write(save(tensors, {"digest": state_digest(tensors)}))
 
 
 def _resume(path, recipe, network, optimizer, generator, best):
@@ -353,7 +360,7 @@ def _resume(path, recipe, network, optimizer, generator, best):
     try:
         with safe_open(path, "pt") as file:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-        if state_digest(tensors) != metadata["digest"]:
+        if state_digest(tensors) != (metadata or {}).get("digest"):
             raise SafetensorError("its digest does not hold")
     except FileNotFoundError:
         return []
@@ -369,7 +376,7 @@ def _resume(path, recipe, network, optimizer, generator, best):
         state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
-    return json.loads(metadata["history"])
+    return json.loads(bytes(tensors["history"].tolist()))
 
 
 def _progress(role, history, epochs):
