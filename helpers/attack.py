@@ -126,6 +126,22 @@ def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
     return (images + shuffled.view_as(images)).clamp(*value_range)
 
 
+def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
+    """Images as a file of so many bits per pixel would keep them.
+
+    Args:
+        images: (N, C, H, W) within `value_range`.
+        bits: 1 or more; JSRT has 12, a PNG for the screen 8.
+        value_range: least and greatest valid pixel.
+
+    Returns:
+        (N, C, H, W), at most half a grey level off.
+    """
+    low, high = value_range
+    level = (high - low) / (2**bits - 1)
+    return ((images - low) / level).round() * level + low
+
+
 def frozen_copy(network, *, precision="auto"):
     """Copy of a network for attacks: evaluation mode, no weight gradients, batch norms folded into convolutions.
 

@@ -11,7 +11,7 @@ from helpers.files import replacing, versions
 # Okabe and Ito's colour-blind safe palette, in the order of the structures (close to the paper's hues)
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#E69F00", "#0072B2")
 REFERENCE = "#D9D9D9"  # contours of the truth or the target
-ATTACKS = {  # colour and marker of a curve
+CURVES = {  # colour and marker of a curve
     "white-box": ("#D55E00", "o"), "black-box": ("#0072B2", "s"),
     "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
 }  # fmt: skip
@@ -133,56 +133,81 @@ def plot_attack(image, adv_image, prediction, target, *, structures, epsilon, ta
     return figure
 
 
-def plot_epsilon_rows(crafted, predictions, reference, *, case, attacks, epsilons, structures, reference_name="truth"):
+def plot_grid(crafted, predictions, references, *, case, rows, columns, structures, reference_name, title="ε = {:g}"):
     """Attacked images of one case with predicted outlines: a row for each attack, a column for each noise level.
 
     Args:
-        crafted: dict from (attack, epsilon) to images (N, 1, H, W).
-        predictions: dict from (attack, epsilon) to label maps (N, H, W).
-        reference: label maps (N, H, W), drawn in grey and called `reference_name`.
+        crafted: dict from (*row, column) to images (N, 1, H, W).
+        predictions: dict from the same keys to label maps (N, H, W).
+        references: label maps (N, H, W), or a dict of such from the same keys, drawn in grey.
         case: index of the case, 0 … N−1.
-        attacks, epsilons: what is shown.
+        rows: tuples, what the rows show.
+        columns: numbers, what the columns show.
         structures: names of classes 1 … K.
+        reference_name: what the grey outline is.
+        title: of a column, to format its number with.
 
-    Source: layout of the paper's Figure 3.
+    Source: layout of the paper's Figures 3, 4 and 5.
     """
     classes = range(1, len(structures) + 1)
-    figure, axes = image_grid(len(attacks), len(epsilons), side=2.1)
-    for line, attack in zip(axes, attacks, strict=True):
-        for ax, epsilon in zip(line, epsilons, strict=True):
-            title = f"ε = {epsilon:g}" if line[0] is axes[0, 0] else None
-            show_image(ax, crafted[attack, epsilon][case, 0].cpu(), title=title)
+    figure, axes = image_grid(len(rows), len(columns), side=2.1 if len(columns) < 6 else 1.75)
+    for line, row in zip(axes, rows, strict=True):
+        for ax, column in zip(line, columns, strict=True):
+            key = (*row, column)
+            reference = references[key] if isinstance(references, dict) else references
+            show_image(ax, crafted[key][case, 0].cpu(), title=title.format(column) if line[0] is axes[0, 0] else None)
             show_contours(ax, reference[case].cpu(), classes=classes, reference=True)
-            show_contours(ax, predictions[attack, epsilon][case].cpu(), classes=classes)
-        line[0].set_ylabel(attack)
+            show_contours(ax, predictions[key][case].cpu(), classes=classes)
+        line[0].set_ylabel(" · ".join(row))
     add_legend(figure, structures, reference=reference_name)
     return figure
 
 
-def plot_iou_curves(summary, *, clean=None, title=None):
-    """Mean IoU against ε for each attack: solid with its interval as a band, the paper's values hollow and dashed.
+def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", levels=None, ylabel="mean IoU × 100"):
+    """Mean IoU against a logarithmic x: solid with its interval as a band, the paper's values hollow and dashed.
 
     Args:
-        summary: DataFrame with attack, epsilon, iou, low, high and, if known, paper.
-        clean: IoU without attack, drawn as a thin line.
-        title: of the axes.
+        panels: dict from a title to a DataFrame with the columns x, by, iou, low, high and, if known, paper.
+        x, by: the columns along the axis and between curves.
+        xlabel, ylabel: of the axes.
+        levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
     """
-    figure, ax = plt.subplots(figsize=(6.2, 3.6))
-    for attack, rows in summary.groupby("attack", sort=False):
-        colour, marker = ATTACKS.get(attack, ("#000000", "o"))
-        ax.plot(rows["epsilon"], rows["iou"], color=colour, marker=marker, markersize=5, label=attack)
-        ax.fill_between(rows["epsilon"], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
-        if "paper" in rows and rows["paper"].notna().any():
-            ax.plot(rows["epsilon"], rows["paper"], color=colour, marker=marker, markersize=5, linestyle="--",
-                    markerfacecolor="white", linewidth=1, label=f"{attack}, paper")  # fmt: skip
-    if clean is not None:
-        ax.axhline(clean, color="#AAAAAA", linewidth=1, zorder=0)
-        ax.annotate("no attack", (1, clean), xycoords=("axes fraction", "data"), fontsize=8, color="#777777",
-                    xytext=(0, 2), textcoords="offset points", ha="right", va="bottom")  # fmt: skip
-    levels = sorted(summary["epsilon"].unique())
-    ax.set(xscale="log", xlabel="noise level ε", ylabel="mean IoU × 100", ylim=(-3, 103), title=title or "")
-    ax.set_xticks(levels, [f"{level:g}" for level in levels])
-    ax.minorticks_off()
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels) + 2.6, 3.3), squeeze=False, sharey=True)
+    for ax, (title, summary) in zip(axes[0], panels.items(), strict=True):
+        for position, (name, rows) in enumerate(summary.groupby(by, sort=False)):
+            colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
+            ax.plot(rows[x], rows["iou"], color=colour, marker=marker, markersize=5, label=name)
+            ax.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
+            if "paper" in rows and rows["paper"].notna().any():
+                ax.plot(rows[x], rows["paper"], color=colour, marker=marker, markersize=5, linestyle="--",
+                        markerfacecolor="white", linewidth=1, label=f"{name}, paper")  # fmt: skip
+        if levels:
+            text, level = levels[title]
+            ax.axhline(level, color="#999999", linewidth=1, linestyle=":", zorder=0, label=text)
+        ticks = sorted(summary[x].unique())
+        ax.set(xscale="log", xlabel=xlabel, title=title)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    axes[0, 0].set(ylabel=ylabel, ylim=(-3, 103))
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_distribution(values, *, xlabel, unit="cases"):
+    """Share of cases up to each value, one step curve for each name; a curve that ends below 100 % never got there.
+
+    Args:
+        values: dict from a name to N positive numbers, infinity for a case without one.
+        xlabel: of the axis.
+        unit: what is counted.
+    """
+    figure, ax = plt.subplots(figsize=(5.4, 3.0))
+    for (name, numbers), (colour, marker) in zip(values.items(), CURVES.values(), strict=False):
+        numbers = np.sort(np.asarray(numbers, dtype=float))
+        found = numbers[np.isfinite(numbers)]
+        share = 100 * np.arange(1, len(found) + 1) / len(numbers)
+        ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {unit} [%]", ylim=(0, 104))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

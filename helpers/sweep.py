@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from helpers.attack import pgd, shuffle_noise, uniform_noise
-from helpers.evaluation import iou_table
+from helpers.evaluation import iou, iou_table
 from helpers.network import predict
 
 
@@ -46,21 +46,83 @@ def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100
     return crafted
 
 
-def score(network, crafted, labels, *, ids, structures):
+def craft_each(network, images, targets, *, loss, epsilon, regions=None, batch_size=20, **options):
+    """Adversarial images of several targets, or of one target under several noise regions, as one batch.
+
+    Args:
+        network, images, loss, epsilon, batch_size, **options: as in `attack.pgd`; the attack is targeted.
+        targets: dict from a name to target label maps (N, H, W).
+        regions: dict from the same names to bool (N, H, W), where noise is allowed; default everywhere.
+
+    Returns:
+        dict from the name to adversarial images (N, C, H, W).
+    """
+    if regions is not None:
+        options["region"] = torch.cat([regions[name] for name in targets])
+    result = pgd(network, images.repeat(len(targets), 1, 1, 1), torch.cat(list(targets.values())), loss=loss,
+                 epsilon=epsilon, targeted=True, batch_size=batch_size, **options)  # fmt: skip
+    return dict(zip(targets, result.adv_images.split(len(images)), strict=True))
+
+
+def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
+    """Smallest noise level of each case at which a targeted attack reaches an IoU, by bisection of log ε, batched.
+
+    Args:
+        network, images, labels: as in `attack.pgd`.
+        structure: class whose IoU with the target counts.
+        reached: IoU × 100 that counts as success.
+        low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
+        **options: as in `attack.pgd`; the attack is targeted.
+
+    Returns:
+        float (N,): ε at the upper end of the last interval, infinity where `high` is not enough.
+    """
+
+    def succeeds(epsilon):
+        result = pgd(network, images, labels, epsilon=epsilon, targeted=True, **options)
+        return iou(predict(network, result.adv_images), labels, classes=[structure])[:, 0] >= reached
+
+    lower, upper = (torch.full((len(images),), value, device=images.device) for value in (low, high))
+    possible = succeeds(upper)
+    for _ in range(rounds):
+        middle = (lower * upper).sqrt()
+        enough = succeeds(middle)
+        lower, upper = torch.where(enough, lower, middle), torch.where(enough, middle, upper)
+    return torch.where(possible, upper, torch.inf)
+
+
+def score(network, crafted, labels, *, ids, structures, names=("attack", "epsilon")):
     """Predict every crafted image with the attacked network and compare with label maps.
 
     Args:
         network: the attacked network.
-        crafted: dict from (attack, epsilon) to images (N, C, H, W), as `craft` makes it.
-        labels: int64 (N, H, W).
-        ids, structures: as in `evaluation.iou_table`.
+        crafted: dict from a key to images (N, C, H, W), as `craft` and `craft_each` make it.
+        labels, ids, structures, names: as in `compare`.
 
     Returns:
-        The tidy table (attack, epsilon, id, structure, iou), and a dict from (attack, epsilon) to label maps (N, H, W).
+        The table of `compare`, and a dict from the key to label maps (N, H, W).
     """
     predictions = {key: predict(network, images) for key, images in crafted.items()}
-    tables = [
-        iou_table(maps, labels, ids=ids, structures=structures, attack=attack, epsilon=epsilon)
-        for (attack, epsilon), maps in predictions.items()
-    ]
-    return pd.concat(tables, ignore_index=True), predictions
+    return compare(predictions, labels, ids=ids, structures=structures, names=names), predictions
+
+
+def compare(predictions, labels, *, ids, structures, names=("attack", "epsilon"), **columns):
+    """Tidy IoU table of many predictions.
+
+    Args:
+        predictions: dict from a key to label maps (N, H, W).
+        labels: int64 (N, H, W), or a dict of such from the same keys.
+        ids, structures: as in `evaluation.iou_table`.
+        names: of the columns that hold the parts of a key.
+        **columns: constant columns to put in front.
+
+    Returns:
+        DataFrame with the constant columns, those of `names`, id, structure, iou.
+    """
+    tables = []
+    for key, maps in predictions.items():
+        parts = key if isinstance(key, tuple) else (key,)
+        truth = labels[key] if isinstance(labels, dict) else labels
+        about = columns | dict(zip(names, parts, strict=True))
+        tables.append(iou_table(maps, truth, ids=ids, structures=structures, **about))
+    return pd.concat(tables, ignore_index=True)

@@ -90,7 +90,7 @@ def place_shape(labels, structure, structures, shape, *, area_ratio=1.0, shift=(
         ValueError: labels, names, shape or numbers are not sensible, a case lacks the structure, or the shape would
             have no pixel in the image. The message names the value or the case.
 
-    Source: paper, section 2.5: the target stands at the centre of mass of the true structure.
+    Source: paper, section 3: the target stands at the centre of mass of the true structure.
     """
     raster = read_shape(shape)
     middle, integral = _centre(raster), np.pad(raster, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
