@@ -255,3 +255,20 @@ def plot_field(image, labels, moved_image, moved_labels, field, *, structures):
     figure.colorbar(shown, ax=axes[0, 1], label="pixels", shrink=0.8, pad=0.02)
     add_legend(figure, structures)
     return figure
+
+
+def plot_missed(missed, *, title):
+    """Maps of target pixels that an attack did not reach, one for each structure.
+
+    Args:
+        missed: dict from the structure to two maps (H, W): share of cases that missed the pixel, and share of cases
+            whose target holds it; the line is drawn around half of the targets.
+        title: what was done to the structures, written behind their names.
+    """
+    figure, axes = image_grid(1, len(missed), side=2.2)
+    for ax, (structure, (share, held)) in zip(axes[0], missed.items(), strict=True):
+        shown = ax.imshow(100 * share, cmap="magma", vmin=0, vmax=100)
+        ax.contour(held, levels=[0.5], colors="white", linewidths=0.8)
+        ax.set_title(f"{structure} {title}", pad=3)
+    figure.colorbar(shown, ax=axes[0], label="not reached [% of cases]", shrink=0.8, pad=0.01)
+    return figure
