@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import center_of_mass, shift
 from scipy.stats import bootstrap
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from helpers.files import commit, replacing
 
@@ -90,6 +91,43 @@ def align(maps, masks):
         move = (np.array(mask.shape) - 1) / 2 - center_of_mass(mask)
         moved.append(shift(values.astype(np.float32), np.round(move), order=0))
     return np.stack(moved)
+
+
+def energy_shares(noise, zones):
+    """Where the noise is: share of its sum of squares in each zone [percent], mean over images.
+
+    Args:
+        noise: (N, C, H, W).
+        zones: dict from a name to bool (N, H, W).
+
+    Returns:
+        dict from the name to a number; NaN if there is no noise.
+    """
+    energy = noise.square().sum(dim=1)
+    whole = energy.sum(dim=(1, 2))
+    return {name: float(100 * ((energy * zone).sum(dim=(1, 2)) / whole).mean()) for name, zone in zones.items()}
+
+
+def visibility(images, adv_images, *, centre, width):
+    """How much an observer with a display window could notice: PSNR and SSIM of the windowed images.
+
+    Args:
+        images, adv_images: (N, 1, H, W).
+        centre: N middles of the window, or one for all [units of the images].
+        width: of the window; what lies outside is black or white.
+
+    Returns:
+        DataFrame with psnr [dB, infinite for equal images] and ssim (at most 1), a row for each image.
+
+    Source: the limitation named in the paper's section 4.
+    """
+    rows = []
+    for image, adv_image, middle in zip(images, adv_images, np.broadcast_to(centre, len(images)), strict=True):
+        a, b = (((part[0].cpu().numpy() - middle) / width + 0.5).clip(0, 1) for part in (image, adv_image))
+        with np.errstate(divide="ignore"):
+            psnr = peak_signal_noise_ratio(a, b, data_range=1.0)
+        rows.append({"psnr": psnr, "ssim": structural_similarity(a, b, data_range=1.0)})
+    return pd.DataFrame(rows, columns=["psnr", "ssim"])
 
 
 def bootstrap_interval(values, *, level=0.95, seed=0):

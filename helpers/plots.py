@@ -272,3 +272,71 @@ def plot_missed(missed, *, title):
         ax.set_title(f"{structure} {title}", pad=3)
     figure.colorbar(shown, ax=axes[0], label="not reached [% of cases]", shrink=0.8, pad=0.01)
     return figure
+
+
+def plot_settings(image, adv_images, clean, predictions, target, *, structures, epsilon):
+    """Noise (top) and attacked image with predicted outlines (bottom) of one case, a column for each kind of attack.
+
+    Args:
+        image: (H, W).
+        adv_images: dict from the kind of attack to (H, W).
+        clean: label map (H, W) predicted without attack.
+        predictions: dict from the kind of attack to label map (H, W).
+        target: label map (H, W), drawn in grey.
+        structures: names of classes 1 … K.
+        epsilon: noise level, for the colour scale.
+
+    Source: layout of the paper's Figure 2.
+    """
+    classes = range(1, len(structures) + 1)
+    figure, axes = image_grid(2, 1 + len(adv_images), side=2.1)
+    columns = {"no attack": (image, clean)} | {name: (adv_images[name], predictions[name]) for name in adv_images}
+    for (top, bottom), (name, (picture, prediction)) in zip(axes.T, columns.items(), strict=True):
+        show_noise(top, picture - image, epsilon=epsilon, title=name)
+        show_image(bottom, picture)
+        show_contours(bottom, target, classes=classes, reference=True)
+        show_contours(bottom, prediction, classes=classes)
+    axes[0, 0].set_ylabel(f"noise, ±{epsilon:g}")
+    axes[1, 0].set_ylabel("prediction")
+    add_legend(figure, structures, reference="target")
+    return figure
+
+
+def plot_margin(curve, levels, *, reach):
+    """IoU against the margin around the bounding box in which noise is allowed.
+
+    Args:
+        curve: DataFrame with margin [pixels], iou, low, high.
+        levels: Series from the setting to its IoU; "structure only" is drawn as a line.
+        reach: half of the receptive field [pixels].
+    """
+    figure, ax = plt.subplots(figsize=(5.4, 3.0))
+    colour, marker = CURVES["white-box"]
+    ax.plot(curve["margin"], curve["iou"], color=colour, marker=marker, markersize=5)
+    ax.fill_between(curve["margin"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+    ax.axhline(levels["structure only"], color="#999999", linestyle=":", linewidth=1)
+    ax.axvline(reach, color="#999999", linestyle=":", linewidth=1)
+    ax.annotate("noise everywhere", (0.99, levels["structure only"]), xycoords=("axes fraction", "data"), ha="right",
+                xytext=(0, -3), textcoords="offset points", va="top", fontsize=8, color="#555555")  # fmt: skip
+    ax.annotate("half receptive field", (reach, 0.03), xycoords=("data", "axes fraction"), rotation=90, ha="right",
+                xytext=(-2, 0), textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
+    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100", ylim=(None, 101))
+    return figure
+
+
+def plot_windows(image, adv_image, *, centre, widths):
+    """Image (top) and attacked image (bottom) in display windows.
+
+    Args:
+        image, adv_image: (H, W).
+        centre: middle of the windows [units of the images].
+        widths: of the windows, one for each column; the whole range −1 … 1 is shown if it is 2 or more.
+    """
+    figure, axes = image_grid(2, len(widths), side=2.1)
+    for line, picture, name in zip(axes, (image, adv_image), ("image", "attacked"), strict=True):
+        for ax, width in zip(line, widths, strict=True):
+            low, high = (-1, 1) if width >= 2 else (centre - width / 2, centre + width / 2)
+            ax.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
+            ax.set_title(f"window {width:g}" if line[0] is axes[0, 0] else "", pad=3)
+        line[0].set_ylabel(name)
+    return figure
