@@ -108,13 +108,18 @@ def energy_shares(noise, zones):
     return {name: float(100 * ((energy * zone).sum(dim=(1, 2)) / whole).mean()) for name, zone in zones.items()}
 
 
+def display_window(centre, width):
+    """Least and greatest intensity that a display window shows; one of width 2 or more shows the whole range −1 … 1."""
+    return (-1.0, 1.0) if width >= 2 else (centre - width / 2, centre + width / 2)
+
+
 def visibility(images, adv_images, *, centre, width):
     """How much an observer with a display window could notice: PSNR and SSIM of the windowed images.
 
     Args:
         images, adv_images: (N, 1, H, W).
         centre: N middles of the window, or one for all [units of the images].
-        width: of the window; what lies outside is black or white.
+        width: of the window, see `display_window`; what lies outside is black or white.
 
     Returns:
         DataFrame with psnr [dB, infinite for equal images] and ssim (at most 1), a row for each image.
@@ -123,7 +128,8 @@ def visibility(images, adv_images, *, centre, width):
     """
     rows = []
     for image, adv_image, middle in zip(images, adv_images, np.broadcast_to(centre, len(images)), strict=True):
-        a, b = (((part[0].cpu().numpy() - middle) / width + 0.5).clip(0, 1) for part in (image, adv_image))
+        low, high = display_window(middle, width)
+        a, b = (((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in (image, adv_image))
         with np.errstate(divide="ignore"):
             psnr = peak_signal_noise_ratio(a, b, data_range=1.0)
         rows.append({"psnr": psnr, "ssim": structural_similarity(a, b, data_range=1.0)})

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 
+from helpers.evaluation import display_window
 from helpers.files import replacing, versions
 
 # Okabe and Ito's colour-blind safe palette, in the order of the structures (close to the paper's hues)
@@ -330,12 +331,12 @@ def plot_windows(image, adv_image, *, centre, widths):
     Args:
         image, adv_image: (H, W).
         centre: middle of the windows [units of the images].
-        widths: of the windows, one for each column; the whole range −1 … 1 is shown if it is 2 or more.
+        widths: of the windows, one for each column, see `evaluation.display_window`.
     """
     figure, axes = image_grid(2, len(widths), side=2.1)
     for line, picture, name in zip(axes, (image, adv_image), ("image", "attacked"), strict=True):
         for ax, width in zip(line, widths, strict=True):
-            low, high = (-1, 1) if width >= 2 else (centre - width / 2, centre + width / 2)
+            low, high = display_window(centre, width)
             ax.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
             ax.set_title(f"window {width:g}" if line[0] is axes[0, 0] else "", pad=3)
         line[0].set_ylabel(name)
