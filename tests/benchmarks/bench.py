@@ -1,10 +1,14 @@
-"""What a training epoch and an attack step cost on this machine, beside its matrix-product rate: ``make bench``."""
+"""What a phantom, a training step and an attack step cost on this machine: ``make bench``.
+
+Training and attack are also given as a share of the machine's matrix-product rate, measured in the same run.
+"""
 
 import platform
 import time
 from functools import partial
 from statistics import median
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,6 +18,7 @@ from helpers.evaluation import write_table
 from helpers.files import RUNS
 from helpers.loss import iou_loss
 from helpers.network import UNet, native_bf16
+from helpers.phantom import draw_case
 from helpers.training import augment
 
 SIZE, DEPTH, BATCH, ROUNDS, STEPS = 256, 4, 4, 5, 4
@@ -46,6 +51,11 @@ def training_step(network, optimizer, images, labels, generator, *, bf16):
     optimizer.step()
 
 
+def draw_phantom():
+    """One phantom of 512×512 pixels, on one core."""
+    draw_case(1, 512)
+
+
 def measure():
     """Table: work, precision, seconds per image, share of the matrix-product rate."""
     torch.manual_seed(0)
@@ -74,6 +84,7 @@ def measure():
                     loss(network(images), labels).sum().backward()
             share = counter.get_total_flops() / BATCH / taken / rate
             rows.append([name, precision, taken, 100 * taken, share])
+    rows.append(["phantom 512×512, one core", "fp32", seconds(draw_phantom), np.nan, np.nan])
     columns = ["work", "precision", "seconds_per_image", "seconds_per_100_images", "share_of_matrix_rate"]
     return pd.DataFrame(rows, columns=columns)
 
