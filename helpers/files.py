@@ -56,12 +56,12 @@ def digest_json(value):
 
 
 def commit():
-    """The project's git commit, with "+" if tracked files differ from it; "unknown" outside a git clone."""
+    """The project's git commit, with "+" if `helpers` or notebooks differ from it; "unknown" outside a git clone."""
     try:
         run = lambda *args: subprocess.run(  # noqa: E731
             ["git", "-C", ROOT, *args], capture_output=True, text=True, check=True
         ).stdout.strip()
-        return run("rev-parse", "--short=10", "HEAD") + ("+" if run("status", "--porcelain", "-uno") else "")
+        return run("rev-parse", "--short=10", "HEAD") + ("+" if run("status", "--porcelain", "--", "helpers", "notebooks") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

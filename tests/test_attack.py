@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from helpers.attack import fgsm, frozen_copy, pgd, shuffle_noise, uniform_noise
+from helpers.attack import fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
 from helpers.loss import iou_loss
 from helpers.network import UNet
 
@@ -441,6 +441,46 @@ def test_shuffled_noise_takes_another_permutation_for_each_image_and_stays_in_th
     assert not torch.equal(shuffled[0], shuffled[1])
     found = shuffle_noise(images, images + noise, value_range=(-0.1, 0.2))
     assert float(found.min()) == pytest.approx(-0.1) and float(found.max()) == pytest.approx(0.2)
+
+
+# --- rounding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize("bits", [1, 2, 8, 12])
+def test_rounding_keeps_the_extremes_is_at_most_half_a_level_off_and_done_once(bits, value_range):
+    low, high = value_range
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(bits)) * (high - low) + low
+    images[0, 0, 0, :2] = torch.tensor(value_range)
+    rounded, level = round_to_bits(images, bits, value_range=value_range), (high - low) / (2**bits - 1)
+    assert rounded.dtype == torch.float32 and rounded.shape == images.shape
+    assert rounded[0, 0, 0, :2].tolist() == [low, high] and rounded.min() >= low and rounded.max() <= high
+    assert (rounded - images).abs().max() <= level * 0.5 + 1e-6 * (high - low)
+    assert torch.equal(round_to_bits(rounded, bits, value_range=value_range), rounded)
+    assert len(rounded.unique()) <= 2**bits
+    steps = (rounded.double() - low) / level
+    torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+
+
+def test_one_bit_is_black_and_white():
+    images = torch.tensor([-1, -0.51, -0.01, 0.01, 0.51, 1]).view(1, 1, 1, 6)
+    assert round_to_bits(images, 1).flatten().tolist() == [-1, -1, -1, 1, 1, 1]
+
+
+def test_images_of_so_many_bits_come_through_rounding_unchanged():
+    grey = torch.arange(256, dtype=torch.float32)
+    torch.testing.assert_close(round_to_bits(grey / 127.5 - 1, 8), grey / 127.5 - 1, atol=2e-7, rtol=0)
+    assert torch.equal(round_to_bits(grey, 8, value_range=(0, 255)), grey)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.04])
+def test_a_rounded_attack_is_at_most_half_a_level_beyond_epsilon_and_can_be_attacked_again(epsilon):
+    network, (images, labels) = unet(), make_case(2)
+    adv_images = attack(network, images, labels, epsilon=epsilon).adv_images
+    rounded = round_to_bits(adv_images, 8)
+    assert not torch.equal(rounded, adv_images)
+    assert (rounded - images).abs().max() <= epsilon + 1 / 255 + 1e-6
+    attack(network, rounded, labels, epsilon=epsilon)  # still within the valid range
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -11,12 +11,19 @@ from hypothesis import strategies as st
 
 from helpers.evaluation import (
     PAPER,
+    PAPER_STRUCTURES,
+    align,
     beside_paper,
     bootstrap_interval,
+    display_window,
+    energy_shares,
+    freed_share,
     iou,
     iou_table,
     provenance,
+    side_by_side,
     summarise,
+    visibility,
     write_table,
 )
 from helpers.files import ROOT, commit
@@ -84,6 +91,147 @@ def test_the_table_has_a_row_for_each_case_and_structure():
     assert table["structure"].tolist() == ["x", "y", "z"] * 3
     assert set(table["attack"]) == {"none"} and set(table["epsilon"]) == {0.5}
     np.testing.assert_array_equal(table["iou"], iou(predictions, labels, classes=(1, 2, 3)).flatten())
+
+
+# --- what becomes of freed pixels -------------------------------------------------------------------------------------
+
+NAMES = ("heart", "left clavicle", "left lung")
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_the_freed_share_is_what_counting_pixels_gives(seed):
+    truth, target = make_maps(seed, n=2)
+    predictions = make_maps(seed + 1, n=2)[0]
+    found = freed_share(truth, target, predictions, structure="left clavicle", neighbour="left lung", ids=["b", "a"],
+                        structures=NAMES)  # fmt: skip
+    assert list(found.columns) == ["structure", "id", "share"] and found["id"].tolist() == ["b", "a"]
+    assert set(found["structure"]) == {"left clavicle"}
+    for k in range(2):
+        pixels = zip(*(maps[k].flatten().tolist() for maps in (truth, target, predictions)), strict=True)
+        taken = [p == 3 for t, wanted, p in pixels if t == 2 and wanted == 0]
+        expected = 100 * sum(taken) / len(taken) if taken else math.nan
+        assert found["share"][k] == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_obeyed_target_frees_all_and_a_closing_lung_takes_all():
+    truth = torch.tensor([[[2, 2, 2, 2, 3, 3]]])
+    target = torch.tensor([[[0, 2, 2, 0, 3, 3]]])
+    share = lambda predictions, target=target: freed_share(  # noqa: E731
+        truth, target, predictions, structure=NAMES[1], neighbour=NAMES[2], ids=["a"], structures=NAMES
+    )["share"][0]
+    assert share(target) == 0 and share(truth) == 0  # background, and still the clavicle
+    assert share(torch.where(target == 0, 3, target)) == 100
+    assert share(torch.tensor([[[3, 3, 3, 2, 3, 3]]])) == 50  # what is not freed does not count
+    assert math.isnan(share(target, truth))
+
+
+# --- maps of many cases -----------------------------------------------------------------------------------------------
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.integers(5, 9), st.integers(5, 9), st.integers(0, 10**6))
+def test_aligning_brings_the_centre_of_a_mask_to_the_middle(height, width, seed):
+    generator = np.random.default_rng(seed)
+    masks = torch.zeros(2, height, width, dtype=torch.bool)
+    for mask in masks:
+        y, x = generator.integers(0, height - 2), generator.integers(0, width - 2)
+        mask[y : y + generator.integers(1, 4), x : x + generator.integers(1, 4)] = True
+    for moved, mask in zip(align(masks.float(), masks), masks.numpy(), strict=True):
+        assert moved.dtype == np.float32 and moved.sum() == mask.sum()
+        centre = [(places * moved).sum() / moved.sum() for places in np.indices(moved.shape)]
+        np.testing.assert_allclose(centre, (np.array(moved.shape) - 1) / 2, atol=0.5 + 1e-6)
+
+
+def test_a_map_moves_as_far_as_its_mask_by_whole_pixels_and_brings_in_zeros():
+    maps = torch.rand(1, 7, 9, generator=torch.Generator().manual_seed(0)) + 1
+    mask = torch.zeros(1, 7, 9, dtype=torch.bool)
+    mask[0, 1:4, 5:8] = True  # its centre is (2, 6), the middle is (3, 4)
+    expected = np.zeros((7, 9), dtype=np.float32)
+    expected[1:, :-2] = maps[0, :-1, 2:]
+    (moved,) = align(maps, mask)
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_equal_shapes_lie_on_each_other_once_aligned():
+    masks = torch.zeros(4, 9, 9, dtype=torch.bool)
+    for k, mask in enumerate(masks):
+        mask[k : k + 3, 5 - k : 8 - k] = True
+    np.testing.assert_array_equal(np.unique(align(masks.float(), masks).mean(axis=0)), [0, 1])
+
+
+# --- where the noise is and who sees it -------------------------------------------------------------------------------
+
+
+def test_energy_shares_of_a_partition_sum_to_100_and_follow_squares():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, 2, 8, 8, generator=generator)
+    label = torch.randint(0, 3, (3, 8, 8), generator=generator)
+    zones = {name: label == k for k, name in enumerate("abc")}
+    found = energy_shares(noise, zones)
+    assert list(found) == ["a", "b", "c"] and sum(found.values()) == pytest.approx(100, abs=1e-4)
+    for k, name in enumerate("abc"):
+        shares = [float((noise[i] ** 2)[:, label[i] == k].sum() / (noise[i] ** 2).sum()) for i in range(3)]
+        assert found[name] == pytest.approx(100 * np.mean(shares), rel=1e-5)
+    assert energy_shares(noise * 0.01, zones) == pytest.approx(found, rel=1e-4)
+    assert energy_shares(noise, {"all": torch.ones(3, 8, 8, dtype=torch.bool)})["all"] == pytest.approx(100, abs=1e-4)
+
+
+def test_noise_of_one_strength_has_the_share_of_the_area_and_each_image_counts_alike():
+    noise = torch.tensor([0.01, 0.04])[:, None, None, None].expand(2, 1, 4, 4)
+    zone = torch.zeros(2, 4, 4, dtype=torch.bool)
+    zone[0, :2], zone[1, :1] = True, True
+    assert energy_shares(noise, {"zone": zone})["zone"] == pytest.approx((50 + 25) / 2)
+    assert math.isnan(energy_shares(noise * 0, {"zone": zone})["zone"])
+
+
+@pytest.mark.parametrize("centre", [-0.9, 0.0, 0.4])
+def test_a_display_window_lies_around_its_centre_and_the_widest_is_the_whole_range(centre):
+    assert display_window(centre, 2) == display_window(centre, 3.5) == (-1, 1)
+    for width in (0.25, 1.0, 1.9):
+        low, high = display_window(centre, width)
+        assert (low + high) / 2 == pytest.approx(centre) and high - low == pytest.approx(width)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_images_look_equal():
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = visibility(images, images.clone(), centre=[0.0, 0.3], width=1.0)
+    assert list(found.columns) == ["psnr", "ssim"]
+    assert (found["psnr"] == np.inf).all() and found["ssim"].tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("width", [2.0, 1.0, 0.25])
+def test_constant_noise_has_the_psnr_that_its_height_in_the_window_gives(width):
+    images = torch.zeros(1, 1, 16, 16)
+    found = visibility(images, images + 0.04, centre=0.0, width=width)
+    assert found["psnr"][0] == pytest.approx(-20 * math.log10(0.04 / width), abs=1e-3)
+
+
+def test_a_narrower_window_never_hides_noise_on_a_grey_image():
+    noise = (torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.04
+    images = torch.zeros(3, 1, 32, 32)
+    seen = [visibility(images, images + noise, centre=0.0, width=width) for width in (2, 1.5, 1, 0.5, 0.25, 0.1)]
+    for wide, narrow in zip(seen, seen[1:], strict=False):
+        assert (narrow["psnr"] < wide["psnr"]).all() and (narrow["ssim"] < wide["ssim"]).all()
+
+
+def test_noise_outside_the_window_is_invisible():
+    images = torch.full((2, 1, 16, 16), 0.8)
+    found = visibility(images, images - 0.04, centre=[0.0, 0.8], width=0.5)  # the first is white in both
+    assert found["psnr"][0] == np.inf and found["ssim"][0] == pytest.approx(1) and found["psnr"][1] < 30
+
+
+def test_each_image_has_its_own_window_and_a_row_of_its_own():
+    images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    adv_images, centre = (images + 0.05).clamp(-1, 1), [-0.5, 0.0, 0.5]
+    whole = visibility(images, adv_images, centre=centre, width=0.5)
+    for k in range(3):
+        one = visibility(images[k : k + 1], adv_images[k : k + 1], centre=centre[k], width=0.5)
+        pd.testing.assert_frame_equal(one, whole[k : k + 1].reset_index(drop=True))
+    assert whole["psnr"].nunique() == 3
+    assert list(visibility(images[:0], images[:0], centre=0.0, width=1).columns) == ["psnr", "ssim"]
 
 
 # --- intervals and means ----------------------------------------------------------------------------------------------
@@ -180,6 +328,48 @@ def test_the_paper_s_table_1_stands_beside_ours_and_controls_have_no_number():
 def test_the_paper_s_clean_values_stand_beside_each_network_and_structure():
     summary = pd.DataFrame({"network": ["surrogate", "target", "target"], "structure": ["heart", "heart", "liver"]})
     np.testing.assert_array_equal(beside_paper(summary, "clean")["paper"], [87.5, 87.3, math.nan])
+
+
+@pytest.mark.parametrize("structures", [("left lung", "right lung"), PAPER_STRUCTURES[::-1], ()])
+def test_numbers_of_other_structures_are_not_compared_with_the_paper_s(structures):
+    summary = pd.DataFrame({"attack": ["white-box"], "epsilon": [0.02], "iou": [50.0]})
+    assert beside_paper(summary, "table1")["paper"].tolist() == [0.8]
+    assert beside_paper(summary, "table1", structures=list(PAPER_STRUCTURES))["paper"].tolist() == [0.8]
+    found = beside_paper(summary, "table1", structures=structures)
+    assert found["paper"].isna().all()
+    pd.testing.assert_frame_equal(found.drop(columns="paper"), summary)
+    with pytest.raises(ValueError, match="table5"):
+        beside_paper(summary, "table5", structures=structures)
+
+
+SUMMARY = pd.DataFrame(
+    [("z", 0.04, 8, 25.34, 22.06, 28.44, 30.5), ("z", 0.01, 8, 90.0, math.nan, math.nan, math.nan),
+     ("a", 0.01, 8, 7.0, 6.0, 8.0, math.nan), ("a", 0.04, 8, 5.0, 4.0, 6.0, math.nan)],
+    columns=["attack", "epsilon", "n", "iou", "low", "high", "paper"],
+)  # fmt: skip
+
+
+def test_ours_stand_with_their_interval_above_the_paper_s_number():
+    found = side_by_side(SUMMARY, columns="epsilon")
+    assert found.index.tolist() == [("z", "ours"), ("z", "paper"), ("a", "ours")] and list(found) == [0.01, 0.04]
+    assert found.to_numpy().tolist() == [["90.0", "25.3 (22.1–28.4)"], ["", "30.5"],
+                                         ["7.0 (6.0–8.0)", "5.0 (4.0–6.0)"]]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("without", ["no column", "no numbers"])
+def test_a_summary_without_the_paper_has_ours_only(without):
+    summary = SUMMARY.drop(columns="paper") if without == "no column" else SUMMARY.assign(paper=math.nan)
+    found = side_by_side(summary, columns="epsilon")
+    assert found.index.tolist() == [("z", "ours"), ("a", "ours")]
+    assert found.loc[("a", "ours"), 0.04] == "5.0 (4.0–6.0)"
+
+
+def test_cells_that_were_not_measured_stay_empty_and_every_key_has_its_row():
+    rows = pd.concat([SUMMARY.assign(symbol="small"), SUMMARY[:1].assign(symbol="large", iou=1.0)])
+    found = side_by_side(rows, columns="epsilon")
+    assert found.index.names == ["attack", "symbol", "source"] and len(found) == 5
+    assert found.loc[("z", "large", "ours"), 0.01] == "" and found.loc[("z", "large", "ours"), 0.04].startswith("1.0 ")
 
 
 ALL_TABLES = ["clean", "table1", "table2", "table3", "table4"]

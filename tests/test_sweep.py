@@ -1,15 +1,18 @@
 """Grids of attacks: each cell equals the attack run alone, and controls have the same size."""
 
+import math
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from helpers.attack import pgd
-from helpers.evaluation import iou
+from helpers.evaluation import iou, iou_table
 from helpers.loss import iou_loss
 from helpers.network import UNet, predict
-from helpers.sweep import craft, score
+from helpers.sweep import compare, craft, craft_each, score, smallest_epsilon
 
 LEVELS = (0.01, 0.05, 0.2)
 LOSS = partial(iou_loss, classes=(1, 2))
@@ -118,3 +121,145 @@ def test_scores_are_those_of_the_attacked_network_s_predictions(networks, case):
         expected = iou(maps, case[1], classes=(1, 2)).flatten().tolist()
         assert rows["iou"].tolist() == pytest.approx(expected, nan_ok=True)
         assert rows["id"].tolist() == [id for id in ids for _ in "xy"]
+
+
+# --- several targets and regions --------------------------------------------------------------------------------------
+
+
+def make_targets(names, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randint(0, 3, (3, 16, 16), generator=generator) for name in names}
+
+
+@pytest.mark.parametrize("batch_size", [2, 20])
+def test_each_target_is_reached_as_by_an_attack_of_its_own(networks, case, batch_size):
+    network, images = networks["white-box"], case[0]
+    targets = make_targets([("heart", 0.4), ("heart", 1.8), "symbol"])
+    options = {"loss": LOSS, "epsilon": 0.05, "steps": 4, "precision": "fp32"}
+    crafted = craft_each(network, images, targets, batch_size=batch_size, **options)
+    assert list(crafted) == list(targets)
+    for name, target in targets.items():
+        alone = pgd(network, images, target, targeted=True, **options)
+        assert torch.equal(crafted[name], alone.adv_images)
+    assert not torch.equal(crafted["symbol"], crafted["heart", 0.4])
+
+
+def test_each_target_keeps_its_own_region_whatever_the_order_of_the_regions(networks, case):
+    network, images = networks["white-box"], case[0]
+    targets = make_targets("abc")
+    regions = {"c": torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2)) < 0.5,
+               "a": torch.zeros(3, 16, 16, dtype=torch.bool), "b": case[1] == 1}  # fmt: skip
+    options = {"loss": LOSS, "epsilon": 0.05, "steps": 4, "precision": "fp32"}
+    crafted = craft_each(network, images, targets, regions=regions, **options)
+    assert torch.equal(crafted["a"], images)  # an empty region
+    for name, target in targets.items():
+        alone = pgd(network, images, target, targeted=True, region=regions[name], **options)
+        assert torch.equal(crafted[name], alone.adv_images)
+        assert not (crafted[name] - images)[:, 0][~regions[name]].any()
+
+
+# --- the smallest noise level -----------------------------------------------------------------------------------------
+
+
+class Pixelwise(nn.Module):
+    """Two-class network: class 1 where the pixel is above 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return torch.cat([-images, images], dim=1) * self.scale
+
+
+least = partial(smallest_epsilon, Pixelwise(), structure=1, loss=partial(iou_loss, classes=(1,)), steps=20,
+                precision="fp32")  # fmt: skip
+
+
+def test_the_smallest_epsilon_is_that_at_which_the_pixels_turn():
+    needed = torch.tensor([0.0021, 0.013, 0.05, 0.15])
+    images = -needed[:, None, None, None].expand(4, 1, 4, 4)
+    found = least(images, torch.ones(4, 4, 4, dtype=torch.int64), rounds=10)
+    width = math.log(160) / 2**10  # of the last interval of log ε
+    assert found.shape == (4,)
+    assert (found > needed).all() and (found < needed * math.exp(1.01 * width)).all()
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3, 6])
+def test_each_round_halves_the_logarithmic_interval(rounds):
+    needed = torch.tensor([0.0021, 0.013, 0.05, 0.15])
+    images = -needed[:, None, None, None].expand(4, 1, 4, 4)
+    found = least(images, torch.ones(4, 4, 4, dtype=torch.int64), rounds=rounds)
+    cells = torch.log(needed / 0.001) / math.log(160) * 2**rounds
+    torch.testing.assert_close(found, 0.001 * 160 ** (cells.ceil() / 2**rounds), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("reached, pixels", [(50.0, 50), (95.0, 95), (100.0, 100)])
+def test_so_many_pixels_must_turn_as_the_iou_asks_for(reached, pixels):
+    depths = torch.linspace(0.01, 0.1, 100)
+    images = -depths[torch.randperm(100, generator=torch.Generator().manual_seed(0))].view(1, 1, 10, 10)
+    found = least(images, torch.ones(1, 10, 10, dtype=torch.int64), reached=reached, rounds=12)
+    assert float(found) == pytest.approx(float(depths[pixels - 1]), rel=2e-3) and found > depths[pixels - 1]
+
+
+def test_a_case_beyond_the_range_has_no_smallest_epsilon_and_one_below_it_the_lower_end():
+    images = -torch.tensor([0.2, 1e-5])[:, None, None, None].expand(2, 1, 4, 4)
+    found = least(images, torch.ones(2, 4, 4, dtype=torch.int64), rounds=10)
+    assert found[0] == torch.inf and 0.001 <= found[1] < 0.00101
+    assert least(images, torch.ones(2, 4, 4, dtype=torch.int64), high=0.25)[0] <= 0.25
+
+
+def test_the_smallest_epsilon_of_a_case_does_not_depend_on_the_others():
+    images = -torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 0.1
+    labels = torch.ones(5, 4, 4, dtype=torch.int64)
+    whole = least(images, labels)
+    assert torch.equal(least(images, labels, batch_size=2), whole)
+    assert torch.equal(torch.cat([least(images[k : k + 1], labels[k : k + 1]) for k in range(5)]), whole)
+
+
+def test_an_attack_at_the_smallest_epsilon_reaches_what_was_asked(networks, case):
+    network, images, options = networks["white-box"], case[0], {"loss": LOSS, "steps": 5, "precision": "fp32"}
+    labels = predict(network, (images + 0.05).clamp(-1, 1))
+    found = smallest_epsilon(network, images, labels, structure=1, reached=70.0, high=0.3, **options)
+    assert torch.isfinite(found).any()
+    for k, epsilon in enumerate(found):
+        level = float(epsilon.clamp(max=0.3))
+        result = pgd(network, images[k : k + 1], labels[k : k + 1], epsilon=level, targeted=True, **options)
+        reached = iou(predict(network, result.adv_images), labels[k : k + 1], classes=[1]) >= 70
+        assert bool(reached) == math.isfinite(epsilon)
+
+
+# --- tables of many predictions ---------------------------------------------------------------------------------------
+
+
+def test_each_prediction_is_compared_with_its_own_labels(case):
+    predictions, labels = make_targets([("small", 10), ("large", 30)]), make_targets([("large", 30), ("small", 10)], 5)
+    about = {"ids": ["c", "a", "b"], "structures": ("x", "y")}
+    table = compare(predictions, labels, names=("symbol", "steps"), compared_with="target", **about)
+    expected = [
+        iou_table(predictions[key], labels[key], compared_with="target", symbol=key[0], steps=key[1], **about)
+        for key in predictions
+    ]
+    pd.testing.assert_frame_equal(table, pd.concat(expected, ignore_index=True))
+    one = compare(predictions, case[1], names=("symbol", "steps"), **about)
+    assert one["iou"][:2].tolist() == iou(predictions["small", 10], case[1], classes=(1, 2))[0].tolist()
+
+
+def test_a_key_of_one_part_needs_no_tuple_and_a_key_without_a_name_is_refused(case):
+    predictions = make_targets(["all", "box"])
+    about = {"ids": ["c", "a", "b"], "structures": ("x", "y")}
+    table = compare(predictions, case[1], names=("setting",), **about)
+    assert list(table.columns) == ["setting", "id", "structure", "iou"]
+    assert table["setting"].tolist() == ["all"] * 6 + ["box"] * 6
+    with pytest.raises(ValueError):
+        compare(predictions, case[1], **about)
+
+
+def test_scores_take_names_and_labels_for_each_key(networks, case):
+    targets = make_targets([("heart", 0.4), ("lung", 1.8)])
+    crafted = {key: case[0] * (0.5 + k / 4) for k, key in enumerate(targets)}
+    about = {"ids": ["c", "a", "b"], "structures": ("x", "y"), "names": ("resized", "factor")}
+    table, predictions = score(networks["white-box"], crafted, targets, **about)
+    assert list(table.columns) == ["resized", "factor", "id", "structure", "iou"]
+    assert all(torch.equal(predictions[key], predict(networks["white-box"], crafted[key])) for key in crafted)
+    pd.testing.assert_frame_equal(table, compare(predictions, targets, **about))

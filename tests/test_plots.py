@@ -1,0 +1,408 @@
+"""Figures from tiny arrays: what is drawn, on which scale, in which colour, and how it is written."""
+
+import ast
+import json
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from helpers import plots
+from helpers.files import ROOT, versions
+
+pytestmark = pytest.mark.filterwarnings("error")
+STRUCTURES = ("heart", "left lung", "right lung")
+
+
+@pytest.fixture(autouse=True)
+def settings_stay_as_they_are():
+    before = dict(plt.rcParams)
+    yield
+    plt.close("all")
+    assert dict(plt.rcParams) == before
+
+
+def make_maps(n=2, size=12):
+    """Label maps in which each structure is a rectangle, a column narrower in every second case."""
+    maps = torch.zeros(n, size, size, dtype=torch.int64)
+    for k in range(n):
+        for c, (rows, columns) in enumerate([((2, 5), (3, 7)), ((6, 9), (1, 4)), ((6, 10), (6, 11))], start=1):
+            maps[k, slice(*rows), slice(columns[0], columns[1] - k % 2)] = c
+    return maps
+
+
+def make_images(n=2, size=12, seed=0):
+    return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def outlines(ax):
+    """Colours of the contours of an axis, in the order of drawing."""
+    return [to_hex(part.get_edgecolor()[0]).upper() for part in ax.collections]
+
+
+def visible(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
+def check_image(ax, image):
+    (shown,) = ax.images
+    np.testing.assert_array_equal(shown.get_array(), image)
+    assert shown.get_clim() == (-1, 1) and shown.get_cmap().name == "gray"
+
+
+def check_noise(ax, noise, epsilon):
+    (shown,) = ax.images
+    np.testing.assert_array_equal(shown.get_array(), noise)
+    assert shown.get_clim() == (-epsilon, epsilon)
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(texts, (to_hex(line.get_color()).upper() for line in legend.get_lines()), strict=True))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_as_many_axes_as_asked_without_ticks():
+    figure, axes = plots.image_grid(2, 3)
+    assert axes.shape == (2, 3) and len(figure.axes) == 6
+    for ax in axes.flat:
+        assert not len(ax.get_xticks()) and not len(ax.get_yticks()) and not ax.spines["left"].get_visible()
+
+
+def test_a_radiograph_is_grey_from_minus_1_to_1_whatever_it_holds():
+    for image in (np.zeros((4, 4)), torch.full((4, 4), 0.3), make_images()[0, 0]):
+        _, ax = plt.subplots()
+        plots.show_image(ax, image, title="title")
+        check_image(ax, np.asarray(image))
+        assert ax.get_title() == "title"
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.16])
+def test_noise_is_white_at_0_and_on_the_same_scale_up_and_down(epsilon):
+    _, ax = plt.subplots()
+    noise = np.array([[0.0, epsilon], [-epsilon, epsilon / 4]])
+    plots.show_noise(ax, noise, epsilon=epsilon)
+    check_noise(ax, noise, epsilon)
+    zero, up, down, _ = ax.images[0].to_rgba(noise).reshape(4, 4)[[0, 1, 2, 3]]
+    assert min(zero[:3]) > 0.95
+    assert up[0] > up[2] and down[2] > down[0]  # red above, blue below
+
+
+def test_each_structure_has_its_own_colour_and_grey_is_none_of_them():
+    assert len(set(plots.COLOURS)) == len(plots.COLOURS) >= 5 and plots.REFERENCE not in plots.COLOURS
+    colours, markers = zip(*plots.CURVES.values(), strict=True)
+    assert len(set(colours)) == len(set(markers)) == len(plots.CURVES)
+
+
+def test_contours_are_drawn_only_for_classes_that_are_there_in_their_own_colour():
+    labels = make_maps()[0]
+    labels[labels == 2] = 0
+    _, ax = plt.subplots()
+    plots.show_contours(ax, labels, classes=(1, 2, 3))
+    assert outlines(ax) == [plots.COLOURS[0], plots.COLOURS[2]]
+    _, ax = plt.subplots()
+    plots.show_contours(ax, labels, classes=(3,))
+    assert outlines(ax) == [plots.COLOURS[2]]
+    _, ax = plt.subplots()
+    plots.show_contours(ax, labels, classes=(1, 3), reference=True)
+    assert outlines(ax) == [plots.REFERENCE] * 2
+    _, ax = plt.subplots()
+    plots.show_contours(ax, torch.zeros(12, 12, dtype=torch.int64), classes=(1, 2, 3))
+    assert not ax.collections
+
+
+def test_a_contour_runs_between_the_pixels_and_is_closed_at_the_border_of_the_image():
+    labels = np.zeros((6, 8), dtype=int)
+    labels[0:3, 5:8] = 1  # in the corner
+    _, ax = plt.subplots()
+    plots.show_contours(ax, labels, classes=(1,))
+    (part,) = ax.collections
+    (path,) = part.get_paths()
+    x, y = path.vertices.T
+    assert (x.min(), x.max(), y.min(), y.max()) == (4.5, 7.5, -0.5, 2.5)
+    np.testing.assert_array_equal(path.vertices[0], path.vertices[-1])
+    assert ax.get_xlim() == (-0.5, 7.5) and ax.get_ylim() == (5.5, -0.5)
+
+
+def test_the_legend_names_each_structure_with_the_colour_of_its_contour():
+    figure, _ = plots.image_grid(1, 1)
+    plots.add_legend(figure, STRUCTURES, reference="truth")
+    expected = dict(zip(STRUCTURES, plots.COLOURS, strict=False))
+    assert legend_of(figure) == expected | {"truth": plots.REFERENCE}
+
+
+# --- pictures of cases ------------------------------------------------------------------------------------------------
+
+
+def test_a_contact_sheet_shows_each_case_once_and_hides_what_is_left():
+    images, labels = make_images(4), make_maps(4)
+    figure = plots.plot_cases(images, labels, structures=STRUCTURES, titles="abcd", columns=3)
+    assert len(figure.axes) == 6 and len(visible(figure)) == 4
+    for ax, image, title in zip(visible(figure), images, "abcd", strict=True):
+        check_image(ax, image[0])
+        assert ax.get_title() == title and outlines(ax) == list(plots.COLOURS[:3])
+    assert list(legend_of(figure)) == list(STRUCTURES)
+
+
+def test_a_contact_sheet_without_labels_has_no_outlines_and_no_legend():
+    figure = plots.plot_cases(make_images(2), None, structures=STRUCTURES, titles="ab")
+    assert len(figure.axes) == 2 and not figure.legends
+    assert all(not ax.collections for ax in figure.axes)
+
+
+def test_predictions_are_in_colour_over_the_truth_in_grey():
+    images, maps = make_images(2)[:, 0], make_maps(2)
+    predictions = torch.where(maps == 1, 0, maps)
+    figure = plots.plot_predictions(images, predictions, maps, structures=STRUCTURES, titles="ab")
+    assert len(figure.axes) == 2
+    for ax, image in zip(figure.axes, images, strict=True):
+        check_image(ax, image)
+        assert outlines(ax) == [plots.REFERENCE] * 3 + list(plots.COLOURS[1:3])
+    assert "truth" in legend_of(figure)
+
+
+def test_an_attack_is_shown_as_image_noise_attacked_image_prediction_and_target():
+    image, noise, maps = make_images(1)[0, 0] * 0.5, make_images(1, seed=1)[0, 0] * 0.04, make_maps(2)
+    figure = plots.plot_attack(image, image + noise, maps[0], torch.where(maps[1] == 3, 0, maps[1]),
+                               structures=STRUCTURES, epsilon=0.04, target_name="wanted")  # fmt: skip
+    assert len(figure.axes) == 5
+    clean, added, attacked, prediction, target = figure.axes
+    check_image(clean, image)
+    check_noise(added, image + noise - image, 0.04)
+    check_image(attacked, image + noise)
+    check_image(prediction, image + noise)
+    check_image(target, image)
+    assert [outlines(ax) for ax in figure.axes] == [[], [], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
+    assert added.get_title() == "noise × 25" and "0.04" in attacked.get_title() and target.get_title() == "wanted"
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_a_grid_of_attacks_shows_each_at_its_row_and_column(as_dict):
+    rows, columns = [("small", "white-box"), ("large", "black-box")], [0.01, 0.04, 0.16]
+    keys = [(*row, column) for row in rows for column in columns]
+    crafted = {key: make_images(2, seed=k) for k, key in enumerate(keys)}
+    maps, empty = make_maps(2), torch.zeros(2, 12, 12, dtype=torch.int64)
+    predictions = {key: torch.where(maps == 1 + k % 3, 0, maps) for k, key in enumerate(keys)}
+    references = {key: maps if key[0] == "small" else empty for key in keys} if as_dict else maps
+    figure = plots.plot_grid(crafted, predictions, references, case=1, rows=rows, columns=columns,
+                             structures=STRUCTURES, reference_name="target")  # fmt: skip
+    assert len(figure.axes) == 6
+    for k, (key, ax) in enumerate(zip(keys, figure.axes, strict=True)):
+        check_image(ax, crafted[key][1, 0])
+        grey = [plots.REFERENCE] * (0 if as_dict and key[0] == "large" else 3)
+        assert outlines(ax) == grey + [c for c in plots.COLOURS[:3] if c != plots.COLOURS[k % 3]]
+        assert ax.get_title() == (f"ε = {key[-1]:g}" if k < 3 else "")
+        assert ax.get_ylabel() == (" · ".join(key[:2]) if k % 3 == 0 else "")
+    assert legend_of(figure)["target"] == plots.REFERENCE
+
+
+def test_settings_show_every_noise_on_one_scale_above_its_attacked_image():
+    image, maps, names = make_images(1)[0, 0], make_maps(1)[0], ("all", "bounding box")
+    made = {name: image + 0.04 * make_images(1, seed=k + 1)[0, 0] for k, name in enumerate(names)}
+    clean = torch.where(maps == 2, 0, maps)
+    figure = plots.plot_settings(image, made, clean, dict.fromkeys(names, maps), maps, structures=STRUCTURES,
+                                 epsilon=0.04)  # fmt: skip
+    assert len(figure.axes) == 6
+    for top, bottom, (name, picture) in zip(figure.axes[:3], figure.axes[3:], [("no attack", image), *made.items()],
+                                            strict=True):  # fmt: skip
+        check_noise(top, picture - image, 0.04)
+        check_image(bottom, picture)
+        assert top.get_title() == name and outlines(bottom)[:3] == [plots.REFERENCE] * 3
+    assert outlines(figure.axes[3])[3:] == [plots.COLOURS[0], plots.COLOURS[2]]
+    assert outlines(figure.axes[4])[3:] == list(plots.COLOURS[:3])
+
+
+def test_display_windows_are_those_of_the_evaluation():
+    image, adv_image = make_images(2)[:, 0].numpy()
+    figure = plots.plot_windows(image, adv_image, centre=-0.2, widths=[2.0, 1.0, 0.5])
+    assert len(figure.axes) == 6
+    for k, ax in enumerate(figure.axes):
+        (shown,) = ax.images
+        np.testing.assert_array_equal(shown.get_array(), (image, adv_image)[k // 3])
+        assert shown.get_clim() == pytest.approx([(-1, 1), (-0.7, 0.3), (-0.45, 0.05)][k % 3])
+
+
+def test_an_elastic_field_stands_between_before_and_after():
+    images, maps = make_images(2, size=32)[:, 0], make_maps(2, size=32)
+    field = torch.stack([torch.full((32, 32), 3.0), torch.full((32, 32), 4.0)])
+    figure = plots.plot_field(images[0], maps[0], images[1], maps[1], field, structures=STRUCTURES)
+    assert len(figure.axes) == 4  # the last one is the colour bar
+    check_image(figure.axes[0], images[0])
+    check_image(figure.axes[2], images[1])
+    assert (figure.axes[1].images[0].get_array() == 5).all()  # its length
+    arrows = figure.axes[1].collections[0]
+    assert (arrows.U == 3).all() and (arrows.V == 4).all()
+
+
+def test_missed_pixels_are_percent_of_cases_with_a_line_around_half_of_the_targets():
+    share, held = np.zeros((8, 8)), np.zeros((8, 8))
+    share[2, 2], held[1:5, 1:5] = 0.25, 1
+    figure = plots.plot_missed({"heart": (share, held), "left lung": (share, held)}, title="× 1.8")
+    assert len(figure.axes) == 3  # the last one is the colour bar
+    for ax, name in zip(figure.axes, ("heart", "left lung"), strict=False):
+        (shown,) = ax.images
+        assert shown.get_array()[2, 2] == 25 and shown.get_array().sum() == 25 and shown.get_clim() == (0, 100)
+        (x, y) = ax.collections[0].get_paths()[0].vertices.T
+        assert (x.min(), x.max(), y.min(), y.max()) == (0.5, 4.5, 0.5, 4.5) and ax.get_title() == f"{name} × 1.8"
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def make_summary(attacks=("white-box", "black-box"), paper=(30.0, math.nan)):
+    rows = [(attack, e, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k]) for k, attack in enumerate(attacks)
+            for e in (0.01, 0.04, 0.16)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["attack", "epsilon", "iou", "low", "high", "paper"])
+
+
+def lines_of(ax):
+    return {line.get_label(): line for line in ax.lines}
+
+
+def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_where_it_has_one():
+    summary = make_summary()
+    figure = plots.plot_curves({"one": summary, "two": summary}, levels=dict.fromkeys(("one", "two"), ("none", 90.0)))
+    assert len(figure.axes) == 2 and [ax.get_title() for ax in figure.axes] == ["one", "two"]
+    for ax in figure.axes:
+        lines = lines_of(ax)
+        assert set(lines) == {"white-box", "black-box", "white-box, paper", "none"}
+        for attack in ("white-box", "black-box"):
+            rows = summary[summary["attack"] == attack]
+            np.testing.assert_array_equal(lines[attack].get_xydata(), rows[["epsilon", "iou"]])
+            assert (lines[attack].get_color(), lines[attack].get_marker()) == plots.CURVES[attack]
+        np.testing.assert_array_equal(lines["white-box, paper"].get_ydata(), [30] * 3)
+        assert lines["white-box, paper"].get_linestyle() == "--" and lines["white-box"].get_linestyle() == "-"
+        assert lines["none"].get_ydata()[0] == 90
+        y = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert (y.min(), y.max()) == (24, 60)
+        assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["0.01", "0.04", "0.16"]
+    assert figure.axes[0].get_ylim()[0] <= 0 and figure.axes[0].get_ylim()[1] >= 100
+
+
+def test_curves_by_another_column_need_no_paper_and_have_different_colours():
+    summary = make_summary(("small", "large")).drop(columns="paper").rename(columns={"attack": "symbol"})
+    figure = plots.plot_curves({"steps": summary}, by="symbol", xlabel="steps", ylabel="IoU")
+    lines = lines_of(figure.axes[0])
+    assert list(lines) == ["small", "large"] and lines["small"].get_color() != lines["large"].get_color()
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("steps", "IoU")
+
+
+def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_that_got_there():
+    values = {"small": torch.tensor([0.04, 0.01, torch.inf, 0.02]), "large": np.array([0.08, np.inf, np.inf, np.inf])}
+    figure = plots.plot_distribution(values, xlabel="smallest ε")
+    lines = lines_of(figure.axes[0])
+    np.testing.assert_allclose(lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6)
+    np.testing.assert_allclose(lines["large"].get_xydata(), [(0.08, 25)])
+    assert lines["small"].get_drawstyle() == "steps-post" and figure.axes[0].get_xlabel() == "smallest ε"
+
+
+def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
+    figure = plots.plot_distribution({"small": np.full(3, np.inf)}, xlabel="ε")
+    assert not len(lines_of(figure.axes[0])["small"].get_xdata())
+    figure.canvas.draw()
+
+
+def test_learning_curves_mark_the_epoch_that_was_kept():
+    ious = {"target": [0.2, 0.9, 0.8], "surrogate": [0.3, 0.5, 0.7]}
+    histories = {name: [{"epoch": k, "loss": -v, "iou": v} for k, v in enumerate(values, 1)] for name, values in
+                 ious.items()}  # fmt: skip
+    figure = plots.plot_learning_curves(histories)
+    assert len(figure.axes) == 2
+    lines = lines_of(figure.axes[1])
+    assert lines["kept, epoch 2"].get_xydata().tolist() == [[2, 90]]
+    assert lines["kept, epoch 3"].get_xydata().tolist() == [[3, 70]]
+    assert lines["target"].get_ydata().tolist() == [20, 90, 80]
+    assert lines_of(figure.axes[0])["surrogate"].get_ydata().tolist() == [-0.3, -0.5, -0.7]
+
+
+def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field():
+    curve = pd.DataFrame({"margin": [0, 8, 16], "iou": [60.0, 80, 90], "low": [55.0, 75, 85], "high": [65.0, 85, 95]})
+    figure = plots.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
+    (ax,) = figure.axes
+    line, level, reach = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), curve[["margin", "iou"]])
+    assert level.get_ydata()[0] == 92 and reach.get_xdata()[0] == 20
+    assert {text.get_text() for text in ax.texts} == {"noise everywhere", "half receptive field"}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+PROVENANCE = {"dataset": "phantom", "size": 64, "note": "ε = 0.04"}
+
+
+def small_figure():
+    figure, ax = plt.subplots(figsize=(1.5, 1))
+    ax.plot([0, 1])
+    return figure
+
+
+def test_a_saved_figure_is_a_png_that_says_where_it_comes_from(tmp_path):
+    figure = small_figure()
+    plots.save_figure(figure, tmp_path / "new" / "figure.png", PROVENANCE)
+    with Image.open(tmp_path / "new" / "figure.png") as image:
+        assert image.format == "PNG" and image.size == (225, 150)
+        assert json.loads(image.text["Description"]) == PROVENANCE
+        assert json.loads(image.text["Software"]) == versions()
+    assert plt.fignum_exists(figure.number)  # a notebook still shows it
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        plots.save_figure(small_figure(), tmp_path / name, PROVENANCE)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, figure = tmp_path / "figure.png", small_figure()
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        plots.save_figure(figure, path, {"network": object()})
+
+    def stop_halfway(file, **options):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", stop_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        plots.save_figure(figure, path, PROVENANCE)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_plotting_changes_no_array_and_closes_no_figure():
+    other = small_figure()
+    image, maps, noise = make_images(1)[0, 0], make_maps(2), make_images(1, seed=1)[0, 0] * 0.01
+    before = [part.clone() for part in (image, maps, noise)]
+    summary = make_summary()
+    kept = summary.copy()
+    plots.plot_attack(image, image + noise, maps[0], maps[1], structures=STRUCTURES, epsilon=0.01)
+    plots.plot_curves({"one": summary})
+    assert all(torch.equal(a, b) for a, b in zip((image, maps, noise), before, strict=True))
+    pd.testing.assert_frame_equal(summary, kept)
+    assert plt.fignum_exists(other.number) and len(plt.get_fignums()) == 3
+
+
+def imported(module):
+    """Modules that a module of `helpers` imports, and those of `helpers` that these import in turn."""
+    tree = ast.parse((ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"helpers.{alias.name}" for alias in node.names} if node.module == "helpers" else {node.module}
+    return names.union(*(imported(name.split(".")[1]) for name in names if name.startswith("helpers.")))
+
+
+def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():
+    assert {name for name in imported("plots") if name.startswith("helpers.")} == {"helpers.evaluation", "helpers.files"}
+    assert not {name for name in imported("plots") if name.startswith("torch.") or name.startswith("torchvision")}
+    direct = (ROOT / "helpers" / "plots.py").read_text(encoding="utf-8")
+    assert "import torch" not in direct and "from torch" not in direct
