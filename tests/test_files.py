@@ -122,21 +122,24 @@ def test_outside_a_clone_the_commit_is_unknown(tmp_path, monkeypatch):
     assert files.commit() == "unknown"
 
 
-def test_the_commit_gets_a_plus_when_a_tracked_file_differs(tmp_path, monkeypatch):
+def test_the_commit_gets_a_plus_when_code_or_notebooks_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     try:
         subprocess.run([*git, "init", "-q"], check=True)
     except OSError:
         pytest.skip("git is not installed")
-    (tmp_path / "file").write_text("1")
-    subprocess.run([*git, "add", "file"], check=True)
+    code = tmp_path / "helpers" / "attack.py"
+    for path in (code, tmp_path / "README.md"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("1")
+    subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "first", "--no-verify"], check=True)
     clean = files.commit()
     assert len(clean) == 10 and int(clean, 16) >= 0
-    (tmp_path / "untracked").write_text("1")
+    (tmp_path / "README.md").write_text("2")
     assert files.commit() == clean
-    (tmp_path / "file").write_text("2")
+    code.write_text("2")
     assert files.commit() == clean + "+"
 
 
