@@ -89,7 +89,8 @@ def align(maps, masks):
     moved = []
     for values, mask in zip(np.asarray(maps.cpu()), np.asarray(masks.cpu()), strict=True):
         move = (np.array(mask.shape) - 1) / 2 - center_of_mass(mask)
-        moved.append(shift(values.astype(np.float32), np.round(move), order=0))
+        whole = np.floor(move + 0.5)  # np.round takes halves now up, now down: equal masks would not meet
+        moved.append(shift(values.astype(np.float32), whole, order=0))
     return np.stack(moved)
 
 

@@ -61,7 +61,9 @@ def commit():
         run = lambda *args: subprocess.run(  # noqa: E731
             ["git", "-C", ROOT, *args], capture_output=True, text=True, check=True
         ).stdout.strip()
-        return run("rev-parse", "--short=10", "HEAD") + ("+" if run("status", "--porcelain", "--", "helpers", "notebooks") else "")
+        return run("rev-parse", "--short=10", "HEAD") + (
+            "+" if run("status", "--porcelain", "--", "helpers", "notebooks") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -269,7 +269,8 @@ def plot_missed(missed, *, title):
     figure, axes = image_grid(1, len(missed), side=2.2)
     for ax, (structure, (share, held)) in zip(axes[0], missed.items(), strict=True):
         shown = ax.imshow(100 * share, cmap="magma", vmin=0, vmax=100)
-        ax.contour(held, levels=[0.5], colors="white", linewidths=0.8)
+        if (np.asarray(held) > 0.5).any():
+            ax.contour(held, levels=[0.5], colors="white", linewidths=0.8)
         ax.set_title(f"{structure} {title}", pad=3)
     figure.colorbar(shown, ax=axes[0], label="not reached [% of cases]", shrink=0.8, pad=0.01)
     return figure
@@ -337,7 +338,7 @@ def plot_windows(image, adv_image, *, centre, widths):
     for line, picture, name in zip(axes, (image, adv_image), ("image", "attacked"), strict=True):
         for ax, width in zip(line, widths, strict=True):
             low, high = display_window(centre, width)
-            ax.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
+            ax.imshow(np.asarray(picture), cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
             ax.set_title(f"window {width:g}" if line[0] is axes[0, 0] else "", pad=3)
         line[0].set_ylabel(name)
     return figure

@@ -61,7 +61,7 @@ def craft_each(network, images, targets, *, loss, epsilon, regions=None, batch_s
         options["region"] = torch.cat([regions[name] for name in targets])
     result = pgd(network, images.repeat(len(targets), 1, 1, 1), torch.cat(list(targets.values())), loss=loss,
                  epsilon=epsilon, targeted=True, batch_size=batch_size, **options)  # fmt: skip
-    return dict(zip(targets, result.adv_images.split(len(images)), strict=True))
+    return dict(zip(targets, result.adv_images.view(len(targets), *images.shape), strict=True))
 
 
 def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.001, high=0.16, rounds=6, **options):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 
@@ -66,8 +67,16 @@ def _pick(table, **values):
     return table
 
 
+def _numbers(table, column, **values):
+    """The column's numbers in the rows of `_pick`; KeyError where there are none, or where one is not known."""
+    numbers = _pick(table, **values)[column]
+    if numbers.isna().any():
+        raise KeyError(f"no {column} with {values}")
+    return numbers
+
+
 def _iou(table, **values):
-    return float(_pick(table, **values)["iou"].iloc[0])
+    return float(_numbers(table, "iou", **values).iloc[0])
 
 
 def _untargeted_collapses(table1):
@@ -87,8 +96,12 @@ def _targeted_succeeds(table2):
 
 def _large_is_harder(table2):
     rows = _pick(table2, compared_with="target", attack="white-box")
-    pairs = [(_iou(rows, symbol="small", epsilon=e), _iou(rows, symbol="large", epsilon=e)) for e in (0.01, 0.02)]
-    return all(large < small for small, large in pairs), "; ".join(f"{s:.1f} and {b:.1f}" for s, b in pairs)
+    reached = {s: _pick(rows, symbol=s).query("iou >= 95")["epsilon"].min() for s in SYMBOLS}
+    if all(np.isnan(epsilon) for epsilon in reached.values()):
+        raise ValueError("neither symbol gets there")
+    text = ", ".join(f"{s} at {e:g}" if e == e else f"{s} never" for s, e in reached.items())
+    small, large = np.nan_to_num(list(reached.values()), nan=np.inf)
+    return small < large, text
 
 
 def _black_box_targeted_fails(table2):
@@ -102,29 +115,31 @@ def _black_box_targeted_fails(table2):
 
 
 def _others_stay(table4):
-    worst = table4["others"].min()
-    return worst >= 98.9, f"at least {worst:.1f}"
+    worst = _numbers(table4, "others").min()
+    return worst >= 98.9, f"at least {worst:.2f}"
 
 
 def _lungs_fail_most(table4):
+    lungs = table4[table4["structure"].str.contains("lung")]
+    _numbers(lungs, "iou", factor=1.8)  # not tested without a lung at 1.8
     worst = table4.loc[table4["iou"].idxmin()]
     holds = "lung" in worst["structure"] and worst["factor"] == 1.8
     return holds, f"{worst['structure']} at {worst['factor']}: {worst['iou']:.1f}"
 
 
 def _clavicle_disturbs_lung(clavicle_shrinking):
-    share = _pick(clavicle_shrinking, factor=0.4)["disturbed"].mean()
+    share = _numbers(clavicle_shrinking, "disturbed", factor=0.4).mean()
     return share > 50, f"{share:.0f} % of cases"
 
 
 def _heart_only_harms(restriction):
-    all_, only = (float(_pick(restriction, setting=name)["others"].iloc[0]) for name in ("all", "structure only"))
+    all_, only = (float(_numbers(restriction, "others", setting=name).iloc[0]) for name in ("all", "structure only"))
     return only < all_ - 2, f"{all_:.1f} and {only:.1f}"
 
 
 def _field_is_enough(restriction):
     only, field = _iou(restriction, setting="structure only"), _iou(restriction, setting="receptive field")
-    return field > only - 2, f"{only:.1f} and {field:.1f}"
+    return field >= only - 2, f"{only:.1f} and {field:.1f}"
 
 
 def _box_is_not(restriction):
@@ -144,7 +159,7 @@ CLAIMS = (
           "both symbols reach 95 at ε = 0.04", _targeted_succeeds,
           "few pixels make the symbol's border count more, and a shallow network is harder to fool"),
     Claim("the large symbol is harder than the small one", "04", ("table2",),
-          "88.0 and 66.7 at ε = 0.01; 96.9 and 83.2 at 0.02", "large below small at ε = 0.01 and 0.02",
+          "0.02 and 0.04 for 95", "the small one reaches 95 at a lower noise level of the table",
           _large_is_harder, "a phantom's lung border is easier to move than a patient's"),
     Claim("black-box noise does not draw it", "04", ("table2",), "34–44, what the prediction overlaps anyway",
           "IoU with the symbol rises by less than 10 over no attack, up to ε = 0.04", _black_box_targeted_fails,

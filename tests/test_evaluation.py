@@ -154,8 +154,9 @@ def test_a_map_moves_as_far_as_its_mask_by_whole_pixels_and_brings_in_zeros():
     np.testing.assert_array_equal(moved, expected)
 
 
-def test_equal_shapes_lie_on_each_other_once_aligned():
-    masks = torch.zeros(4, 9, 9, dtype=torch.bool)
+@pytest.mark.parametrize("size", [9, 10])
+def test_equal_shapes_lie_on_each_other_once_aligned(size):
+    masks = torch.zeros(4, size, size, dtype=torch.bool)
     for k, mask in enumerate(masks):
         mask[k : k + 3, 5 - k : 8 - k] = True
     np.testing.assert_array_equal(np.unique(align(masks.float(), masks).mean(axis=0)), [0, 1])

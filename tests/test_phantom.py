@@ -1,6 +1,5 @@
 """Synthetic radiographs: the anatomy that the study relies on, and the promise that a case is always the same."""
 
-
 import numpy as np
 import pytest
 

@@ -221,7 +221,7 @@ def test_settings_show_every_noise_on_one_scale_above_its_attacked_image():
 
 
 def test_display_windows_are_those_of_the_evaluation():
-    image, adv_image = make_images(2)[:, 0].numpy()
+    image, adv_image = make_images(2)[:, 0]
     figure = plots.plot_windows(image, adv_image, centre=-0.2, widths=[2.0, 1.0, 0.5])
     assert len(figure.axes) == 6
     for k, ax in enumerate(figure.axes):
@@ -252,6 +252,11 @@ def test_missed_pixels_are_percent_of_cases_with_a_line_around_half_of_the_targe
         assert shown.get_array()[2, 2] == 25 and shown.get_array().sum() == 25 and shown.get_clim() == (0, 100)
         (x, y) = ax.collections[0].get_paths()[0].vertices.T
         assert (x.min(), x.max(), y.min(), y.max()) == (0.5, 4.5, 0.5, 4.5) and ax.get_title() == f"{name} × 1.8"
+
+
+def test_targets_that_never_meet_have_no_line_around_half_of_them():
+    figure = plots.plot_missed({"heart": (np.zeros((8, 8)), np.full((8, 8), 0.25))}, title="× 1.8")
+    assert not figure.axes[0].collections
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -402,7 +407,8 @@ def imported(module):
 
 
 def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():
-    assert {name for name in imported("plots") if name.startswith("helpers.")} == {"helpers.evaluation", "helpers.files"}
-    assert not {name for name in imported("plots") if name.startswith("torch.") or name.startswith("torchvision")}
+    names = imported("plots")
+    assert {name for name in names if name.startswith("helpers.")} == {"helpers.evaluation", "helpers.files"}
+    assert not {name for name in names if name.startswith(("torch.", "torchvision"))}
     direct = (ROOT / "helpers" / "plots.py").read_text(encoding="utf-8")
     assert "import torch" not in direct and "from torch" not in direct

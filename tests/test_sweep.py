@@ -158,6 +158,12 @@ def test_each_target_keeps_its_own_region_whatever_the_order_of_the_regions(netw
         assert not (crafted[name] - images)[:, 0][~regions[name]].any()
 
 
+def test_no_images_give_an_empty_result_for_each_target(networks, case):
+    targets = dict.fromkeys("ab", case[1][:0])
+    crafted = craft_each(networks["white-box"], case[0][:0], targets, loss=LOSS, epsilon=0.05, steps=4)
+    assert list(crafted) == ["a", "b"] and all(images.shape == (0, 1, 16, 16) for images in crafted.values())
+
+
 # --- the smallest noise level -----------------------------------------------------------------------------------------
 
 

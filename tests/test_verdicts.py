@@ -17,7 +17,7 @@ NOT_TESTED = "not tested with these parameters"
 def paper_tables():
     """The paper's numbers as the tables of our notebooks; no attack is what symbol and truth share anyway."""
     paper = pd.read_csv(PAPER).rename(columns={"paper": "iou"})
-    tables = {name: rows.dropna(axis="columns", how="all").drop(columns="table") for name, rows in paper.groupby("table")}
+    tables = {name: rows.dropna(axis="columns", how="all") for name, rows in paper.groupby("table")}
     unattacked = [
         {"compared_with": "target", "symbol": symbol, "attack": "no attack", "epsilon": 0.0, "iou": iou}
         for symbol, iou in OVERLAP.items()
@@ -97,7 +97,7 @@ LIMITS = [  # claim, table, rows, column, a value that is still enough, and one 
     (LUNG, "table4", {"structure": "right clavicle", "factor": 0.4}, "iou", 78.4, 78.2),
     (CLAVICLE, "clavicle_shrinking", {"structure": "left clavicle", "factor": 0.4}, "disturbed", 51.0, 50.0),
     (HARM, "noise_restriction", {"setting": "structure only"}, "others", 96.9, 97.0),
-    (FIELD, "noise_restriction", {"setting": "receptive field"}, "iou", 96.1, 95.9),
+    (FIELD, "noise_restriction", {"setting": "receptive field"}, "iou", 96.0, 95.9),
     (BOX, "noise_restriction", {"setting": "bounding box", "margin": ""}, "iou", 92.9, 93.0),
 ]
 
@@ -164,6 +164,7 @@ MISSING = [  # claim, table, rows that a run with other parameters does not have
     (LARGE, "table2", {"symbol": "large"}),
     (BLACK, "table2", {"attack": "no attack"}),
     (BLACK, "table2", {"epsilon": 0.04}),
+    (LUNG, "table4", {"factor": 1.8}),
     (CLAVICLE, "clavicle_shrinking", {"factor": 0.4}),
     (HARM, "noise_restriction", {"setting": "all"}),
     (FIELD, "noise_restriction", {"setting": "receptive field"}),
@@ -182,7 +183,13 @@ def test_a_run_without_the_rows_that_a_rule_needs_has_not_tested_its_claim(tmp_p
     assert rows.loc[name, "verdict"] == NOT_TESTED and rows.loc[name, "ours"] == ""
 
 
-@pytest.mark.parametrize("name", [n for n in BY_NAME if n != OTHERS])
+def test_a_dataset_without_lungs_has_not_tested_which_organ_fails_most():
+    table = agreeing_tables()["table4"]
+    hearts = table[table["structure"] == "heart"]
+    assert decide(BY_NAME[LUNG], hearts)["verdict"] == NOT_TESTED
+
+
+@pytest.mark.parametrize("name", BY_NAME)
 def test_a_table_without_rows_has_not_tested_anything(tmp_path, name):
     tables = {table: agreeing_tables()[table][:0] for table in BY_NAME[name].tables}
     assert verdicts(save(tmp_path, tables))[name] == NOT_TESTED
@@ -234,8 +241,7 @@ def test_judging_does_not_change_the_tables(tmp_path):
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_a_missing_number_is_never_an_agreement():
-    """A table with an empty field cannot support a claim."""
+def test_a_missing_number_decides_nothing():
     tables = agreeing_tables()
     empty = tables | {
         "table1": tables["table1"].assign(iou=math.nan), "table2": tables["table2"].assign(iou=math.nan),
@@ -244,4 +250,4 @@ def test_a_missing_number_is_never_an_agreement():
         "noise_restriction": tables["noise_restriction"].assign(iou=math.nan, others=math.nan),
     }  # fmt: skip
     for claim in CLAIMS:
-        assert decide(claim, *(empty[name] for name in claim.tables))["verdict"] != "holds", claim.name
+        assert decide(claim, *(empty[name] for name in claim.tables))["verdict"] == NOT_TESTED, claim.name
