@@ -198,7 +198,7 @@ def side_by_side(summary, *, columns):
 
     Args:
         summary: a table from `summarise` or `beside_paper`.
-        columns: the column whose values become columns, such as "epsilon".
+        columns: the column whose values become columns, such as "epsilon": numbers by size, names as they come.
 
     Returns:
         DataFrame of texts such as "25.3 (22.1–28.4)".
@@ -211,7 +211,8 @@ def side_by_side(summary, *, columns):
         known = summary[summary["paper"].notna()]
         parts.append(known[[*keys, columns]].assign(source="paper", text=known["paper"].map("{:.1f}".format)))
     rows = pd.concat(parts).set_index([*keys, "source", columns])["text"].unstack(columns).fillna("")
-    rows = rows[[value for value in summary[columns].unique() if value in rows.columns]]
+    if not pd.api.types.is_numeric_dtype(summary[columns]):
+        rows = rows[[value for value in summary[columns].unique() if value in rows.columns]]
     keys = summary[keys].drop_duplicates().itertuples(index=False)
     wanted = [(*key, source) for key in keys for source in ("ours", "paper")]
     return rows.reindex([key for key in wanted if key in rows.index])
