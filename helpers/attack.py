@@ -61,7 +61,7 @@ def pgd(
     epsilon, region = _check(images, labels, epsilon, steps, region, value_range)
     images, steps = images.detach(), int(steps)
     step_size = epsilon / 20 if step_size is None else _per_image("step_size", step_size, images)
-    frozen = frozen_copy(network, precision=precision)
+    frozen = frozen_copy(network, precision=precision, example=images[:1])
     start = images
     if random_start:
         start = images + uniform_noise(images, epsilon=epsilon, seed=seed)
@@ -142,12 +142,13 @@ def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
     return ((images - low) / level).round() * level + low
 
 
-def frozen_copy(network, *, precision="auto"):
-    """Copy of a network for attacks: evaluation mode, no weight gradients, batch norms folded into convolutions.
+def frozen_copy(network, *, precision="auto", example=None):
+    """Copy of a network for attacks: evaluation mode, no weight gradients.
 
     Args:
         network: any module; it stays as it is.
         precision: "bf16" (weights and activations), "fp32", or "auto" for bf16 where the processor has it.
+        example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
 
     Returns:
         A module from float images to logits.
@@ -158,13 +159,23 @@ def frozen_copy(network, *, precision="auto"):
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     frozen = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in list(frozen.modules()):
-        if isinstance(module, nn.Sequential):
-            _fold_batch_norms(module)
+    if example is not None and len(example):
+        frozen = _folded(frozen, example)
     device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
     if precision == "bf16" or precision == "auto" and native_bf16(device):
         frozen = frozen.to(torch.bfloat16)
     return frozen.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _folded(network, example):
+    folded = copy.deepcopy(network)
+    for module in list(folded.modules()):
+        if isinstance(module, nn.Sequential):
+            _fold_batch_norms(module)
+    before, after = network(example), folded(example)
+    same = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+    return folded if same else network
 
 
 def _fold_batch_norms(sequence):
@@ -192,6 +203,8 @@ def _ascend(network, images, start, labels, epsilon, step_size, region, *, loss,
             value = loss(logits, labels)
             if value.shape != (len(images),):
                 raise ValueError(f"loss has shape {tuple(value.shape)}; give one number per image ({len(images)})")
+            if index == 0 and not torch.isfinite(value).all():
+                raise ValueError(f"loss is {value.tolist()}; the network or the loss fails on these images")
             (gradient,) = torch.autograd.grad(value.sum(), x)
         losses.append(value.detach())
         moved = adv_images + step * gradient.to(images.dtype).sign()

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA, FIGURES, NOTEBOOKS, RUNS = (ROOT / name for name in ("data", "figures", "notebooks", "runs"))
+DATA, FIGURES, NOTEBOOKS = (ROOT / name for name in ("data", "figures", "notebooks"))
+RUNS = Path(os.environ.get("STUDY_RUNS") or ROOT / "runs")  # tests keep theirs apart
+WEIGHTS = ROOT / "runs" / "weights"
 
 
 @contextmanager

@@ -64,8 +64,16 @@ def receptive_field(depth):
 
 
 def find_device(name="auto"):
-    """The torch device of this name; "auto" is the first GPU, or the processor where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the processor where there is none.
+
+    Raises:
+        ValueError: another name, or "cuda" without a GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {name!r} is unknown; choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def native_bf16(device="cpu"):

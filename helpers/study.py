@@ -42,7 +42,8 @@ class Kernel(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs):
         paths = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
-        await super().start_kernel(env=os.environ | {"PYTHONPATH": paths, "TQDM_DISABLE": "1"}, **kwargs)
+        jsrt = {name: os.path.abspath(os.environ[name]) for name in ("JSRT_DIR",) if os.environ.get(name)}
+        await super().start_kernel(env=os.environ | {"PYTHONPATH": paths, "TQDM_DISABLE": "1"} | jsrt, **kwargs)
 
     async def shutdown_kernel(self, now=False, restart=False):
         interrupted = isinstance(sys.exception(), KeyboardInterrupt)  # then at once: asked politely, it complains
@@ -188,6 +189,8 @@ def plan(notebooks, profile, overrides=(), only=()):
                 found = f"no notebook declares a parameter {name!r}; {hint}declared: {', '.join(known)}"
                 raise ValueError(f"{source}: {found}")
     values = values | overrides | {"profile": profile}
+    if values.get("root"):  # notebooks run in their own folder
+        values["root"] = str(Path(values["root"]).expanduser().resolve())
     typed_values = lambda path: {n: typed(n, values.get(n, d), d) for n, d in defaults[path].items()}  # noqa: E731
     return [(path, typed_values(path)) for path in chosen]
 
@@ -341,10 +344,11 @@ def publish(profile, notebooks, runs, figures, readme):
             raise ValueError(f"{notebook.stem} in {shown(folder)} ran with other parameters or cells; run {again}")
         known |= record["files"]
         pictures &= parameters.get("dataset", "phantom") == "phantom"
-    names = [name for name in sorted(results(folder)) if pictures or name.endswith(".csv")]
+    names = [name for name in sorted(known) if pictures or name.endswith(".csv")]
     for name in names:
-        if known.get(name) != files.digest_bytes((folder / name).read_bytes()):
-            raise ValueError(f"{shown(folder / name)} is not as the run left it; delete it and run {resume(profile)}")
+        path = folder / name
+        if not path.exists() or known[name] != files.digest_bytes(path.read_bytes()):
+            raise ValueError(f"{shown(path)} is not as the run left it; run {resume(profile)}")
     written = publish_files(folder, names, figures)
     if profile == "quick":
         written += [renew_outputs(notebook, folder / notebook.name) for notebook, _ in steps]

@@ -15,11 +15,10 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from helpers.files import RUNS, commit, digest_bytes, digest_json, replacing, versions
+from helpers.files import WEIGHTS, commit, digest_bytes, digest_json, replacing, versions
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, native_bf16
 
-WEIGHTS = RUNS / "weights"
 VERSION = 1  # of this training; raise it with a change that alters the weights
 GRID = 32  # side of the coarse grid on which elastic fields are drawn; its cells are 1/6 of the filter's sigma
 AUGMENTATIONS = ("elastic", "affine", "intensity")
@@ -303,7 +302,7 @@ def _fit(recipe, dataset, role, path, device):
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
     checkpoint = path.with_suffix(".checkpoint")
-    history = _resume(checkpoint, recipe, network, optimizer, generator, best)
+    history = _resume(checkpoint, network, optimizer, generator, best)
     training = [part.to(device) for part in dataset.take(recipe.training)]
     validation = [part.to(device) for part in dataset.take(recipe.validation)]
     for epoch in _progress(role, history, recipe.epochs):
@@ -355,7 +354,7 @@ def _write_checkpoint(path, network, optimizer, generator, best, history):
         file.write(save(tensors, {"digest": state_digest(tensors)}))
 
 
-def _resume(path, recipe, network, optimizer, generator, best):
+def _resume(path, network, optimizer, generator, best):
     """Fill everything from the checkpoint and return the history so far; without a whole checkpoint, start anew."""
     try:
         with safe_open(path, "pt") as file:

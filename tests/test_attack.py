@@ -346,7 +346,8 @@ def test_a_network_left_in_train_mode_is_attacked_in_evaluation_mode():
 def check_frozen(network, images):
     with torch.no_grad():
         expected = network.eval()(images)
-        torch.testing.assert_close(frozen_copy(network.train(), precision="fp32")(images), expected, atol=1e-4, rtol=0)
+        found = frozen_copy(network.train(), precision="fp32", example=images)(images)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         return expected
 
 
@@ -359,16 +360,35 @@ def test_a_frozen_copy_computes_what_the_network_does_in_evaluation_mode(depth):
 
 def test_a_frozen_copy_asks_for_no_weight_gradients_and_shares_no_memory():
     network = unet()
-    frozen = frozen_copy(network)
+    frozen = frozen_copy(network, example=make_case()[0])
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     assert not {p.data_ptr() for p in frozen.parameters()} & {p.data_ptr() for p in network.parameters()}
     assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
 
 
+def test_batch_norms_stay_where_folding_them_would_change_the_logits():
+    class Residual(nn.Sequential):
+        def forward(self, images):
+            first = self[0](images)
+            return self[1](first) + first
+
+    network = Residual(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)).eval()
+    network[1].running_mean += 1
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    frozen = frozen_copy(network, precision="fp32", example=images)
+    torch.testing.assert_close(frozen(images), network(images))
+
+
+def test_a_loss_that_is_not_a_number_is_told():
+    images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="loss is .*nan"):
+        pgd(nn.Conv2d(1, 2, 1), images, labels, loss=lambda z, y: z.mean(dim=(1, 2, 3)) * float("nan"), epsilon=0.1)
+
+
 def test_the_bfloat16_copy_stays_close():
     network, images = unet(), make_case()[0]
     expected = network(images)
-    found = frozen_copy(network, precision="bf16")(images.bfloat16()).float()
+    found = frozen_copy(network, precision="bf16", example=images)(images.bfloat16()).float()
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.network import UNet, evaluating, native_bf16, predict, receptive_field
+from helpers.network import UNet, evaluating, find_device, native_bf16, predict, receptive_field
 
 
 def make_images(n, size, channels=1, seed=0):
@@ -131,3 +131,13 @@ def test_whether_bfloat16_is_native_is_a_yes_or_a_no():
     assert type(native_bf16()) is bool
     assert type(native_bf16("cpu")) is bool
     assert native_bf16(torch.device("cpu")) == native_bf16()
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:99x"])
+def test_an_unknown_device_is_named(name):
+    with pytest.raises(ValueError, match="choose auto, cpu or cuda"):
+        find_device(name)
+
+
+def test_the_automatic_device_is_one_that_works():
+    assert torch.ones(1, device=find_device()).item() == 1 and find_device("cpu").type == "cpu"

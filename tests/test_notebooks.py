@@ -138,11 +138,11 @@ def test_one_to_four_cells_are_checked_and_show_text(path):
 @pytest.fixture(scope="module")
 def tiny():
     """Folder with the results of all notebooks with tiny parameters."""
-    folder = files.RUNS / "tests"
+    folder = files.RUNS / "tiny"
     shutil.rmtree(folder, ignore_errors=True)
     overrides = [(name, str(value)) for name, value in TINY.items()]
-    steps = [(path, known | {"profile": "tests"}) for path, known in study.plan(files.NOTEBOOKS, "quick", overrides)]
-    assert study.run(steps, "tests", folder) == 0
+    steps = [(path, known | {"profile": "tiny"}) for path, known in study.plan(files.NOTEBOOKS, "quick", overrides)]
+    assert study.run(steps, "tiny", folder) == 0
     return folder
 
 

@@ -14,7 +14,9 @@ from packaging.utils import canonicalize_name
 import helpers
 from helpers.files import ROOT
 
-ORDER = "files phantom data network loss training attack targets evaluation sweep plots explorer publish study".split()
+ORDER = (
+    "files phantom data network loss training attack targets evaluation verdicts sweep plots publish study"
+).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},
     "loss": {"phantom", "data", "network"},

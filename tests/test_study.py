@@ -88,8 +88,8 @@ def test_notebooks_run_in_order_and_leave_their_markers(place, capsys):
 def test_a_parameter_replaces_the_profiles_and_that_the_notebooks(place, tmp_path):
     place.write("01_first", RECORD.format(str(tmp_path), "seen.json"))
     place.profile("full", "size: 256\nepsilon: 4e-2  # YAML takes this for text\n")
-    assert place.main("--profile", "full", "-p", "size=64", "-p", "root=my data=1") == 0
-    assert json.loads((tmp_path / "seen.json").read_text()) == [64, 0.04, "my data=1", "full"]
+    assert place.main("--profile", "full", "-p", "size=64", "-p", "root=/my data=1") == 0
+    assert json.loads((tmp_path / "seen.json").read_text()) == [64, 0.04, "/my data=1", "full"]
 
 
 def test_the_marker_says_what_ran(place):
@@ -303,6 +303,21 @@ def test_publish_copies_a_finished_run(place):
     assert {path.name: path.read_text() for path in place.figures.iterdir()} == {"a.csv": "a.csv", "b.png": "b.png"}
 
 
+def test_publish_leaves_alone_what_the_run_did_not_make(place):
+    publishable(place)
+    assert place.main("--profile", "full") == 0
+    (place.runs / "full" / "c.csv").write_text("of an earlier run")
+    assert place.main("--publish", "full") == 0
+    assert sorted(path.name for path in place.figures.iterdir()) == ["a.csv", "b.png"]
+
+
+def test_a_relative_root_is_the_callers(place, monkeypatch, tmp_path):
+    place.write("01_first", parameters='profile = "quick"\nroot = ""')
+    monkeypatch.chdir(tmp_path)
+    ((_, values),) = study.plan(place.notebooks, "quick", [("root", "mine")])
+    assert values["root"] == str(tmp_path.resolve() / "mine")
+
+
 def test_publish_keeps_a_run_apart_that_is_not_one_of_the_main_profiles(place):
     publishable(place)
     place.profile("other", "size: 3")
@@ -332,7 +347,7 @@ def test_publish_copies_no_picture_of_other_datasets(place):
     assert [path.name for path in place.figures.iterdir()] == ["a.csv"]
 
 
-@pytest.mark.parametrize("fault", ["nothing ran", "parameters", "cells", "edited", "stray", "second", "unknown"])
+@pytest.mark.parametrize("fault", ["nothing ran", "parameters", "cells", "edited", "removed", "second", "unknown"])
 def test_publish_refuses_what_the_profile_did_not_make(place, capsys, fault):
     publishable(place)
     if fault != "nothing ran":
@@ -341,15 +356,17 @@ def test_publish_refuses_what_the_profile_did_not_make(place, capsys, fault):
         place.write("01_first", "x = 2", parameters='dataset = "phantom"\nprofile = "quick"\nsize = 1')
     if fault == "second":
         place.write("02_second")
-    if fault in ("edited", "stray"):
-        (place.runs / "full" / {"edited": "a.csv", "stray": "c.csv"}[fault]).write_text("by hand")
+    if fault == "edited":
+        (place.runs / "full" / "a.csv").write_text("by hand")
+    if fault == "removed":
+        (place.runs / "full" / "b.png").unlink()
     capsys.readouterr()
     assert place.main("--publish", "none" if fault == "unknown" else "full") == 2
     error = capsys.readouterr().err
     expected = {
         "nothing ran": "01_first has not finished in", "parameters": "ran with other parameters or cells; run",
         "cells": "ran with other parameters or cells; run", "edited": "a.csv is not as the run left it",
-        "stray": "c.csv is not as the run left it", "second": "02_second has not finished in",
+        "removed": "b.png is not as the run left it", "second": "02_second has not finished in",
         "unknown": "there is no profile 'none'; choose from full, quick",
     }  # fmt: skip
     assert expected[fault] in error and error.count("\n") == 1

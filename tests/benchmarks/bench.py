@@ -79,7 +79,7 @@ def measure():
             with FlopCounterMode(display=False) as counter:
                 if name == "attack step":
                     x = images.to(dtype).requires_grad_()
-                    loss(frozen_copy(network, precision=precision)(x), labels).sum().backward()
+                    loss(frozen_copy(network, precision=precision, example=images)(x), labels).sum().backward()
                 else:
                     loss(network(images), labels).sum().backward()
             share = counter.get_total_flops() / BATCH / taken / rate
