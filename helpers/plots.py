@@ -1,10 +1,12 @@
 """The study's figures, from arrays and tables only: radiographs grey from −1 to 1, noise diverging at ±ε, contours."""
 
 import json
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from helpers.evaluation import display_window
 from helpers.files import replacing, versions
@@ -17,10 +19,14 @@ CURVES = {  # colour and marker of a curve
     "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
 }  # fmt: skip
 plt.rcParams.update({  # importing this module sets the style of every figure
-    "figure.dpi": 80, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "figure.dpi": 100, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
     "legend.frameon": False, "legend.fontsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
 })  # fmt: skip
+
+
+if "ipykernel" in sys.modules:  # radiographs as JPEG keep a notebook small
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
 
 
 def save_figure(figure, path, provenance):
