@@ -46,7 +46,7 @@ def draw_phantom():
 
 
 def measure():
-    """Table: work, precision, seconds per image, and speed-up over float32 in the same run."""
+    """Table: work, precision, milliseconds per image, and speed-up over float32 in the same run."""
     torch.manual_seed(0)
     generator, rows = torch.Generator().manual_seed(0), []
     images, labels = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (BATCH, SIZE, SIZE))
@@ -56,12 +56,12 @@ def measure():
     for precision in ("fp32", "bf16") if native_bf16() else ("fp32",):
         train = partial(training_step, network, optimizer, images, labels, generator, bf16=precision == "bf16")
         attack = partial(pgd, network, images, labels, loss=loss, epsilon=0.04, steps=STEPS, precision=precision)
-        rows.append(["training step", precision, seconds(train) / BATCH])
-        rows.append(["attack step", precision, seconds(attack) / BATCH / STEPS])
-    rows.append(["phantom 512×512, one core", "fp32", seconds(draw_phantom)])
-    table = pd.DataFrame(rows, columns=["work", "precision", "seconds_per_image"])
-    slow = table[table["precision"] == "fp32"].set_index("work")["seconds_per_image"]
-    return table.assign(speedup_over_fp32=table["work"].map(slow) / table["seconds_per_image"])
+        rows.append(["training step", precision, 1000 * seconds(train) / BATCH])
+        rows.append(["attack step", precision, 1000 * seconds(attack) / BATCH / STEPS])
+    rows.append(["phantom 512×512, one core", "fp32", 1000 * seconds(draw_phantom)])
+    table = pd.DataFrame(rows, columns=["work", "precision", "milliseconds_per_image"])
+    slow = table[table["precision"] == "fp32"].set_index("work")["milliseconds_per_image"]
+    return table.assign(speedup_over_fp32=table["work"].map(slow) / table["milliseconds_per_image"])
 
 
 if __name__ == "__main__":
