@@ -30,15 +30,17 @@ from helpers import files
 class Kernel(AsyncKernelManager):
     """A kernel of the running interpreter, whatever other kernel the user's Jupyter knows as "python3".
 
-    It imports these `helpers`, and talks over sockets in a folder of its own: two runs cannot meet on a TCP port.
+    It imports these `helpers`, and talks over sockets in a folder of its own, the attribute `folder` that `execute`
+    sets: two runs cannot meet on a TCP port.
     """
+
+    folder = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
         if os.name == "posix":
-            self.sockets = tempfile.TemporaryDirectory(prefix="study-")
-            self.transport, self.connection_file = "ipc", f"{self.sockets.name}/kernel.json"
+            self.transport, self.connection_file = "ipc", f"{self.folder}/kernel.json"
 
     async def start_kernel(self, **kwargs):
         paths = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
@@ -207,10 +209,10 @@ def execute(notebook, parameters, output):
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
     failed, error = output.with_suffix(".failed.ipynb"), None
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
-        draft = Path(folder, output.name)
+        draft, kernel = Path(folder, output.name), type("Kernel", (Kernel,), {"folder": folder})
         try:
             papermill.execute_notebook(
-                notebook, draft, parameters, kernel_name="python3", kernel_manager_class=Kernel, cwd=notebook.parent,
+                notebook, draft, parameters, kernel_name="python3", kernel_manager_class=kernel, cwd=notebook.parent,
                 start_timeout=180, iopub_timeout=60, store_widget_state=False, progress_bar=False,
             )  # fmt: skip
         except papermill.PapermillExecutionError as problem:
