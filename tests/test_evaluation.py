@@ -30,10 +30,6 @@ from helpers.files import ROOT, commit
 
 TABLES = ROOT.parent / "shared/paper"
 
-no_warnings = pytest.mark.filterwarnings(  # of the evaluation, not of what other tests left to the garbage collector
-    "error", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
 
 def make_maps(seed, n=3, size=5, classes=4):
     return torch.randint(0, classes, (2, n, size, size), generator=torch.Generator().manual_seed(seed))
@@ -118,7 +114,7 @@ def test_the_freed_share_is_what_counting_pixels_gives(seed):
         assert found["share"][k] == pytest.approx(expected, nan_ok=True)
 
 
-@no_warnings
+@pytest.mark.filterwarnings("error")
 def test_an_obeyed_target_frees_all_and_a_closing_lung_takes_all():
     truth = torch.tensor([[[2, 2, 2, 2, 3, 3]]])
     target = torch.tensor([[[0, 2, 2, 0, 3, 3]]])
@@ -199,7 +195,7 @@ def test_a_display_window_lies_around_its_centre_and_the_widest_is_the_whole_ran
         assert (low + high) / 2 == pytest.approx(centre) and high - low == pytest.approx(width)
 
 
-@no_warnings
+@pytest.mark.filterwarnings("error")
 def test_equal_images_look_equal():
     images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = visibility(images, images.clone(), centre=[0.0, 0.3], width=1.0)
@@ -262,12 +258,12 @@ def test_the_interval_of_two_values_reaches_from_one_to_the_other():
     assert bootstrap_interval([1.0, 3.0]) == (1.0, 3.0)  # a quarter of the resamples each
 
 
-@no_warnings
+@pytest.mark.filterwarnings("error")
 def test_the_interval_of_constant_values_is_that_value():
     assert bootstrap_interval([42.0] * 20) == (42.0, 42.0)
 
 
-@no_warnings
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", [[], [1.0], [math.nan], [1.0, math.nan]])
 def test_fewer_than_two_values_have_no_interval(values):
     assert np.isnan(bootstrap_interval(values)).all()
@@ -361,7 +357,7 @@ def test_ours_stand_with_their_interval_above_the_paper_s_number():
                                          ["7.0 (6.0–8.0)", "5.0 (4.0–6.0)"]]  # fmt: skip
 
 
-@no_warnings
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("without", ["no column", "no numbers"])
 def test_a_summary_without_the_paper_has_ours_only(without):
     summary = SUMMARY.drop(columns="paper") if without == "no column" else SUMMARY.assign(paper=math.nan)

@@ -15,9 +15,7 @@ from PIL import Image
 from helpers import plots
 from helpers.files import ROOT, versions
 
-pytestmark = pytest.mark.filterwarnings(  # of the figures, not of what other tests left to the garbage collector
-    "error", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("error")
 STRUCTURES = ("heart", "left lung", "right lung")
 
 
