@@ -193,6 +193,11 @@ def beside_paper(summary, table, *, structures=PAPER_STRUCTURES):
     return summary.merge(paper, how="left", on=keys)
 
 
+def shown(iou, low, high):
+    """Text such as "25.3 (22.1–28.4)": a mean with its interval, where it has one."""
+    return f"{iou:.1f} ({low:.1f}–{high:.1f})" if low == low else f"{iou:.1f}"
+
+
 def side_by_side(summary, *, columns):
     """Wide table for reading: ours with its interval, and the paper's value below where there is one.
 
@@ -204,8 +209,7 @@ def side_by_side(summary, *, columns):
         DataFrame of texts such as "25.3 (22.1–28.4)".
     """
     keys = [name for name in summary.columns if name not in (columns, "n", "iou", "low", "high", "paper")]
-    interval = [f" ({r.low:.1f}–{r.high:.1f})" if r.low == r.low else "" for r in summary.itertuples()]
-    ours = [f"{iou:.1f}{text}" for iou, text in zip(summary["iou"], interval, strict=True)]
+    ours = [shown(row.iou, row.low, row.high) for row in summary.itertuples()]
     parts = [summary[[*keys, columns]].assign(source="ours", text=ours)]
     if "paper" in summary:
         known = summary[summary["paper"].notna()]
@@ -216,6 +220,12 @@ def side_by_side(summary, *, columns):
     keys = summary[keys].drop_duplicates().itertuples(index=False)
     wanted = [(*key, source) for key in keys for source in ("ours", "paper")]
     return rows.reindex([key for key in wanted if key in rows.index])
+
+
+def markdown(table):
+    """Markdown of a DataFrame of texts and numbers, without its index."""
+    lines = [[*map(str, table.columns)], ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def provenance(dataset, networks, *, steps=None, seed=0):
@@ -236,7 +246,7 @@ def provenance(dataset, networks, *, steps=None, seed=0):
 
 
 def write_table(path, table, provenance):
-    """Write a table as CSV (two decimals), with its provenance as the last columns."""
+    """Write a table as CSV (two decimals; ε, factor, window and SSIM as they are), its provenance in the last columns."""
     with replacing(path, "w") as file:
-        exact = {name: table[name].map(str) for name in ("epsilon", "factor") if name in table}
+        exact = {name: table[name].map(str) for name in ("epsilon", "factor", "window", "ssim") if name in table}
         table.assign(**exact, **provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")

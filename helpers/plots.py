@@ -70,7 +70,15 @@ def show_contours(ax, labels, *, classes, reference=False):
             colour = REFERENCE if reference else COLOURS[(c - 1) % len(COLOURS)]
             padded = np.pad(mask.astype(float), 1)  # closes the outline at the border of the image
             at = np.arange(-1, mask.shape[0] + 1), np.arange(-1, mask.shape[1] + 1)
-            ax.contour(at[1], at[0], padded, levels=[0.5], colors=colour, linewidths=0.9 if reference else 1.3)
+            ax.contour(
+                at[1],
+                at[0],
+                padded,
+                levels=[0.5],
+                colors=colour,
+                linewidths=0.9 if reference else 1.3,
+                zorder=(1 if reference else 2) - 0.01 * c,
+            )  # where two meet, the earlier class is seen
     ax.set(xlim=(-0.5, np.shape(labels)[1] - 0.5), ylim=(np.shape(labels)[0] - 0.5, -0.5))
 
 
@@ -116,26 +124,30 @@ def plot_predictions(images, predictions, truth, *, structures, titles):
     return figure
 
 
-def plot_attack(image, adv_image, prediction, target, *, structures, epsilon, target_name="target"):
-    """One attacked case in five pictures: image, noise × 1/ε, attacked image, prediction, target.
+def plot_attacks(attacks, *, structures, epsilon, target_name="target"):
+    """Attacks in detail, a row each: image, noise × 1/ε, attacked image, prediction, target.
 
     Args:
-        image, adv_image: (H, W).
-        prediction, target: label maps (H, W).
+        attacks: dict from the name of a row to image and adv_image (H, W), prediction and target (label maps (H, W)).
         structures: names of classes 1 … K.
         epsilon: noise level, for the colour scale.
-        target_name: title of the last picture.
+        target_name: title of the last column.
+
+    Source: layout of the paper's Figure 1.
     """
     classes = range(1, len(structures) + 1)
     titles = ("image", f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}", "prediction", target_name)
-    figure, axes = image_grid(1, 5, side=2.3)
-    for ax, picture, title in zip(axes[0], (image, None, adv_image, adv_image, image), titles, strict=True):
-        if picture is None:
-            show_noise(ax, adv_image - image, epsilon=epsilon, title=title)
-        else:
-            show_image(ax, picture, title=title)
-    show_contours(axes[0, 3], prediction, classes=classes)
-    show_contours(axes[0, 4], target, classes=classes)
+    figure, axes = image_grid(len(attacks), 5, side=2.3)
+    for line, (name, (image, adv_image, prediction, target)) in zip(axes, attacks.items(), strict=True):
+        for ax, picture, title in zip(line, (image, None, adv_image, adv_image, image), titles, strict=True):
+            title = title if line[0] is axes[0, 0] else None
+            if picture is None:
+                show_noise(ax, adv_image - image, epsilon=epsilon, title=title)
+            else:
+                show_image(ax, picture, title=title)
+        show_contours(line[3], prediction, classes=classes)
+        show_contours(line[4], target, classes=classes)
+        line[0].set_ylabel(name)
     add_legend(figure, structures)
     return figure
 
@@ -181,7 +193,7 @@ def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", le
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels) + 2.6, 3.3), squeeze=False, sharey=True)
     for ax, (title, summary) in zip(axes[0], panels.items(), strict=True):
-        for position, (name, rows) in enumerate(summary.groupby(by, sort=False)):
+        for position, (name, rows) in enumerate(summary.sort_values(x, kind="stable").groupby(by, sort=False)):
             colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
             ax.plot(rows[x], rows["iou"], color=colour, marker=marker, markersize=5, label=name)
             ax.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
@@ -269,16 +281,18 @@ def plot_missed(missed, *, title):
 
     Args:
         missed: dict from the structure to two maps (H, W): share of cases that missed the pixel, and share of cases
-            whose target holds it; the line is drawn around half of the targets.
+            whose target holds it. Shown is the share of targets that missed the pixel, where half of them hold it.
         title: what was done to the structures, written behind their names.
     """
     figure, axes = image_grid(1, len(missed), side=2.2)
     for ax, (structure, (share, held)) in zip(axes[0], missed.items(), strict=True):
-        shown = ax.imshow(100 * share, cmap="magma", vmin=0, vmax=100)
-        if (np.asarray(held) > 0.5).any():
-            ax.contour(held, levels=[0.5], colors="white", linewidths=0.8)
+        share, held = np.asarray(share), np.asarray(held)
+        often = held >= 0.5
+        missed_share = np.divide(share, held, out=np.full(share.shape, np.nan), where=often)
+        shown = ax.imshow(100 * missed_share, cmap="magma_r", vmin=0, vmax=100)
+        ax.set_facecolor("#DDDDDD")
         ax.set_title(f"{structure} {title}", pad=3)
-    figure.colorbar(shown, ax=axes[0], label="not reached [% of cases]", shrink=0.8, pad=0.01)
+    figure.colorbar(shown, ax=axes[0], label="not reached [% of targets]", shrink=0.8, pad=0.01)
     return figure
 
 

@@ -5,11 +5,11 @@ import re
 
 import pandas as pd
 
-from helpers.evaluation import side_by_side
+from helpers.evaluation import markdown, side_by_side
 from helpers.files import replacing
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
-README_TABLES = {"table1": "epsilon", "clean": "structure"}  # what becomes the columns of the README's table
+ACROSS = {"clean": "structure", "table1": "epsilon", "table2": "epsilon"}  # what becomes columns for reading
 
 
 def publish_files(folder, names, figures):
@@ -73,9 +73,9 @@ def markdown_table(path):
     """Markdown of a result table (CSV) for reading, with its provenance in a line below."""
     frame = pd.read_csv(path, dtype=dict.fromkeys(("size", "depth", "steps", "seed", "commit"), str))
     end = frame.columns.get_loc("dataset")
-    source = frame.iloc[0, end:].dropna().to_dict()
-    rows = side_by_side(frame.iloc[:, :end], columns=README_TABLES[path.stem])
-    lines = [[*map(str, rows.index.names), *map(str, rows.columns)], ["---"] * (rows.index.nlevels + len(rows.columns))]
-    lines += [[*map(str, key), *values] for key, values in zip(rows.index, rows.to_numpy(), strict=True)]
-    facts = ", ".join(f"{name} {value}" for name, value in source.items())
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n*n = {frame['n'].max()}; {facts}.*"
+    facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
+    table = frame.iloc[:, :end]
+    if path.stem in ACROSS:
+        facts = [f"n = {table['n'].max()}", *facts]
+        table = side_by_side(table, columns=ACROSS[path.stem]).reset_index()
+    return f"{markdown(table)}\n\n*{', '.join(facts)}.*"

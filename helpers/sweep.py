@@ -75,7 +75,8 @@ def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.
         **options: as in `attack.pgd`; the attack is targeted.
 
     Returns:
-        float (N,): ε at the upper end of the last interval, infinity where `high` is not enough.
+        float (N,): the least ε that was tried and was enough, at most (high / low)^(1 / 2^rounds) times too high;
+        infinity where none was. A case for which `low` is enough ends just above it.
     """
 
     def succeeds(epsilon):
@@ -87,6 +88,7 @@ def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.
     for _ in range(rounds):
         middle = (lower * upper).sqrt()
         enough = succeeds(middle)
+        possible |= enough
         lower, upper = torch.where(enough, lower, middle), torch.where(enough, middle, upper)
     return torch.where(possible, upper, torch.inf)
 

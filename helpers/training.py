@@ -31,6 +31,7 @@ class Recipe:
     Attributes:
         dataset: name of the dataset; `source` is the digest of its files.
         training, validation: ids of the cases.
+        seed: of the initial weights and the augmentation; target and surrogate each have their own.
         augmentation: words of "elastic affine intensity", each applied to half of the samples.
         precision: "bf16" (autocast) or "fp32".
     """
@@ -78,9 +79,9 @@ def make_recipe(
     Raises:
         ValueError: an unknown role, augmentation or precision, or a number below 1.
     """
-    if f"{role}-training" not in dataset.split:
-        roles = sorted(name.removesuffix("-training") for name in dataset.split if name.endswith("-training"))
-        raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(roles)}")
+    roles = [name.removesuffix("-training") for name in dataset.split if name.endswith("-training")]
+    if role not in roles:
+        raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(sorted(roles))}")
     unknown = set(augmentation.split()) - set(AUGMENTATIONS)
     if unknown:
         raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
@@ -96,7 +97,8 @@ def make_recipe(
     return Recipe(
         dataset=dataset.name, source=dataset.digest, size=dataset.size, num_classes=dataset.num_classes,
         training=dataset.split[f"{role}-training"], validation=dataset.split[f"{role}-validation"],
-        depth=depth, features=features, epochs=epochs, batch_size=batch_size, seed=seed,
+        depth=depth, features=features, epochs=epochs, batch_size=batch_size,
+        seed=len(roles) * seed + roles.index(role),
         augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
         precision=("bf16" if native_bf16() else "fp32") if precision == "auto" else precision,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import csv
 import re
 import shutil
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -15,10 +16,14 @@ import papermill
 import pytest
 
 from helpers import files, study
+from helpers.verdicts import CLAIMS
 
 NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
 EPSILONS = {0.01, 0.02, 0.04, 0.08, 0.16}
-TINY = {"size": 32, "depth": 2, "epochs": 2, "test_cases": 3, "steps": 2, "seed": 1}
+TINY = {"size": 48, "depth": 2, "epochs": 2, "test_cases": 3, "steps": 2, "step_counts": [1, 2], "seed": 1}
+ORDER = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
+STRUCTURES = set(ORDER)
+ATTACKS = {"white-box", "black-box", "random-noise", "shuffled-noise"}
 PROVENANCE = "dataset size depth weights steps seed commit".split()
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -49,8 +54,9 @@ def texts(notebook):
     return found
 
 
-def test_the_first_notebooks_are_there():
-    assert [path.stem for path in NOTEBOOKS][:3] == ["01_data", "02_training", "03_untargeted_attack"]
+def test_the_notebooks_are_there():
+    names = "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction"
+    assert [path.stem for path in NOTEBOOKS] == names.split()
 
 
 @each_notebook
@@ -153,7 +159,7 @@ def table(folder, name):
 
 def check_numbers(rows):
     for row in rows:
-        assert [row[name] for name in ("dataset", "size", "depth", "seed")] == ["phantom", "32", "2", "1"]
+        assert [row[name] for name in ("dataset", "size", "depth", "seed")] == ["phantom", "48", "2", "1"]
         assert int(row["n"]) <= TINY["test_cases"] and row["weights"] and row["commit"]
         if row["iou"]:
             assert 0 <= float(row["low"]) <= float(row["iou"]) <= float(row["high"]) <= 100
@@ -169,16 +175,15 @@ def test_the_clean_table_covers_both_networks_and_all_structures(tiny):
     assert {row["network"] for row in rows} == {"target", "surrogate"}
     for network in ("target", "surrogate"):
         found = {row["structure"] for row in rows if row["network"] == network}
-        assert found >= {"heart", "left clavicle", "right clavicle", "left lung", "right lung"}
+        assert found >= STRUCTURES
     check_numbers(rows)
 
 
 def test_table_1_covers_every_attack_and_noise_level(tiny):
     rows = table(tiny, "table1.csv")
     assert list(rows[0]) == "attack epsilon n iou low high paper".split() + PROVENANCE
-    attacks = {"white-box", "black-box", "random-noise", "shuffled-noise"}
     found = [(row["attack"], float(row["epsilon"])) for row in rows]
-    assert len(found) == len(set(found)) and set(found) >= {(attack, e) for attack in attacks for e in EPSILONS}
+    assert len(found) == len(set(found)) and set(found) == set(product(ATTACKS, EPSILONS))
     assert {row["steps"] for row in rows if row["attack"] == "white-box"} == {"2"}
     assert {row["weights"] for row in rows} <= {row["weights"] for row in table(tiny, "clean.csv")}
     check_numbers(rows)
@@ -187,3 +192,62 @@ def test_table_1_covers_every_attack_and_noise_level(tiny):
 def test_an_attack_hurts_more_than_random_noise(tiny):
     iou = {(row["attack"], float(row["epsilon"])): float(row["iou"]) for row in table(tiny, "table1.csv") if row["iou"]}
     assert iou["white-box", 0.16] <= iou["random-noise", 0.16]
+
+
+def test_tables_2_and_3_cover_both_symbols_every_attack_and_noise_level(tiny):
+    cells = set(product(("small", "large"), ATTACKS, EPSILONS)) | {(s, "no attack", 0.0) for s in ("small", "large")}
+    for name, keys in (("table2", ["compared_with"]), ("table3", [])):
+        rows = table(tiny, f"{name}.csv")
+        assert list(rows[0]) == keys + "symbol attack epsilon n iou low high paper".split() + PROVENANCE
+        found = [(*(row[key] for key in (*keys, "symbol", "attack")), float(row["epsilon"])) for row in rows]
+        wanted = {(other, *cell) for other in ("target", "truth") for cell in cells} if keys else cells
+        assert len(found) == len(wanted) and set(found) == wanted
+        with_paper = [row for row in rows if row["paper"]]
+        assert len(with_paper) == (42 if keys else 21)
+        check_numbers(rows)
+
+
+def test_table_4_covers_every_structure_and_factor(tiny):
+    rows = table(tiny, "table4.csv")
+    assert list(rows[0]) == "structure factor n iou low high others paper".split() + PROVENANCE
+    found = [(row["structure"], float(row["factor"])) for row in rows]
+    assert len(found) == 40 and set(found) == set(product(STRUCTURES, (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8)))
+    assert found == sorted(found, key=lambda cell: (ORDER.index(cell[0]), cell[1]))
+    assert all(row["paper"] for row in rows)
+    check_numbers(rows)
+
+
+def test_noise_is_restricted_in_every_way_and_at_every_margin(tiny):
+    rows = table(tiny, "noise_restriction.csv")
+    assert list(rows[0]) == "setting margin n iou low high others".split() + PROVENANCE
+    assert [row["setting"] for row in rows[:4]] == ["all", "structure only", "receptive field", "bounding box"]
+    margins = [int(row["margin"]) for row in rows[4:]]
+    assert {row["setting"] for row in rows[4:]} == {"bounding box"} and margins == sorted(set(margins))
+    assert margins[0] > 0 and margins[-1] > 20  # beyond half of the receptive field of depth 2
+    check_numbers(rows)
+
+
+def test_the_numbers_behind_the_other_figures_are_kept(tiny):
+    for name, first in (("steps", "symbol steps n iou low high"), ("smallest_epsilon", "id symbol epsilon"),
+                        ("clavicle_shrinking", "structure factor n share low high before disturbed"),
+                        ("visibility", "setting window psnr ssim"),
+                        ("noise_energy", "setting,in the structure,in its receptive field,beyond")):  # fmt: skip
+        rows, names = table(tiny, f"{name}.csv"), first.split("," if "," in first else " ")
+        others = [column for column in PROVENANCE if column not in names]
+        assert rows and list(rows[0]) == names + others, name
+
+
+def test_every_claim_of_the_paper_gets_a_verdict(tiny):
+    rows = table(tiny, "verdicts.csv")
+    assert list(rows[0]) == "claim paper ours rule verdict".split() + PROVENANCE
+    assert [row["claim"] for row in rows] == [claim.name for claim in CLAIMS]
+    for row in rows:
+        assert row["verdict"] == "holds" or row["verdict"].startswith(("does not hold (", "not decided"))
+
+
+def test_every_figure_of_the_paper_has_its_counterpart(tiny):
+    sources = "\n".join(cell.source for path in NOTEBOOKS for cell in read(path).cells)
+    for number in range(1, 6):
+        assert f"counterpart of the paper's Figure {number}" in sources
+    for name in "04_heart_attack 06_settings 03_predictions_under_attack 04_symbols_under_attack 05_resized".split():
+        assert (tiny / f"{name}.png").stat().st_size > 10_000

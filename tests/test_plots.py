@@ -170,18 +170,23 @@ def test_predictions_are_in_colour_over_the_truth_in_grey():
 
 
 def test_an_attack_is_shown_as_image_noise_attacked_image_prediction_and_target():
-    image, noise, maps = make_images(1)[0, 0] * 0.5, make_images(1, seed=1)[0, 0] * 0.04, make_maps(2)
-    figure = plots.plot_attack(image, image + noise, maps[0], torch.where(maps[1] == 3, 0, maps[1]),
-                               structures=STRUCTURES, epsilon=0.04, target_name="wanted")  # fmt: skip
-    assert len(figure.axes) == 5
-    clean, added, attacked, prediction, target = figure.axes
-    check_image(clean, image)
-    check_noise(added, image + noise - image, 0.04)
-    check_image(attacked, image + noise)
-    check_image(prediction, image + noise)
-    check_image(target, image)
-    assert [outlines(ax) for ax in figure.axes] == [[], [], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
-    assert added.get_title() == "noise × 25" and "0.04" in attacked.get_title() and target.get_title() == "wanted"
+    images, noise, maps = make_images(2)[:, 0] * 0.5, make_images(2, seed=1)[:, 0] * 0.04, make_maps(2)
+    goal = torch.where(maps == 3, 0, maps)
+    attacks = {name: (images[k], images[k] + noise[k], maps[k], goal[1 - k]) for k, name in enumerate(("one", "two"))}
+    figure = plots.plot_attacks(attacks, structures=STRUCTURES, epsilon=0.04, target_name="wanted")
+    assert len(figure.axes) == 10
+    for k, row in enumerate((figure.axes[:5], figure.axes[5:])):
+        clean, added, attacked, prediction, target = row
+        check_image(clean, images[k])
+        check_noise(added, images[k] + noise[k] - images[k], 0.04)
+        check_image(attacked, images[k] + noise[k])
+        check_image(prediction, images[k] + noise[k])
+        check_image(target, images[k])
+        assert [outlines(ax) for ax in row] == [[], [], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
+        assert clean.get_ylabel() == ("one", "two")[k]
+    titles = [ax.get_title() for ax in figure.axes[:5]]
+    assert titles == ["image", "noise × 25", "attacked, ε = 0.04", "prediction", "wanted"]
+    assert not any(ax.get_title() for ax in figure.axes[5:])
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
@@ -242,21 +247,18 @@ def test_an_elastic_field_stands_between_before_and_after():
     assert (arrows.U == 3).all() and (arrows.V == 4).all()
 
 
-def test_missed_pixels_are_percent_of_cases_with_a_line_around_half_of_the_targets():
+def test_missed_pixels_are_percent_of_the_targets_that_hold_them_where_half_of_the_targets_do():
     share, held = np.zeros((8, 8)), np.zeros((8, 8))
-    share[2, 2], held[1:5, 1:5] = 0.25, 1
+    held[1:5, 1:5], held[5, 1:5], held[6] = 1, 0.5, 0.4
+    share[2, 2], share[5, 1], share[6, 1] = 0.25, 0.25, 0.4
     figure = plots.plot_missed({"heart": (share, held), "left lung": (share, held)}, title="× 1.8")
     assert len(figure.axes) == 3  # the last one is the colour bar
+    expected = np.where(held >= 0.5, 0.0, np.nan)
+    expected[2, 2], expected[5, 1] = 25, 50
     for ax, name in zip(figure.axes, ("heart", "left lung"), strict=False):
         (shown,) = ax.images
-        assert shown.get_array()[2, 2] == 25 and shown.get_array().sum() == 25 and shown.get_clim() == (0, 100)
-        (x, y) = ax.collections[0].get_paths()[0].vertices.T
-        assert (x.min(), x.max(), y.min(), y.max()) == (0.5, 4.5, 0.5, 4.5) and ax.get_title() == f"{name} × 1.8"
-
-
-def test_targets_that_never_meet_have_no_line_around_half_of_them():
-    figure = plots.plot_missed({"heart": (np.zeros((8, 8)), np.full((8, 8), 0.25))}, title="× 1.8")
-    assert not figure.axes[0].collections
+        assert np.array_equal(np.ma.filled(shown.get_array(), np.nan), expected, equal_nan=True)
+        assert shown.get_clim() == (0, 100) and ax.get_title() == f"{name} × 1.8"
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -387,7 +389,7 @@ def test_plotting_changes_no_array_and_closes_no_figure():
     before = [part.clone() for part in (image, maps, noise)]
     summary = make_summary()
     kept = summary.copy()
-    plots.plot_attack(image, image + noise, maps[0], maps[1], structures=STRUCTURES, epsilon=0.01)
+    plots.plot_attacks({"": (image, image + noise, *maps)}, structures=STRUCTURES, epsilon=0.01)
     plots.plot_curves({"one": summary})
     assert all(torch.equal(a, b) for a, b in zip((image, maps, noise), before, strict=True))
     pd.testing.assert_frame_equal(summary, kept)

@@ -29,7 +29,15 @@ def test_a_table_for_reading_has_ours_with_interval_above_the_papers(figures):
         "| white-box | paper | 30.5 | 0.8 |",
         "| random-noise | ours | 90.0 (89.0–91.0) | 90.0 (89.0–91.0) |",
     ]
-    assert lines[-1] == "*n = 20; dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
+    assert lines[-1] == "*n = 20, dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
+
+
+def test_verdicts_are_shown_as_they_are(tmp_path):
+    path = tmp_path / "verdicts.csv"
+    path.write_text('claim,paper,ours,rule,verdict,dataset,seed\na,1,"2 (1–3), 4",below 5,holds,phantom,0\n')
+    lines = ["| claim | paper | ours | rule | verdict |", "| --- | --- | --- | --- | --- |",
+             "| a | 1 | 2 (1–3), 4 | below 5 | holds |", "", "*dataset phantom, seed 0.*"]  # fmt: skip
+    assert markdown_table(path).splitlines() == lines
 
 
 def test_only_what_stands_between_a_tables_marks_is_renewed(figures, tmp_path):

@@ -167,6 +167,13 @@ def test_another_recipe_is_another_file(trained, tmp_path):
     assert len({load_weights(tmp_path / name).digest for name in names}) == 3
 
 
+def test_every_network_of_every_seed_starts_from_weights_of_its_own():
+    seeds = [
+        make_recipe(toy(), role, **SETTINGS, seed=seed).seed for seed in (0, 1) for role in ("target", "surrogate")
+    ]
+    assert len(set(seeds)) == 4
+
+
 def test_training_leaves_the_global_random_state_alone(tmp_path):
     before = torch.get_rng_state()
     train(toy(), "target", folder=tmp_path, **SETTINGS | {"epochs": 1})
