@@ -246,7 +246,7 @@ def provenance(dataset, networks, *, steps=None, seed=0):
 
 
 def write_table(path, table, provenance):
-    """Write a table as CSV (two decimals; ε, factor, window and SSIM as they are), its provenance in the last columns."""
+    """Write a table as CSV (two decimals; ε, factor, window, SSIM as they are), its provenance in the last columns."""
     with replacing(path, "w") as file:
         exact = {name: table[name].map(str) for name in ("epsilon", "factor", "window", "ssim") if name in table}
         table.assign(**exact, **provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")
