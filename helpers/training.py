@@ -98,7 +98,7 @@ def make_recipe(
         dataset=dataset.name, source=dataset.digest, size=dataset.size, num_classes=dataset.num_classes,
         training=dataset.split[f"{role}-training"], validation=dataset.split[f"{role}-validation"],
         depth=depth, features=features, epochs=epochs, batch_size=batch_size,
-        seed=len(roles) * seed + roles.index(role),
+        seed=len(roles) * seed + roles.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
         precision=("bf16" if native_bf16() else "fp32") if precision == "auto" else precision,
     )  # fmt: skip
