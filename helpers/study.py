@@ -322,9 +322,10 @@ def summary(folder):
     return "\n".join(lines)
 
 
-def publish(profile, notebooks, runs, figures, readme):
+def publish(profile, notebooks, runs, figures, readme, only=()):
     """Copy the tables and figures of a finished run to `figures` (pictures only if they show phantoms), renew the
-    README's tables and, after a run with the notebooks' own parameters, the outputs in the notebooks.
+    README's tables and, after a run with the notebooks' own parameters, the outputs in the notebooks; with `only`, those
+    of some notebooks.
 
     Returns:
         The paths written.
@@ -335,7 +336,7 @@ def publish(profile, notebooks, runs, figures, readme):
     """
     from helpers.publish import publish_files, renew_outputs, renew_readme  # here, because torch takes a second
 
-    folder, known, pictures, steps = runs / profile, {}, True, plan(notebooks, profile)
+    folder, known, pictures, steps = runs / profile, {}, True, plan(notebooks, profile, only=only)
     for notebook, parameters in steps:
         marker, again = folder / f"{notebook.stem}.ok.json", resume(profile, [notebook.stem[:2]])
         if not marker.exists():
@@ -380,9 +381,9 @@ def main(
     only = [name for text in options.only for name in text.split(",")]
     try:
         if options.publish:
-            if only or options.overrides:
-                raise ValueError("--publish takes neither --only nor -p")
-            for path in publish(options.publish, notebooks, runs, figures, readme):
+            if options.overrides:
+                raise ValueError("--publish takes no -p: it is for runs with a profile's own parameters")
+            for path in publish(options.publish, notebooks, runs, figures, readme, only):
                 print(shown(path))
             return 0
         steps = plan(notebooks, options.profile, options.overrides, only)

@@ -129,7 +129,8 @@ def test_each_notebook_gets_only_what_it_declares(place):
         (["--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
         (["--only", "01,"], "there is no notebook ''; choose from 01_first, 02_second"),
         (["--only", "02", "-p", "size=3"], "-p: no notebook declares a parameter 'size'"),
-        (["--publish", "full", "--only", "01"], "--publish takes neither --only nor -p"),
+        (["--publish", "full", "-p", "steps=3"], "--publish takes no -p"),
+        (["--publish", "full", "--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -301,6 +302,15 @@ def test_publish_copies_a_finished_run(place):
     assert not place.figures.exists()
     assert place.main("--publish", "full") == 0
     assert {path.name: path.read_text() for path in place.figures.iterdir()} == {"a.csv": "a.csv", "b.png": "b.png"}
+
+
+def test_publish_of_some_notebooks_asks_for_no_others(place):
+    publishable(place)
+    place.write("02_second", "1/0")
+    assert place.main("--profile", "full") == 1
+    assert place.main("--publish", "full") == 2 and not place.figures.exists()
+    assert place.main("--publish", "full", "--only", "01") == 0
+    assert sorted(path.name for path in place.figures.iterdir()) == ["a.csv", "b.png"]
 
 
 def test_publish_leaves_alone_what_the_run_did_not_make(place):
