@@ -323,9 +323,8 @@ def summary(folder):
 
 
 def publish(profile, notebooks, runs, figures, readme, only=()):
-    """Copy the tables and figures of a finished run to `figures` (pictures only if they show phantoms), renew the
-    README's tables and, after a run with the notebooks' own parameters, the outputs in the notebooks; with `only`, those
-    of some notebooks.
+    """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only if they
+    show phantoms), renew the README's tables and, after a run with the notebooks' own parameters, the notebooks' outputs.
 
     Returns:
         The paths written.
