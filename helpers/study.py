@@ -324,7 +324,7 @@ def summary(folder):
 
 def publish(profile, notebooks, runs, figures, readme, only=()):
     """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only if they
-    show phantoms), renew the README's tables and, after a run with the notebooks' own parameters, the notebooks' outputs.
+    show phantoms), renew the README's tables and, after a run with the notebooks' own parameters, their outputs.
 
     Returns:
         The paths written.
