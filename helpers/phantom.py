@@ -23,8 +23,8 @@ RECESS_DEPTH = 0.10, 0.35  # lung behind the diaphragm [deepest lung]
 CLAVICLE_DENSITY = 0.26, 0.44  # attenuation along the clavicle's middle
 RIB_DENSITY = 0.22, 0.36
 SCATTER = 0.12, 0.45  # share of the exposure that comes back blurred
-CONTRAST = 0.5, 0.8  # slope of the film's response
-NOISE = 0.0015, 0.0045  # quantum noise, in units of the grey range, at 512 pixels
+CONTRAST = 0.75, 1.15  # slope of the film's response
+NOISE = 0.004, 0.011  # quantum noise, in units of the grey range, at 512 pixels
 LUNG_FORM = 0.004, 0.11  # how one lung's border differs from the next: rms and correlation length [image widths]
 
 
