@@ -6,6 +6,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from helpers.evaluation import display_window
@@ -26,7 +27,7 @@ plt.rcParams.update({  # importing this module sets the style of every figure
 
 
 if "ipykernel" in sys.modules:  # radiographs as JPEG keep a notebook small
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 78})
 
 
 def save_figure(figure, path, provenance):
@@ -42,7 +43,8 @@ def image_grid(rows, columns, *, side=1.9):
     Returns:
         The figure and its axes (rows, columns).
     """
-    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows + 0.5), squeeze=False)
+    size = side * columns, side * rows + 0.5
+    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=80, squeeze=False)  # of the picture in a notebook
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -227,6 +229,9 @@ def plot_distribution(values, *, xlabel, unit="cases"):
         share = 100 * np.arange(1, len(found) + 1) / len(numbers)
         ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name)
     ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {unit} [%]", ylim=(0, 104))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
