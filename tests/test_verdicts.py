@@ -254,6 +254,7 @@ def test_a_dataset_without_lungs_does_not_decide_which_organ_fails_most():
 def test_a_table_without_rows_does_not_decide_anything(tmp_path, name):
     tables = {table: agreeing_tables()[table][:0] for table in BY_NAME[name].tables}
     assert verdicts(save(tmp_path, tables))[name] == NOT_DECIDED
+    assert judge(tmp_path, source={"dataset": "phantom"}).set_index("claim").loc[name, "verdict"] == NOT_DECIDED
 
 
 def test_a_table_that_lacks_a_column_does_not_decide_anything(tmp_path):
