@@ -42,7 +42,7 @@ def test_a_case_has_the_promised_types_shapes_and_range():
 def test_images_use_the_grey_range_without_leaving_it(population):
     images = population[0]
     assert np.isfinite(images).all() and images.min() >= -1 and images.max() <= 1
-    assert (np.ptp(images, axis=(1, 2)) > 0.7).all() and np.ptp(images) > 1.6
+    assert (np.ptp(images, axis=(1, 2)) > 1.0).all() and np.ptp(images) > 1.8
 
 
 def test_a_case_is_always_the_same_and_differs_from_others_and_from_other_seeds():
