@@ -74,6 +74,12 @@ class Dataset:
         """Class indices of the structures: 1 … number of structures."""
         return tuple(range(1, self.num_classes))
 
+    def class_of(self, structure):
+        """The class index of a structure; a ValueError names those there are."""
+        if structure not in self.structures:
+            raise ValueError(f"there is no structure {structure!r}; choose from {', '.join(self.structures)}")
+        return self.structures.index(structure) + 1
+
     def take(self, which):
         """Images (n, 1, size, size) and labels (n, size, size) of a split, by name, or of a sequence of ids, in order.
 
