@@ -4,36 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.ndimage import center_of_mass, shift
 from scipy.stats import bootstrap
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from helpers.files import commit, replacing
+from helpers.loss import iou
 
 PAPER = Path(__file__).with_name("paper.csv")
 PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
-
-
-def iou(predictions, labels, *, classes):
-    """Intersection over union ×100 of two label maps, per image and class.
-
-    Args:
-        predictions, labels: int64 (N, H, W).
-        classes: the K class indices to score.
-
-    Returns:
-        float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if predictions.shape != labels.shape:
-        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}")
-    classes = torch.as_tensor(classes, device=labels.device)[:, None, None]
-    predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
-    union = (predicted | true).sum(dim=(2, 3))
-    return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
 
 
 def iou_table(predictions, labels, *, ids, structures, **columns):

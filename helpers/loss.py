@@ -1,6 +1,11 @@
-"""Soft intersection over union, and the loss made of it."""
+"""Intersection over union, soft and hard, the loss made of it, and the other losses that attacks are made with.
+
+A loss takes logits (N, C, H, W) and labels int64 (N, H, W) and returns (N,): lower where the prediction fits the labels
+better. An untargeted attack raises its loss to the truth, a targeted one lowers its loss to the target.
+"""
 
 import torch
+from torch.nn import functional
 
 
 def soft_iou(logits, labels, *, classes, smooth=1e-6):
@@ -47,6 +52,104 @@ def iou_loss(logits, labels, *, classes, smooth=1e-6):
     Source: paper, sections 2.4 and 3 (the loss J). Differs: per image, so that a batch does not couple its images.
     """
     return -soft_iou(logits, labels, classes=classes, smooth=smooth).mean(dim=1)
+
+
+def iou(predictions, labels, *, classes):
+    """Intersection over union ×100 of two label maps, per image and class.
+
+    Args:
+        predictions, labels: int64 (N, H, W).
+        classes: the K class indices to score.
+
+    Returns:
+        float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if predictions.shape != labels.shape:
+        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}")
+    classes = torch.as_tensor(classes, device=labels.device)[:, None, None]
+    predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
+    union = (predicted | true).sum(dim=(2, 3))
+    return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
+
+
+def cross_entropy(logits, labels):
+    """Cross-entropy of each image, mean of its pixels.
+
+    Args:
+        logits: (N, C, H, W), before softmax.
+        labels: (N, H, W) int64, 0 … C−1.
+
+    Returns:
+        (N,), each ≥ 0.
+
+    Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al., arXiv:1703.08603.
+    """
+    return functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
+
+
+def margin_loss(logits, labels):
+    """Difference of logits ratio (DLR) of each image, mean of its pixels.
+
+    The greatest other logit minus that of the label, over the distance of the greatest to the third greatest logit: it
+    does not change if all logits are scaled. Of two classes it is the plain difference.
+
+    Args:
+        logits: (N, C, H, W) of two classes or more.
+        labels: (N, H, W) int64, 0 … C−1.
+
+    Returns:
+        (N,); a pixel counts below 0 where it has its label, and above where not.
+
+    Source: Croce and Hein, arXiv:2003.01690, equation 6. Differs: a targeted attack lowers the same ratio with its
+    target as label, where theirs also needs the truth.
+    """
+    logits = logits.float()
+    ordered = logits.topk(min(3, logits.shape[1]), dim=1).values
+    scale = ordered[:, 0] - ordered[:, 2] + 1e-12 if logits.shape[1] > 2 else 1
+    own = logits.gather(1, labels[:, None])[:, 0]
+    other = torch.where(own == ordered[:, 0], ordered[:, 1], ordered[:, 0])
+    return ((other - own) / scale).mean(dim=(1, 2))
+
+
+def segpgd_loss(logits, labels, *, progress, targeted=False):
+    """Cross-entropy in which pixels already won count less at first, and as much as the others at the end.
+
+    Args:
+        logits: (N, C, H, W), before softmax.
+        labels: (N, H, W) int64, 0 … C−1.
+        progress: share of the steps done, 0 … 1; `attack.pgd` hands it in.
+        targeted: whether a pixel is won when it has its label, or when it has not.
+
+    Returns:
+        (N,), each ≥ 0.
+
+    Source: Gu et al., arXiv:2207.12391, equation 4 and λ = (t − 1) / 2T. Differs: `targeted` is ours.
+    """
+    won = (logits.argmax(dim=1) == labels) == targeted
+    weight = torch.where(won, progress / 2, 1 - progress / 2)
+    return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+
+
+def cospgd_loss(logits, labels, *, targeted=False):
+    """Cross-entropy weighted by how alike probabilities and labels are (1 minus that, if targeted): cosine similarity.
+
+    Args:
+        logits: (N, C, H, W), before softmax.
+        labels: (N, H, W) int64, 0 … C−1.
+        targeted: which of the two weights.
+
+    Returns:
+        (N,), each ≥ 0.
+
+    Source: Agnihotri et al., arXiv:2302.02213, section 3; no gradient flows through the weight.
+    """
+    probabilities = logits.detach().float().softmax(dim=1)
+    alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
+    weight = 1 - alike if targeted else alike
+    return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
 
 
 def check_labels(logits, labels):

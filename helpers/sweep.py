@@ -4,7 +4,8 @@ import pandas as pd
 import torch
 
 from helpers.attack import pgd, shuffle_noise, uniform_noise
-from helpers.evaluation import iou, iou_table
+from helpers.evaluation import iou_table
+from helpers.loss import iou
 from helpers.network import predict
 
 
@@ -67,6 +68,8 @@ def craft_each(network, images, targets, *, loss, epsilon, regions=None, batch_s
 def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
     """Smallest noise level of each case at which a targeted attack reaches an IoU, by bisection of log ε, batched.
 
+    Each attack of a case ends at the step that reaches the IoU.
+
     Args:
         network, images, labels: as in `attack.pgd`.
         structure: class whose IoU with the target counts.
@@ -80,7 +83,8 @@ def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.
     """
 
     def succeeds(epsilon):
-        result = pgd(network, images, labels, epsilon=epsilon, targeted=True, **options)
+        result = pgd(network, images, labels, epsilon=epsilon, targeted=True, classes=[structure], stop_at=reached,
+                     **options)  # fmt: skip
         return iou(predict(network, result.adv_images), labels, classes=[structure])[:, 0] >= reached
 
     lower, upper = (torch.full((len(images),), value, device=images.device) for value in (low, high))

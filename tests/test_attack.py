@@ -1,5 +1,6 @@
 """Attacks on a linear network whose best attack is known, and the promises that hold on any network."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from helpers import loss as losses
 from helpers.attack import fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
-from helpers.loss import iou_loss
-from helpers.network import UNet
+from helpers.loss import iou, iou_loss
+from helpers.network import UNet, predict
 
 IOU = partial(iou_loss, classes=(1,))
 
@@ -115,14 +117,14 @@ def test_fgsm_takes_an_epsilon_for_each_image():
 def test_the_loss_moves_where_the_attack_wants_it(targeted, precision):
     network, (images, labels) = unet(), make_case()
     loss = pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=20, targeted=targeted, precision=precision).loss
-    assert loss.shape == (20, 4)
+    assert loss.shape == (21, 4)
     assert ((loss[-1] < loss[0]) if targeted else (loss[-1] > loss[0])).all()
 
 
-def test_the_first_loss_is_that_of_the_images_and_each_next_one_that_of_the_step_before():
+def test_the_first_loss_is_that_of_the_images_and_each_next_one_that_after_a_step():
     network, (images, labels) = unet(), make_case()
     loss = attack(network, images, labels, steps=3).loss
-    for step in range(3):
+    for step in range(4):
         at = images if step == 0 else attack(network, images, labels, steps=step).adv_images
         torch.testing.assert_close(loss[step], IOU(network(at), labels).detach(), atol=1e-5, rtol=0)
 
@@ -211,7 +213,7 @@ def test_the_images_handed_in_are_not_changed():
 def test_no_images_give_an_empty_result():
     images, labels = (part[:0] for part in make_case())
     empty = attack(unet(), images, labels, random_start=True)
-    assert empty.adv_images.shape == (0, 1, 16, 16) and empty.loss.shape == (3, 0)
+    assert empty.adv_images.shape == (0, 1, 16, 16) and empty.loss.shape == (4, 0)
     assert uniform_noise(images, epsilon=0.1).shape == shuffle_noise(images, images).shape == (0, 1, 16, 16)
 
 
@@ -423,6 +425,237 @@ def test_a_network_without_parameters_can_be_attacked():
     assert torch.equal(found, (images - 0.1 * (2 * labels - 1)[:, None]).clamp(-1, 1))
 
 
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def healthy(n=4, size=16):
+    """A linear network, images away from the ends of the range, and labels: attacks on it succeed step by step."""
+    images, labels = make_case(n, size=size, classes=2)
+    return Linear(size).eval(), images * 0.5, labels
+
+
+def plain_momentum(network, images, labels, *, epsilon, steps, momentum, factors, sign):
+    """Momentum iterative FGSM, written out for one image after the other."""
+    found = []
+    for image, label in zip(images, labels, strict=True):
+        x, direction = image[None].clone(), torch.zeros_like(image[None])
+        for step in range(steps):
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(IOU(network(x), label[None]).sum(), x)
+            direction = momentum * direction + gradient / gradient.abs().mean()
+            moved = x.detach() + sign * epsilon / 20 * factors[step] * direction.sign()
+            x = (image + (moved - image).clamp(-epsilon, epsilon)).clamp(-1, 1)
+        found.append(x)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
+def test_momentum_and_schedule_do_what_they_say(targeted, momentum):
+    network, (images, labels) = unet(), make_case()
+    options = {"epsilon": 0.1, "steps": 7, "momentum": momentum}
+    found = attack(network, images, labels, targeted=targeted, schedule=lambda done: 5 - 4 * done, **options).adv_images
+    factors = [5 - 4 * step / 7 for step in range(7)]
+    expected = plain_momentum(network, images, labels, factors=factors, sign=-1 if targeted else 1, **options)
+    assert (found - expected).abs().gt(1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("keep", ["loss", "iou"])
+def test_the_best_iterate_is_never_worse_than_the_last(targeted, keep):
+    network, (images, labels) = unet(depth=2), make_case(6)
+    options = {"epsilon": 0.5, "step_size": 0.4, "steps": 12, "targeted": targeted, "classes": (1, 2)}
+    last, best = (attack(network, images, labels, keep=k, **options) for k in ("last", keep))
+    history = getattr(best, keep) * (-1 if targeted == (keep == "loss") else 1)
+    assert torch.equal(history, getattr(last, keep) * (-1 if targeted == (keep == "loss") else 1))
+    kept = history.gather(0, best.taken[None])[0]
+    assert (kept == history.amax(dim=0)).all() and (kept > history[-1]).any()
+    assert (last.taken == 12).all()
+    for k in range(6):
+        steps = int(best.taken[k])
+        again = images[k : k + 1]
+        if steps:
+            again = attack(network, again, labels[k : k + 1], **options | {"steps": steps}).adv_images
+        assert torch.equal(again[0], best.adv_images[k])
+
+
+def test_the_history_holds_what_the_network_says():
+    network, (images, labels) = unet(depth=2), make_case()
+    result = attack(network, images, labels, steps=4, classes=(1, 2))
+    for step in range(5):
+        at = attack(network, images, labels, steps=step).adv_images if step else images
+        expected = iou(predict(network, at), labels, classes=(1, 2)).mean(dim=1)
+        torch.testing.assert_close(result.iou[step], expected, atol=0.5, rtol=0)
+    assert result.zero_gradients.shape == (4, 4) and result.iou.shape == (5, 4)
+    assert attack(network, images, labels).iou is None
+
+
+def test_zero_gradients_are_counted():
+    class Half(Linear):
+        def forward(self, images):
+            return super().forward(torch.cat([images[..., :8], images[..., 8:].detach()], dim=-1))
+
+    _, images, labels = healthy()
+    assert (attack(Half(16), images, labels).zero_gradients == 50).all()
+
+
+@pytest.mark.parametrize("targeted, level", [(True, 75.0), (False, 5.0)])
+@pytest.mark.parametrize("keep", ["last", "loss", "iou"])
+def test_a_stopped_image_has_reached_its_level_and_taken_no_more_steps_than_needed(targeted, level, keep):
+    network, images, labels = healthy(6)
+    options = {"epsilon": 0.4, "steps": 40, "targeted": targeted, "classes": (1,)}
+    whole = attack(network, images, labels, **options)
+    result = attack(network, images, labels, stop_at=level, keep=keep, **options)
+    done = whole.iou >= level if targeted else whole.iou <= level
+    first = torch.where(done.any(dim=0), done.float().argmax(dim=0), 40)
+    assert done.any(dim=0).any() and not done.all(dim=0).any() and len(first.unique()) > 1
+    reached = done.any(dim=0)
+    assert torch.equal(result.taken[reached], first[reached])
+    for k in range(6):
+        if reached[k]:
+            assert result.loss[first[k] + 1 :, k].isnan().all() and result.iou[: first[k] + 1, k].isfinite().all()
+            alone = attack(network, images[k : k + 1], labels[k : k + 1], **options | {"steps": int(first[k])})
+            assert torch.equal(alone.adv_images[0], result.adv_images[k])
+    parts = attack(network, images, labels, stop_at=level, keep=keep, batch_size=1, **options)
+    assert torch.equal(parts.adv_images, result.adv_images)
+
+
+def test_a_level_reached_before_the_first_step_leaves_the_image_alone():
+    network, images, labels = healthy()
+    result = attack(network, images, labels, stop_at=0.0, classes=(1,), targeted=True)
+    assert torch.equal(result.adv_images, images) and (result.taken == 0).all() and not result.warnings
+
+
+@pytest.mark.parametrize("keep", ["last", "loss", "iou"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_restarts_never_harm_and_help_some_images(keep, targeted):
+    network, (images, labels) = unet(depth=2), make_case(8)
+    options = {"epsilon": 0.2, "steps": 3, "targeted": targeted, "classes": (1, 2), "keep": keep}
+    one, many, again = (attack(network, images, labels, restarts=r, **options) for r in (1, 4, 4))
+    name, sign = ("iou", 1) if keep == "iou" else ("loss", -1)
+    score = lambda r: getattr(r, name).gather(0, r.taken[None])[0] * sign * (1 if targeted else -1)  # noqa: E731
+    assert (score(many) >= score(one)).all() and (score(many) > score(one)).any()
+    assert torch.equal(many.adv_images, again.adv_images)
+    assert (many.adv_images - images).abs().max() <= 0.2 + 1e-6
+    parts = attack(network, images, labels, restarts=4, batch_size=3, **options)
+    assert torch.equal(parts.adv_images, many.adv_images)
+
+
+def test_noise_grows_to_epsilon_over_the_warm_up():
+    network, images, labels = healthy()
+    for steps in range(1, 7):
+        found = attack(network, images, labels, steps=steps, step_size=1.0, warmup=4).adv_images
+        assert float((found - images).abs().max()) == pytest.approx(0.1 * min(1, steps / 4), abs=1e-6)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", ["cross_entropy", "margin_loss", "segpgd_loss", "cospgd_loss"])
+def test_every_loss_reaches_the_best_attack_on_a_linear_network(name, targeted):
+    network, images, labels = healthy(size=4)
+    loss = getattr(losses, name)
+    if name in ("segpgd_loss", "cospgd_loss"):
+        loss = partial(loss, targeted=targeted)
+    found = attack(network, images, labels, loss=loss, steps=40, targeted=targeted).adv_images
+    best = best_attack(network, images, labels, 0.1, targeted)
+    assert torch.equal(found, best)
+
+
+def test_a_loss_that_asks_for_progress_is_told_the_share_of_steps_done():
+    told = []
+
+    def loss(logits, labels, *, progress):
+        told.append(progress)
+        return IOU(logits, labels)
+
+    network, images, labels = healthy()
+    attack(network, images, labels, loss=loss, steps=4)
+    assert told == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_the_whole_range_bends_a_trained_network_to_any_target():
+    """ε = 2 allows every image; the network is trained to follow brightness, and the target is not what it sees."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = UNet(num_classes=2, depth=1, features=4)
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(60):
+            images = torch.rand(8, 1, 16, 16) * 2 - 1
+            optimizer.zero_grad()
+            cross_entropy(network(images), (images[:, 0] > 0).long()).backward()
+            optimizer.step()
+    images, labels = make_case(classes=2)
+    result = pgd(network.eval(), images, labels, loss=IOU, epsilon=2, targeted=True, classes=(1,))
+    assert (result.iou[0] < 50).all() and (result.iou[-1] >= 97).all()
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+def warned(network, images, labels, **options):
+    with pytest.warns(UserWarning) as caught:
+        result = attack(network, images, labels, **options)
+    assert [str(w.message) for w in caught] == list(result.warnings)
+    return "\n".join(result.warnings)
+
+
+def test_a_healthy_attack_warns_of_nothing():
+    network, images, labels = healthy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for targeted in (False, True):
+            assert attack(network, images, labels, steps=20, targeted=targeted).warnings == ()
+        assert attack(network, images, labels, epsilon=0).warnings == ()
+
+
+def test_training_mode_is_warned_of():
+    network, images, labels = healthy()
+    assert "training mode" in warned(network.train(), images, labels, steps=20)
+
+
+def test_random_answers_are_warned_of():
+    class Noisy(Linear):
+        def forward(self, images):
+            return super().forward(images) + 0.01 * torch.randn(len(images), 2, *images.shape[2:])
+
+    _, images, labels = healthy()
+    assert "differently each time" in warned(Noisy(16).eval(), images, labels, steps=20)
+
+
+def test_probabilities_are_warned_of():
+    class Softmax(Linear):
+        def forward(self, images):
+            return super().forward(images).softmax(dim=1)
+
+    _, images, labels = healthy()
+    assert "probabilities" in warned(Softmax(16).eval(), images, labels, steps=20)
+
+
+def test_images_without_a_gradient_are_warned_of():
+    class Blind(Linear):
+        def forward(self, images):
+            return super().forward(images * (images[:, :, :1, :1] > 0))
+
+    _, images, labels = healthy()
+    images[:3, 0, 0, 0], images[3:, 0, 0, 0] = 0.4, -0.4
+    assert "1 of 4 images have no gradient" in warned(Blind(16).eval(), images, labels, steps=20)
+
+
+def test_a_loss_that_does_not_improve_is_warned_of():
+    network, images, labels = healthy()
+    worse = lambda logits, labels: -IOU(logits, labels).detach() + 0 * logits.sum(dim=(1, 2, 3))  # noqa: E731
+    assert "no better than without attack" in warned(network, images, labels, loss=worse, steps=20)
+
+
+def test_an_attack_weaker_than_random_noise_is_warned_of():
+    class Staircase(Linear):  # flat but for steps, and its gradient points the wrong way
+        def forward(self, images):
+            stairs = (images * 20).round() / 20
+            return super().forward(stairs.detach() - 1e-6 * (images - images.detach()))
+
+    _, images, labels = healthy()
+    assert "random noise of the same size does better" in warned(Staircase(16).eval(), images, labels, steps=20)
+
+
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
@@ -543,6 +776,11 @@ NAN = float("nan")
         ({"images": IMAGES.long()}, "images .*int64"),
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"precision": None}, "precision None"),
+        ({"keep": "first"}, "keep is 'first'"),
+        ({"keep": "iou"}, "classes is None"),
+        ({"stop_at": 95}, "classes is None"),
+        ({"restarts": 0}, "restarts is 0"),
+        ({"restarts": 1.5}, r"restarts is 1\.5"),
         ({"loss": cross_entropy}, r"loss .*\(\)"),
         ({"loss": partial(cross_entropy, reduction="none")}, r"loss .*\(2, 16, 16\)"),
     ],
@@ -555,7 +793,7 @@ def test_bad_input_is_a_one_line_error_that_names_the_value(changes, found):
 
 
 def test_steps_may_be_a_whole_float():
-    assert attack(unet(), IMAGES, LABELS, steps=2.0).loss.shape == (2, 2)
+    assert attack(unet(), IMAGES, LABELS, steps=2.0).loss.shape == (3, 2)
 
 
 def test_uniform_noise_refuses_a_bad_epsilon():

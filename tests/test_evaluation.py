@@ -18,7 +18,6 @@ from helpers.evaluation import (
     display_window,
     energy_shares,
     freed_share,
-    iou,
     iou_table,
     provenance,
     side_by_side,
@@ -27,6 +26,7 @@ from helpers.evaluation import (
     write_table,
 )
 from helpers.files import ROOT, commit
+from helpers.loss import iou
 
 TABLES = ROOT.parent / "shared/paper"
 

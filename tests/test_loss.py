@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
-from helpers.evaluation import iou
-from helpers.loss import iou_loss, soft_iou
+from helpers.loss import (
+    iou,
+    iou_loss,
+    soft_iou,
+)
 
 
 def make_case(seed, n=3, classes=4, size=6, scale=3.0):

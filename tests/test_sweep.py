@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from helpers.attack import pgd
-from helpers.evaluation import iou, iou_table
-from helpers.loss import iou_loss
+from helpers.evaluation import iou_table
+from helpers.loss import iou, iou_loss
 from helpers.network import UNet, predict
 from helpers.sweep import compare, craft, craft_each, score, smallest_epsilon
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import targets
-from helpers.evaluation import iou
+from helpers.loss import iou
 from helpers.network import UNet, evaluating, receptive_field
 from helpers.phantom import STRUCTURES, draw_case
 from helpers.targets import LARGE, SMALL, heart_symbol, place_shape, read_shape, resize_structure
