@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from helpers.loss import check_labels, iou
+from helpers.loss import check_labels, cross_entropy, iou
 from helpers.network import native_bf16
 
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -39,7 +39,7 @@ class AttackResult:
 
 def pgd(
     network, images, labels, *, loss, epsilon, targeted=False, steps=100, step_size=None, schedule=None, momentum=0.0,
-    warmup=0, random_start=False, restarts=1, keep="last", classes=None, stop_at=None, region=None,
+    guide=None, warmup=0, random_start=False, restarts=1, keep="last", classes=None, stop_at=None, region=None,
     value_range=(-1.0, 1.0), precision="auto", batch_size=8, seed=0,
 ):  # fmt: skip
     """Projected gradient descent: signed gradient steps, clipped to ε and to the valid range after each.
@@ -53,13 +53,14 @@ def pgd(
         network: module from images to logits (N, K, H, W).
         images: float32 (N, C, H, W) within `value_range`.
         labels: int64 (N, H, W): the truth, or the target if `targeted`.
-        loss: function of (logits, labels) that returns (N,), lower where the prediction fits the labels better; one
-            that takes `progress` is told the share of the steps that are done.
+        loss: function of (logits, labels) that returns (N,), lower where the prediction fits the labels better.
         epsilon: largest noise per pixel [units of the images]: a number, or (N,) one for each image.
         steps: number of gradient steps.
         step_size: [units of the images], a number or (N,); default epsilon / 20, the paper's.
         schedule: function of the share of the steps done, 0 … 1, that returns a factor of the step size; default 1.
         momentum: share of the last direction that is added to the gradient (each divided by its mean absolute value).
+        guide: loss whose gradient is followed, while `loss` measures; default `loss`. One that takes `progress` is told
+            the share of the steps done.
         warmup: steps over which the allowed noise grows from 0 to ε.
         random_start: start at uniform noise of ±ε (drawn image by image from `seed`) rather than at the image.
         restarts: attacks of each image, the second and later from a random start; the best by `keep` stays.
@@ -87,12 +88,14 @@ def pgd(
         raise ValueError("classes is None; name the classes whose IoU decides")
     if not 1 <= restarts == int(restarts):
         raise ValueError(f"restarts is {restarts}; give a whole number of 1 or more")
+    if _told(loss, 0):
+        raise ValueError("loss changes from step to step: hand it in as guide, and a loss that measures beside it")
     images, steps = images.detach(), int(steps)
     step_size = epsilon / 20 if step_size is None else _per_image("step_size", step_size, images)
     frozen = frozen_copy(network, precision=precision, example=images[:1])
-    about = {"loss": loss, "sign": -1 if targeted else 1, "steps": steps, "schedule": schedule or (lambda done: 1.0),
-             "momentum": momentum, "warmup": warmup, "keep": keep, "classes": classes, "stop_at": stop_at,
-             "value_range": value_range, "batch_size": batch_size}  # fmt: skip
+    about = {"loss": loss, "guide": guide, "sign": -1 if targeted else 1, "steps": steps, "momentum": momentum,
+             "schedule": schedule or (lambda done: 1.0), "warmup": warmup, "keep": keep, "classes": classes,
+             "stop_at": stop_at, "value_range": value_range, "batch_size": batch_size}  # fmt: skip
     noise, limits = uniform_noise(images, epsilon=epsilon, seed=seed), epsilon[:, None, None, None] * region
     start = images + noise if random_start else images
     result, score = _in_parts(frozen, images, start, labels, limits, step_size, **about)
@@ -118,6 +121,31 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
     Source: paper, equation 1; Goodfellow et al., arXiv:1412.6572.
     """
     return pgd(network, images, labels, loss=loss, epsilon=epsilon, steps=1, step_size=epsilon, **options)
+
+
+def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30, **options):
+    """`pgd` that gets in 30 steps beyond where 100 steps of ε/20 end: long strides first, with momentum.
+
+    The step size falls evenly from 0.7 ε to 0; momentum is 0.75. In the first 60 % of the steps the gradient is not
+    that of `loss`, which is nearly flat where the network is sure: targeted, it is that of the cross-entropy,
+    untargeted, that of `loss` of the logits divided by 4.
+
+    Args:
+        network, images, labels, loss, epsilon, targeted, steps, **options: see `pgd`.
+
+    Returns:
+        AttackResult.
+
+    Source: ours; momentum: Dong et al., arXiv:1710.06081.
+    """
+
+    def guide(logits, labels, *, progress):
+        if progress >= 0.6:
+            return loss(logits, labels)
+        return cross_entropy(logits, labels) if targeted else loss(logits / 4, labels)
+
+    ours = {"guide": guide, "momentum": 0.75, "step_size": epsilon, "schedule": lambda done: 0.7 * (1 - done)}
+    return pgd(network, images, labels, loss=loss, epsilon=epsilon, targeted=targeted, steps=steps, **ours | options)
 
 
 def uniform_noise(images, *, epsilon, seed=0):
@@ -227,8 +255,8 @@ def _in_parts(frozen, *tensors, batch_size, **about):
 
 
 def _ascend(
-    network, images, start, labels, limits, step_size, *, loss, sign, steps, schedule, momentum, warmup, keep, classes,
-    stop_at, value_range,
+    network, images, start, labels, limits, step_size, *, loss, guide, sign, steps, momentum, schedule, warmup, keep,
+    classes, stop_at, value_range,
 ):  # fmt: skip
     n, dtype = len(images), next((p.dtype for p in network.parameters()), images.dtype)
     column = lambda: torch.full((steps + 1, n), torch.nan, device=images.device)  # noqa: E731
@@ -245,10 +273,11 @@ def _ascend(
             logits = network(x)
             if index == 0:
                 check_labels(logits, labels)
-            value = loss(logits, labels, **_told(loss, index / steps))
+            value = loss(logits, labels)
             if index == 0:
                 _check_loss(value, n)
-            total = value.sum()
+            followed = value if guide is None else guide(logits, labels, **_told(guide, index / steps))
+            total = followed.sum()
         losses[index, left] = score = value.detach()
         score, done = sign * score, torch.zeros(len(left), dtype=torch.bool, device=images.device)
         if classes is not None:
@@ -320,15 +349,14 @@ def _doubts(network, frozen, images, noise, labels, result, limits, *, loss, sig
          "the network seems to return probabilities: hand in one that returns logits"),
         ((which := (result.zero_gradients[0] == 100)).any(), f"{count(which)} have no gradient: the attack cannot see"),
     ]  # fmt: skip
-    if not _told(loss, 1):  # a loss that changes from step to step cannot be compared between them
-        parts = zip(noisy.split(batch_size), labels.split(batch_size), strict=True)
-        random = torch.cat([loss(frozen(x), y) for x, y in parts])
-        doubts += [
-            ((which := free & (sign * kept <= sign * result.loss[0])).any(),
-             f"the loss of {count(which)} is no better than without attack: take more steps, or smaller ones"),
-            ((which := free & (sign * kept < sign * random)).any(),
-             f"on {count(which)} random noise of the same size does better: take more steps; gradients may be masked"),
-        ]  # fmt: skip
+    parts = zip(noisy.split(batch_size), labels.split(batch_size), strict=True)
+    random = torch.cat([loss(frozen(x), y) for x, y in parts])
+    doubts += [
+        ((which := free & (sign * kept <= sign * result.loss[0])).any(),
+         f"the loss of {count(which)} is no better than without attack: take more steps, or smaller ones"),
+        ((which := free & (sign * kept < sign * random)).any(),
+         f"on {count(which)} random noise of the same size does better: take more steps; gradients may be masked"),
+    ]  # fmt: skip
     return [text for found, text in doubts if found]
 
 

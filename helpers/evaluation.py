@@ -12,6 +12,7 @@ from helpers.files import commit, replacing
 from helpers.loss import iou
 
 PAPER = Path(__file__).with_name("paper.csv")
+EXACT = ("epsilon", "factor", "window", "ssim", "seconds_per_image_step")  # columns that are not rounded
 PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 
 
@@ -225,7 +226,7 @@ def provenance(dataset, networks, *, steps=None, seed=0):
 
 
 def write_table(path, table, provenance):
-    """Write a table as CSV (two decimals; ε, factor, window, SSIM as they are), its provenance in the last columns."""
+    """Write a table as CSV (two decimals, but what is in EXACT), its provenance in the last columns."""
     with replacing(path, "w") as file:
-        exact = {name: table[name].map(str) for name in ("epsilon", "factor", "window", "ssim") if name in table}
+        exact = {name: table[name].map(str) for name in EXACT if name in table}
         table.assign(**exact, **provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")

@@ -1,7 +1,8 @@
 """Intersection over union, soft and hard, the loss made of it, and the other losses that attacks are made with.
 
 A loss takes logits (N, C, H, W) and labels int64 (N, H, W) and returns (N,): lower where the prediction fits the labels
-better. An untargeted attack raises its loss to the truth, a targeted one lowers its loss to the target.
+better. An untargeted attack raises its loss to the truth, a targeted one lowers its loss to the target. The weighted
+losses (SegPGD, CosPGD) guide an attack but do not measure it, since their weights follow the prediction.
 """
 
 import torch
@@ -120,7 +121,7 @@ def segpgd_loss(logits, labels, *, progress, targeted=False):
     Args:
         logits: (N, C, H, W), before softmax.
         labels: (N, H, W) int64, 0 … C−1.
-        progress: share of the steps done, 0 … 1; `attack.pgd` hands it in.
+        progress: share of the steps done, 0 … 1; `attack.pgd` tells it its guide.
         targeted: whether a pixel is won when it has its label, or when it has not.
 
     Returns:

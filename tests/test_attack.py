@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from helpers import loss as losses
-from helpers.attack import fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
+from helpers.attack import fast_pgd, fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
 from helpers.loss import iou, iou_loss
 from helpers.network import UNet, predict
 
@@ -555,37 +555,83 @@ def test_every_loss_reaches_the_best_attack_on_a_linear_network(name, targeted):
     loss = getattr(losses, name)
     if name in ("segpgd_loss", "cospgd_loss"):
         loss = partial(loss, targeted=targeted)
-    found = attack(network, images, labels, loss=loss, steps=40, targeted=targeted).adv_images
+    found = attack(network, images, labels, guide=loss, steps=40, targeted=targeted).adv_images
     best = best_attack(network, images, labels, 0.1, targeted)
     assert torch.equal(found, best)
 
 
-def test_a_loss_that_asks_for_progress_is_told_the_share_of_steps_done():
+def test_a_guide_that_asks_for_progress_is_told_the_share_of_steps_done():
     told = []
 
-    def loss(logits, labels, *, progress):
+    def guide(logits, labels, *, progress):
         told.append(progress)
         return IOU(logits, labels)
 
     network, images, labels = healthy()
-    attack(network, images, labels, loss=loss, steps=4)
+    result = attack(network, images, labels, guide=guide, steps=4)
     assert told == [0, 0.25, 0.5, 0.75, 1]
+    assert torch.equal(result.adv_images, attack(network, images, labels, steps=4).adv_images)
 
 
-def test_the_whole_range_bends_a_trained_network_to_any_target():
-    """ε = 2 allows every image; the network is trained to follow brightness, and the target is not what it sees."""
+def test_the_guide_leads_and_the_loss_measures():
+    network, (images, labels) = unet(), make_case()
+    guided = attack(network, images, labels, guide=losses.cross_entropy, steps=6)
+    led = attack(network, images, labels, loss=losses.cross_entropy, steps=6)
+    assert torch.equal(guided.adv_images, led.adv_images)
+    torch.testing.assert_close(guided.loss[-1], IOU(network(guided.adv_images), labels).detach(), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small U-Net that finds a bright disc and a dark one in noise, images, and their label maps."""
+
+    def draw(n, generator):
+        rows = torch.arange(32.0)
+        centres = torch.rand(n, 2, 2, 1, 1, generator=generator) * 16 + torch.tensor([0, 8])[:, None, None] + 4
+        discs = (rows[:, None] - centres[:, :, 0]) ** 2 + (rows - centres[:, :, 1]) ** 2 < 25
+        labels = discs[:, 0] + 2 * (discs[:, 1] & ~discs[:, 0]).long()
+        grey = torch.tensor([0.0, 0.5, -0.5])[labels]
+        return (grey + 0.2 * torch.randn(n, 32, 32, generator=generator)).clamp(-1, 1)[:, None], labels
+
+    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = UNet(num_classes=2, depth=1, features=4)
-        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-        for _ in range(60):
-            images = torch.rand(8, 1, 16, 16) * 2 - 1
-            optimizer.zero_grad()
-            cross_entropy(network(images), (images[:, 0] > 0).long()).backward()
-            optimizer.step()
-    images, labels = make_case(classes=2)
-    result = pgd(network.eval(), images, labels, loss=IOU, epsilon=2, targeted=True, classes=(1,))
-    assert (result.iou[0] < 50).all() and (result.iou[-1] >= 97).all()
+        network = UNet(num_classes=3, depth=2, features=8)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(80):
+        images, labels = draw(8, generator)
+        optimizer.zero_grad()
+        iou_loss(network(images), labels, classes=range(3)).mean().backward()
+        optimizer.step()
+    return network.eval(), *draw(6, generator)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_fast_attack_reaches_the_best_attack_on_a_linear_network(targeted):
+    network, images, labels = healthy(size=4)
+    found = fast_pgd(network, images, labels, loss=IOU, epsilon=0.1, targeted=targeted, precision="fp32").adv_images
+    assert torch.equal(found, best_attack(network, images, labels, 0.1, targeted))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, targeted):
+    network, images, truth = trained
+    labels = truth.roll((3, 3), (1, 2)) if targeted else truth
+    options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "targeted": targeted, "precision": "fp32"}
+    fast, plain = (a(network, images, labels, classes=(1, 2), **options) for a in (fast_pgd, pgd))
+    moved, expected = ((r.iou[-1] - r.iou[0]).mean().abs() for r in (fast, plain))
+    assert expected > 15 and moved > 0.9 * expected
+    assert (fast.adv_images - images).abs().max() <= 0.2 + 1e-6 and fast.adv_images.abs().max() <= 1
+    assert fast.loss.shape == (31, 6) and not fast.warnings
+    assert torch.equal(fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images)
+
+
+def test_the_whole_range_bends_a_trained_network_to_any_target(trained):
+    network, images, truth = trained
+    target = truth.flip(1)
+    result = attack(network, images, target, epsilon=2, steps=200, step_size=0.03, targeted=True, classes=(1, 2),
+                    loss=partial(iou_loss, classes=(1, 2)))  # fmt: skip
+    assert (result.iou[0] < 50).all() and result.iou[-1].mean() >= 97
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------
@@ -779,6 +825,7 @@ NAN = float("nan")
         ({"keep": "first"}, "keep is 'first'"),
         ({"keep": "iou"}, "classes is None"),
         ({"stop_at": 95}, "classes is None"),
+        ({"loss": losses.segpgd_loss}, "hand it in as guide"),
         ({"restarts": 0}, "restarts is 0"),
         ({"restarts": 1.5}, r"restarts is 1\.5"),
         ({"loss": cross_entropy}, r"loss .*\(\)"),

@@ -1,4 +1,7 @@
-"""Soft IoU against counted pixels, its conventions, and its loss."""
+"""Soft IoU against counted pixels, its conventions, its loss, and the other losses."""
+
+import math
+from functools import partial
 
 import pytest
 import torch
@@ -7,8 +10,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from helpers.loss import (
+    cospgd_loss,
+    cross_entropy,
     iou,
     iou_loss,
+    margin_loss,
+    segpgd_loss,
     soft_iou,
 )
 
@@ -128,3 +135,84 @@ def test_labels_that_do_not_fit_are_refused(labels, found):
 def test_classes_that_the_network_does_not_have_are_refused(classes):
     with pytest.raises(ValueError, match=str(list(classes)).replace("[", r"\[").replace("]", r"\]")):
         soft_iou(*make_case(0), classes=classes)
+
+
+# --- the other losses -------------------------------------------------------------------------------------------------
+
+OTHERS = [cross_entropy, margin_loss, partial(segpgd_loss, progress=0.5), cospgd_loss]
+OTHERS += [partial(segpgd_loss, progress=0.5, targeted=True), partial(cospgd_loss, targeted=True)]
+
+
+def pixels(logits, labels):
+    """Probabilities and label of one pixel after the other, image by image."""
+    for image, label in zip(logits.double().softmax(dim=1), labels, strict=True):
+        yield [(image[:, i, j], int(label[i, j])) for i in range(label.shape[0]) for j in range(label.shape[1])]
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+def test_every_loss_is_one_number_per_image_that_its_batch_does_not_change(loss):
+    logits, labels = make_case(4, n=3)
+    whole = loss(logits, labels)
+    assert whole.shape == (3,) and whole.dtype == torch.float32
+    for i in range(3):
+        torch.testing.assert_close(loss(logits[i : i + 1], labels[i : i + 1]), whole[i : i + 1])
+    assert loss(logits.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("loss", OTHERS[:2] + OTHERS[4:])  # weights of the untargeted ones fall where a pixel is lost
+def test_the_loss_is_lower_where_the_prediction_fits_better(loss):
+    labels = make_case(5)[1]
+    fitting = one_hot(labels, 4).movedim(-1, 1).float() + 0.3 * torch.rand(*labels.shape, 4).movedim(-1, 1)
+    assert (loss(fitting, labels) < loss(fitting, (labels + 1) % 4)).all()
+
+
+def test_cross_entropy_is_the_mean_negative_log_probability():
+    logits, labels = make_case(6)
+    expected = [sum(-math.log(p[k]) for p, k in image) / len(image) for image in pixels(logits, labels)]
+    assert cross_entropy(logits, labels).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_margin_is_the_ratio_of_differences_of_logits_whatever_their_scale():
+    logits = torch.tensor([4.0, 1.0, 3.0, 0.0]).view(1, 4, 1, 1)
+    for label, expected in enumerate([-1 / 3, 3 / 3, 1 / 3, 4 / 3]):
+        for scale in (1, 10):
+            found = margin_loss(logits * scale, torch.tensor([[[label]]]))
+            assert float(found) == pytest.approx(expected, abs=1e-6)
+    two = torch.tensor([4.0, 1.0]).view(1, 2, 1, 1)
+    assert [float(margin_loss(two, torch.tensor([[[k]]]))) for k in (0, 1)] == [-3, 3]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_segpgd_counts_pixels_that_are_won_less(targeted, progress):
+    logits, labels = make_case(7)
+    expected = []
+    for image in pixels(logits, labels):
+        won = [(int(p.argmax()) == k) == targeted for p, k in image]
+        weights = [progress / 2 if w else 1 - progress / 2 for w in won]
+        assert any(won) and not all(won)
+        expected.append(sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image))
+    found = segpgd_loss(logits, labels, progress=progress, targeted=targeted)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
+    logits, labels = make_case(8)
+    expected = []
+    for image in pixels(logits, labels):
+        alike = [float(p[k] / p.norm()) for p, k in image]
+        weights = [1 - a if targeted else a for a in alike]
+        expected.append(sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image))
+    found = cospgd_loss(logits, labels, targeted=targeted)
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_gradient_flows_through_the_weight_of_cospgd():
+    logits, labels = make_case(9)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(cospgd_loss(logits, labels).sum(), logits)
+    p = logits.detach().softmax(dim=1)
+    truth = one_hot(labels, 4).movedim(-1, 1)
+    weight = (p * truth).sum(dim=1) / p.norm(dim=1) / labels[0].numel()
+    torch.testing.assert_close(gradient, weight[:, None] * (p - truth), atol=1e-6, rtol=1e-4)

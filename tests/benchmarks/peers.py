@@ -1,0 +1,244 @@
+"""PGD of `helpers.attack` beside that of five libraries: the same network, images, target and number of steps.
+
+`make bench` runs it in an environment that has them. One table of speed, arithmetic and memory, one of answers.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import loss as losses
+from helpers.attack import frozen_copy, pgd
+from helpers.data import load
+from helpers.evaluation import write_table
+from helpers.files import RUNS
+from helpers.loss import iou, iou_loss
+from helpers.network import UNet, native_bf16, predict
+from helpers.targets import SMALL, heart_symbol
+from helpers.training import train
+
+SIZE, DEPTH, BATCH, ROUNDS, STEPS, EPSILON = 256, 4, 4, 5, 4, 0.04
+LOSS = partial(iou_loss, classes=range(1, 6))
+
+
+def torchattacks(network, images, target, *, epsilon, step_size, steps):
+    """Wants images in [0, 1]; its loss is the cross-entropy."""
+    import torchattacks as library
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images * 2 - 1)
+
+    attack = library.PGD(Scaled().eval(), eps=epsilon / 2, alpha=step_size / 2, steps=steps, random_start=False)
+    attack.set_mode_targeted_by_label(quiet=True)
+    return attack((images + 1) / 2, target) * 2 - 1
+
+
+def cleverhans(network, images, target, *, epsilon, step_size, steps):
+    """Its loss is the cross-entropy."""
+    from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
+
+    return projected_gradient_descent(network, images, epsilon, step_size, steps, np.inf, clip_min=-1, clip_max=1,
+                                      y=target, targeted=True, rand_init=False, sanity_checks=False)  # fmt: skip
+
+
+def foolbox(network, images, target, *, epsilon, step_size, steps):
+    """Classifies images: a loss and a criterion for label maps are put in."""
+    import eagerpy
+    import foolbox as library
+
+    class Target(library.criteria.Criterion):
+        target_classes = target
+
+        def __repr__(self):
+            return "Target"
+
+        def __call__(self, perturbed, outputs):
+            raise NotImplementedError
+
+    class Attack(library.attacks.LinfProjectedGradientDescentAttack):
+        def get_loss_fn(self, model, labels):
+            return lambda inputs: eagerpy.astensor(LOSS(model(inputs).raw, labels).sum())
+
+    model = library.PyTorchModel(network, bounds=(-1, 1), device="cpu")
+    attack = Attack(abs_stepsize=step_size, steps=steps, random_start=False)
+    return attack.run(model, images, Target(), epsilon=epsilon)
+
+
+def captum(network, images, target, *, epsilon, step_size, steps):
+    """Takes any loss; leaves gradients below 1e-6 out unless told otherwise."""
+    from captum.robust import PGD
+
+    attack = PGD(network, loss_func=LOSS, lower_bound=-1, upper_bound=1)
+    attack.fgsm.zero_thresh = 0
+    return attack.perturb(images, epsilon, step_size, steps, target, targeted=True)
+
+
+def art(network, images, target, *, epsilon, step_size, steps):
+    """Classifies images: logits and label maps are flattened for it."""
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    size = images.shape[-1]
+
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images).flatten(1)
+
+    class Loss(torch.nn.Module):
+        def forward(self, logits, labels):
+            return LOSS(logits.view(len(logits), -1, size, size), labels.view(-1, size, size).long()).sum()
+
+    flat = PyTorchClassifier(Flat().eval(), loss=Loss(), input_shape=(1, size, size), nb_classes=size * size,
+                             clip_values=(-1, 1), device_type="cpu")  # fmt: skip
+    attack = ProjectedGradientDescentPyTorch(flat, norm=np.inf, eps=epsilon, eps_step=step_size, max_iter=steps,
+                                             targeted=True, batch_size=len(images), verbose=False)  # fmt: skip
+    return torch.from_numpy(attack.generate(images.numpy(), target.flatten(1).numpy().astype(np.float32)))
+
+
+def ours(network, images, target, *, epsilon, step_size, steps, precision="fp32", loss=LOSS):
+    """`helpers.attack.pgd`, with its checks."""
+    return pgd(network, images, target, loss=loss, epsilon=epsilon, step_size=step_size, steps=steps, targeted=True,
+               precision=precision).adv_images  # fmt: skip
+
+
+LIBRARIES = {"torchattacks": torchattacks, "captum": captum, "foolbox": foolbox, "art": art, "cleverhans": cleverhans}
+ATTACKS = {(name, "fp32"): attack for name, attack in LIBRARIES.items()}
+ATTACKS |= {("this study", "fp32"): ours}
+if native_bf16():
+    ATTACKS |= {("this study", "bf16"): partial(ours, precision="bf16")}
+
+
+def case():
+    """Network with random weights, images and target: what a step costs does not depend on them."""
+    torch.manual_seed(0)
+    images, target = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (BATCH, SIZE, SIZE))
+    return UNet(depth=DEPTH).eval(), images, target
+
+
+def timed(work):
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def matrix_rate(precision, side=2048):
+    """Floating-point operations per second in matrix products of this precision, best of ten."""
+    matrix = torch.rand(side, side).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    matrix @ matrix
+    return 2 * side**3 / min(timed(lambda: matrix @ matrix) for _ in range(10))
+
+
+def step_arithmetic(network, images, target):
+    """Floating-point operations of one image's step: forward, and backward to the input."""
+    frozen = frozen_copy(network, precision="fp32", example=images[:1])
+    with FlopCounterMode(display=False) as counter:
+        x = images.clone().requires_grad_()
+        torch.autograd.grad(LOSS(frozen(x), target).sum(), x)
+    return counter.get_total_flops() / len(images)
+
+
+def peak(library, precision):
+    """Peak memory [MiB] of a process of its own that attacks the batch in a few steps."""
+    command = [sys.executable, __file__, "--peak", library, precision]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def speed():
+    """Table of seconds, arithmetic, loss and memory; rounds are interleaved, times are medians."""
+    network, images, target = case()
+    options = {"epsilon": EPSILON, "step_size": EPSILON / 20, "steps": STEPS}
+    times, rates, found = {key: [] for key in ATTACKS}, {"fp32": [], "bf16": []}, {}
+    for key, attack in ATTACKS.items():  # to warm up
+        found[key] = attack(network, images, target, **options)
+    for _ in range(ROUNDS):
+        for precision in {precision for _, precision in ATTACKS}:
+            rates[precision].append(matrix_rate(precision))
+        for key, attack in ATTACKS.items():
+            times[key].append(timed(lambda: attack(network, images, target, **options)) / BATCH / STEPS)  # noqa: B023
+    fastest = min(median(times[name, "fp32"]) for name in LIBRARIES)
+    arithmetic, rows = step_arithmetic(network, images, target), []
+    for (library, precision), seconds in times.items():
+        with torch.no_grad():
+            after = LOSS(network(found[library, precision].float()), target).mean().item()
+        share = 100 * arithmetic / median(seconds) / median(rates[precision])
+        speedup = fastest / median(seconds)
+        rows.append([library, precision, median(seconds), speedup, share, after, peak(library, precision)])
+    columns = ["library", "precision", "seconds_per_image_step", "speedup_over_fastest_peer", "share_of_matrix_rate",
+               "loss_after", "peak_mib"]  # fmt: skip
+    about = {"gflop_per_image_step": arithmetic / 1e9}
+    about |= {f"{name}_gflop_per_second": median(rate) / 1e9 for name, rate in rates.items() if rate}
+    return pd.DataFrame(rows, columns=columns), about
+
+
+def answers():
+    """Tables of agreement with the libraries, and of the time to 95 % target IoU, on the quick profile's network."""
+    data = load("phantom", size=128, test_cases=4, seed=0)
+    network = train(data, "target", depth=3, epochs=40).network
+    images, truth = data.take("test")
+    target = heart_symbol(truth, "heart", data.structures, area_ratio=SMALL).labels
+    options = {"epsilon": EPSILON, "step_size": EPSILON / 20}
+    reached = lambda adv: iou(predict(network, adv), target, classes=[1]).mean().item()  # noqa: E731
+    rows = []
+    for name, attack in LIBRARIES.items():
+        loss = losses.cross_entropy if name in ("torchattacks", "cleverhans") else LOSS
+        one, other = (a(network, images, target, steps=1, **options) for a in (attack, partial(ours, loss=loss)))
+        many, others = (a(network, images, target, steps=20, **options) for a in (attack, partial(ours, loss=loss)))
+        same = 100 * ((one - other).abs() <= 1e-6).float().mean().item()
+        rows.append([name, "cross-entropy" if loss is not LOSS else "IoU", same, reached(many), reached(others)])
+    return pd.DataFrame(rows, columns=["library", "loss", "same_pixels_after_1_step", "iou_after_20", "ours_after_20"])
+
+
+def machine():
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+    return {"processor": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "size": SIZE,
+            "depth": DEPTH, "batch": BATCH, "steps": STEPS}  # fmt: skip
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "PRECISION"), help="only print the peak memory [MiB]")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # random weights are no good target
+    if arguments.peak:
+        network, images, target = case()
+        ATTACKS[tuple(arguments.peak)](network, images, target, epsilon=EPSILON, step_size=EPSILON / 20, steps=3)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    table, about = speed()
+    about |= machine()
+    print(json.dumps(about, indent=1))
+    print(table.round(4).to_string(index=False))
+    write_table(RUNS / "benchmark.csv", table, about)
+    table = answers()
+    print(table.round(3).to_string(index=False))
+    write_table(RUNS / "benchmark_answers.csv", table, about)
+
+
+if __name__ == "__main__":
+    main()
