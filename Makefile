@@ -5,6 +5,7 @@ ARGS ?=
 VENV := .venv
 STAMP := $(VENV)/.stamp
 RUN := $(VENV)/bin/python
+PEERS := $(VENV)/peers
 
 .DEFAULT_GOAL := help
 .PHONY: help study full test lab bench clean FORCE
@@ -25,8 +26,9 @@ test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attac
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
-bench: $(STAMP) ## time training and attack on this machine
+bench: $(PEERS)/.stamp ## time a phantom, training and attacks on this machine, beside five attack libraries
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
+	@PYTHONPATH=$(CURDIR) $(PEERS)/bin/python tests/benchmarks/peers.py $(ARGS)
 
 clean: ## remove .venv, runs and caches (your data in data/ stays)
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -45,3 +47,13 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { rm -rf $(VENV) $(VENV).log; echo "make: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@echo "$(CURDIR)" > $@
+
+# The benchmark's libraries, which ask for packages that the study does without, see the study's packages from outside.
+$(PEERS)/.stamp: $(STAMP)
+	@echo "Installing the benchmark's libraries into $(PEERS) ..."
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@$(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/study.pth"
+	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"])' \
+		| xargs $(PEERS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps
+	@touch $@

@@ -12,7 +12,8 @@ from helpers.files import commit, replacing
 from helpers.loss import iou
 
 PAPER = Path(__file__).with_name("paper.csv")
-EXACT = ("epsilon", "factor", "window", "ssim", "seconds_per_image_step")  # columns that are not rounded
+# columns of tables that are not rounded
+EXACT = ("epsilon", "factor", "window", "ssim", "seconds_per_image_step", "seconds_per_image")
 PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 
 

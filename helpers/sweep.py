@@ -3,7 +3,7 @@
 import pandas as pd
 import torch
 
-from helpers.attack import pgd, shuffle_noise, uniform_noise
+from helpers.attack import fast_pgd, pgd, shuffle_noise, uniform_noise
 from helpers.evaluation import iou_table
 from helpers.loss import iou
 from helpers.network import predict
@@ -68,14 +68,14 @@ def craft_each(network, images, targets, *, loss, epsilon, regions=None, batch_s
 def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
     """Smallest noise level of each case at which a targeted attack reaches an IoU, by bisection of log ε, batched.
 
-    Each attack of a case ends at the step that reaches the IoU.
+    The attack is `fast_pgd`, and ends at the step that reaches the IoU.
 
     Args:
-        network, images, labels: as in `attack.pgd`.
+        network, images, labels: as in `attack.fast_pgd`.
         structure: class whose IoU with the target counts.
         reached: IoU × 100 that counts as success.
         low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
-        **options: as in `attack.pgd`; the attack is targeted.
+        **options: as in `attack.fast_pgd`; the attack is targeted.
 
     Returns:
         float (N,): the least ε that was tried and was enough, at most (high / low)^(1 / 2^rounds) times too high;
@@ -83,8 +83,8 @@ def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.
     """
 
     def succeeds(epsilon):
-        result = pgd(network, images, labels, epsilon=epsilon, targeted=True, classes=[structure], stop_at=reached,
-                     **options)  # fmt: skip
+        result = fast_pgd(network, images, labels, epsilon=epsilon, targeted=True, classes=[structure], stop_at=reached,
+                          **options)  # fmt: skip
         return iou(predict(network, result.adv_images), labels, classes=[structure])[:, 0] >= reached
 
     lower, upper = (torch.full((len(images),), value, device=images.device) for value in (low, high))
