@@ -3,6 +3,7 @@
 import copy
 import inspect
 import warnings
+import zlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,7 +63,7 @@ def pgd(
         guide: loss whose gradient is followed, while `loss` measures; default `loss`. One that takes `progress` is told
             the share of the steps done.
         warmup: steps over which the allowed noise grows from 0 to ε.
-        random_start: start at uniform noise of ±ε (drawn image by image from `seed`) rather than at the image.
+        random_start: start at `uniform_noise` of `seed` rather than at the image.
         restarts: attacks of each image, the second and later from a random start; the best by `keep` stays.
         keep: the iterate that is returned, of each image: "last", or the best by "loss" or by "iou" (of `classes`).
         classes: class indices whose IoU is recorded and decides; default none.
@@ -71,6 +72,7 @@ def pgd(
         value_range: least and greatest valid pixel.
         precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the processor has it.
         batch_size: images at a time; it bounds the memory and changes no result.
+        seed: of random starts, and of the random noise that the attack is compared with: as in `uniform_noise`.
 
     Returns:
         AttackResult; IoU and loss are those of the copy in its precision.
@@ -100,7 +102,9 @@ def pgd(
     start = images + noise if random_start else images
     result, score = _in_parts(frozen, images, start, labels, limits, step_size, **about)
     for restart in range(1, int(restarts)):
-        start = images + uniform_noise(images, epsilon=epsilon, seed=seed + restart)
+        start = images + uniform_noise(
+            images, epsilon=epsilon, seed=[(restart, key) for key in _keys(seed, len(images))]
+        )
         again, scored = _in_parts(frozen, images, start, labels, limits, step_size, **about)
         result, score = _better(result, again, scored > score), torch.maximum(score, scored)
     found = _doubts(network, frozen, images, noise * region, labels, result, limits, **about)
@@ -154,14 +158,15 @@ def uniform_noise(images, *, epsilon, seed=0):
     Args:
         images: (N, C, H, W), for the shape.
         epsilon: a number or (N,) [units of the images].
-        seed: seed of the noise.
+        seed: a number, by which an image gets its noise by its place in the batch; or N keys, such as the cases' ids.
 
     Returns:
         float32 (N, C, H, W).
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
-    return noise * _per_image("epsilon", epsilon, images)[:, None, None, None]
+    noise = torch.empty(images.shape)
+    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
+        row.uniform_(-1, 1, generator=generator)
+    return noise.to(images) * _per_image("epsilon", epsilon, images)[:, None, None, None]
 
 
 def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
@@ -169,16 +174,15 @@ def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
 
     Args:
         images, adv_images: (N, C, H, W).
-        seed: seed of the permutation, another one for each image.
+        seed: of the permutations, as in `uniform_noise`.
         value_range: the result is clipped to it.
 
     Returns:
         (N, C, H, W).
     """
-    generator = torch.Generator().manual_seed(seed)
     noise = (adv_images - images).flatten(1)
     shuffled = torch.empty_like(noise)
-    for new, row in zip(shuffled, noise, strict=True):
+    for new, row, generator in zip(shuffled, noise, _generators(seed, len(images)), strict=True):
         new.copy_(row[torch.randperm(len(row), generator=generator).to(row.device)])
     return (images + shuffled.view_as(images)).clamp(*value_range)
 
@@ -358,6 +362,18 @@ def _doubts(network, frozen, images, noise, labels, result, limits, *, loss, sig
          f"on {count(which)} random noise of the same size does better: take more steps; gradients may be masked"),
     ]  # fmt: skip
     return [text for found, text in doubts if found]
+
+
+def _keys(seed, n):
+    """What the random numbers of each of n images come from."""
+    keys = [(seed, place) for place in range(n)] if isinstance(seed, int) else list(seed)
+    if len(keys) != n:
+        raise ValueError(f"seed has {len(keys)} keys; give a number or one key per image ({n})")
+    return keys
+
+
+def _generators(seed, n):
+    return [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in _keys(seed, n)]
 
 
 def _per_image(name, value, images):

@@ -9,7 +9,9 @@ from helpers.loss import iou
 from helpers.network import predict
 
 
-def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100, seed=0, batch_size=20, **options):
+def craft(
+    networks, images, labels, *, ids, epsilons, loss, targeted=False, steps=100, seed=0, batch_size=20, **options
+):  # fmt: skip
     """Adversarial images of every attack and noise level, and two controls of the same size.
 
     Args:
@@ -17,6 +19,7 @@ def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100
             "black-box": surrogate}.
         images, labels, loss, targeted, steps, batch_size, **options: as in `attack.pgd`; all noise levels run as one
             batch.
+        ids: the N cases; a case's random noise depends on its id and the seed alone.
         epsilons: the noise levels.
         seed: of the controls: "random-noise" is uniform in ±ε, "shuffled-noise" moves the first attack's noise to
             random places.
@@ -24,6 +27,7 @@ def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100
     Returns:
         dict from (attack, epsilon) to adversarial images (N, C, H, W).
     """
+    keys = [(seed, id) for id in ids]
     n, levels = len(images), torch.tensor(epsilons, dtype=images.dtype)
     repeat = lambda tensor: tensor.repeat(len(levels), *[1] * (tensor.ndim - 1))  # noqa: E731
     region, step_size = options.get("region"), options.get("step_size")
@@ -34,15 +38,16 @@ def craft(networks, images, labels, *, epsilons, loss, targeted=False, steps=100
     crafted = {}
     for attack, network in networks.items():
         result = pgd(network, repeat(images), repeat(labels), loss=loss, epsilon=levels.repeat_interleave(n),
-                     targeted=targeted, steps=steps, batch_size=batch_size, seed=seed, **options)  # fmt: skip
+                     targeted=targeted, steps=steps, batch_size=batch_size, seed=keys * len(levels),
+                     **options)  # fmt: skip
         parts = result.adv_images.view(len(levels), *images.shape)
         crafted |= {(attack, e): part for e, part in zip(epsilons, parts, strict=True)}
     value_range = options.get("value_range", (-1.0, 1.0))
     first = next(iter(networks))
     for epsilon in epsilons:
-        noisy = images + uniform_noise(images, epsilon=epsilon, seed=seed)
+        noisy = images + uniform_noise(images, epsilon=epsilon, seed=keys)
         crafted["random-noise", epsilon] = noisy.clamp(*value_range)
-        shuffled = shuffle_noise(images, crafted[first, epsilon], seed=seed, value_range=value_range)
+        shuffled = shuffle_noise(images, crafted[first, epsilon], seed=keys, value_range=value_range)
         crafted["shuffled-noise", epsilon] = shuffled
     return crafted
 

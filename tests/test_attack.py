@@ -1,5 +1,6 @@
 """Attacks on a linear network whose best attack is known, and the promises that hold on any network."""
 
+import re
 import warnings
 from functools import partial
 
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from helpers import loss as losses
 from helpers.attack import fast_pgd, fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
+from helpers.files import ROOT
 from helpers.loss import iou, iou_loss
 from helpers.network import UNet, predict
 
@@ -702,6 +704,21 @@ def test_an_attack_weaker_than_random_noise_is_warned_of():
     assert "random noise of the same size does better" in warned(Staircase(16).eval(), images, labels, steps=20)
 
 
+# --- the README's example ---------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme_attacks_a_network_that_is_not_ours():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
+    found = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(code, found)
+    result, images = found["result"], found["images"]
+    assert (result.adv_images - images).abs().max() <= 0.2 + 1e-6
+    assert result.iou[-1].mean() > result.iou[0].mean() + 5 and not result.warnings
+
+
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 
@@ -820,6 +837,7 @@ NAN = float("nan")
         ({"images": torch.where(IMAGES == IMAGES.max(), NAN, IMAGES)}, "images .*nan"),
         ({"images": IMAGES[:, 0]}, r"images .*\(2, 16, 16\)"),
         ({"images": IMAGES.long()}, "images .*int64"),
+        ({"seed": ["a", "b", "c"]}, "seed has 3 keys"),
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"precision": None}, "precision None"),
         ({"keep": "first"}, "keep is 'first'"),

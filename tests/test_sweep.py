@@ -32,7 +32,8 @@ def case():
     return images, torch.randint(0, 3, (3, 16, 16), generator=generator)
 
 
-run = partial(craft, epsilons=LEVELS, loss=LOSS, steps=4, precision="fp32")
+IDS = ["c", "a", "b"]
+run = partial(craft, ids=IDS, epsilons=LEVELS, loss=LOSS, steps=4, precision="fp32")
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -53,6 +54,14 @@ def test_every_attack_and_control_is_there_at_every_level(networks, case):
     for (_, epsilon), images in crafted.items():
         assert images.shape == case[0].shape and images.abs().max() <= 1
         assert (images - case[0]).abs().max() <= epsilon + 1e-6
+
+
+def test_a_case_s_controls_do_not_depend_on_its_place_in_the_queue(networks, case):
+    images, labels = case
+    whole = run(networks, images, labels)
+    moved = run(networks, images[[2, 0]], labels[[2, 0]], ids=[IDS[2], IDS[0]])
+    for key in whole:
+        assert torch.equal(moved[key], whole[key][[2, 0]])
 
 
 def test_shuffled_noise_has_the_values_of_the_first_attack_s_noise(networks, case):
@@ -105,7 +114,7 @@ def test_the_seed_decides_a_random_start(networks, case):
 
 
 def test_no_images_give_empty_cells(networks, case):
-    crafted = run(networks, case[0][:0], case[1][:0])
+    crafted = run(networks, case[0][:0], case[1][:0], ids=[])
     assert len(crafted) == 12 and all(images.shape == (0, 1, 16, 16) for images in crafted.values())
 
 
