@@ -1,5 +1,6 @@
 """Attacks on a linear network whose best attack is known, and the promises that hold on any network."""
 
+import copy
 import re
 import warnings
 from functools import partial
@@ -298,6 +299,18 @@ def test_an_attack_leaves_the_global_random_state_alone():
     attack(network, images, labels, random_start=True)
     shuffle_noise(images, images * 0.9)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("attack", [pgd, fast_pgd])
+def test_a_gpu_gives_nearly_the_same_answer(trained, attack):
+    network, images, labels = trained
+    options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "classes": (1, 2), "restarts": 2}
+    here = attack(network, images, labels, precision="fp32", **options)
+    there = attack(copy.deepcopy(network).cuda(), images.cuda(), labels.cuda(), **options)
+    assert there.adv_images.is_cuda and (there.adv_images.cpu() - images).abs().max() <= 0.2 + 1e-6
+    torch.testing.assert_close(there.iou[-1].mean().cpu(), here.iou[-1].mean(), atol=3, rtol=0)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
