@@ -1,31 +1,31 @@
 """Fast gradient sign method and projected gradient descent (L∞) on any segmentation network and any loss."""
 
-import copy
 import inspect
+import math
 import warnings
 import zlib
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from helpers.loss import check_labels, cross_entropy, iou
-from helpers.network import native_bf16
+from helpers.loss import check_classes, check_labels, cross_entropy, iou
+from helpers.network import frozen_copy
 
-PRECISIONS = ("auto", "bf16", "fp32")
 KEEP = ("last", "loss", "iou")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttackResult:
-    """What an attack made, and how it went.
+    """What an attack made, and how it went. Histories are of the attempt that won, NaN once an image was stopped.
 
     Attributes:
         adv_images: (N, C, H, W), within ε of the images and within the value range.
-        loss: (steps + 1, N) loss of each image before each step and after the last; NaN once an image was stopped.
-        iou: (steps + 1, N) mean IoU × 100 of `classes` between prediction and labels, likewise; None without `classes`.
-        zero_gradients: (steps, N) share of the pixels whose gradient is zero [percent], likewise.
+        loss: (steps + 1, N) loss of each image at the start, and after each step.
+        iou: (steps + 1, N) mean IoU × 100 of `classes` between prediction and labels, likewise, NaN where neither has
+            any of them; None without `classes`.
+        zero_gradients: (steps, N) share of the values in the region whose gradient is zero [percent].
         taken: int64 (N,), the steps after which `adv_images` was kept.
         warnings: what speaks against trusting the result, one line each.
     """
@@ -47,8 +47,8 @@ def pgd(
 
     Untargeted, the loss between prediction and `labels` is raised; targeted, the loss to the target `labels` is
     lowered. The attack works on a frozen copy of the network in evaluation mode; the network handed in is not touched.
-    An image's result does not depend on the others in its batch. No images give an empty result. Whatever speaks
-    against trusting the result is warned of and kept in it.
+    An image's result does not depend on the others in its batch (unless the network couples them). No images give an
+    empty result. Whatever speaks against trusting the result is warned of and kept in it.
 
     Args:
         network: module from images to logits (N, K, H, W).
@@ -58,16 +58,18 @@ def pgd(
         epsilon: largest noise per pixel [units of the images]: a number, or (N,) one for each image.
         steps: number of gradient steps.
         step_size: [units of the images], a number or (N,); default epsilon / 20, the paper's.
-        schedule: function of the share of the steps done, 0 … 1, that returns a factor of the step size; default 1.
+        schedule: function of the share of the steps done, 0 … below 1, that returns a factor of the step size.
         momentum: share of the last direction that is added to the gradient (each divided by its mean absolute value).
-        guide: loss whose gradient is followed, while `loss` measures; default `loss`. One that takes `progress` is told
-            the share of the steps done.
-        warmup: steps over which the allowed noise grows from 0 to ε.
+        guide: loss whose gradient is followed, while `loss` measures; default `loss`. If it has parameters without a
+            default called `progress` and `targeted`, it is told the share of the steps done and the goal.
+        warmup: steps over which the allowed noise grows to ε.
         random_start: start at `uniform_noise` of `seed` rather than at the image.
-        restarts: attacks of each image, the second and later from a random start; the best by `keep` stays.
+        restarts: attempts at each image, the second and later from a random start. The best by `keep` wins (by loss, if
+            that is "last"); an image that was stopped needs no other.
         keep: the iterate that is returned, of each image: "last", or the best by "loss" or by "iou" (of `classes`).
         classes: class indices whose IoU is recorded and decides; default none.
-        stop_at: IoU × 100 at which an image is done and leaves the batch (untargeted: at or below it).
+        stop_at: IoU × 100 at which an image is done and leaves the batch, kept as it is (untargeted: at or below it).
+            Classes that are neither in prediction nor labels count 100.
         region: bool (H, W) or (N, H, W), where noise is allowed; default everywhere.
         value_range: least and greatest valid pixel.
         precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the processor has it.
@@ -78,36 +80,35 @@ def pgd(
         AttackResult; IoU and loss are those of the copy in its precision.
 
     Raises:
-        ValueError: shapes, classes or ranges do not fit, or ε or steps are not sensible.
+        ValueError: shapes, classes or ranges do not fit, an option is not sensible, or no gradient reaches the images.
 
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al., arXiv:1706.06083;
     momentum: Dong et al., arXiv:1710.06081.
     """
-    epsilon, region = _check(images, labels, epsilon, steps, region, value_range)
-    if keep not in KEEP:
-        raise ValueError(f"keep is {keep!r}; choose one of {', '.join(KEEP)}")
-    if classes is None and (keep == "iou" or stop_at is not None):
-        raise ValueError("classes is None; name the classes whose IoU decides")
-    if not 1 <= restarts == int(restarts):
-        raise ValueError(f"restarts is {restarts}; give a whole number of 1 or more")
-    if _told(loss, 0):
-        raise ValueError("loss changes from step to step: hand it in as guide, and a loss that measures beside it")
-    images, steps = images.detach(), int(steps)
+    epsilon, region = _check(images, labels, epsilon, region, value_range)
+    _check_options(loss, guide, schedule, momentum, keep, classes, stop_at)
+    steps, restarts, batch_size = _whole("steps", steps), _whole("restarts", restarts), _whole("batch_size", batch_size)
+    warmup = _whole("warmup", warmup, least=0, most=steps)
+    images = images.detach()
     step_size = epsilon / 20 if step_size is None else _per_image("step_size", step_size, images)
     frozen = frozen_copy(network, precision=precision, example=images[:1])
-    about = {"loss": loss, "guide": guide, "sign": -1 if targeted else 1, "steps": steps, "momentum": momentum,
-             "schedule": schedule or (lambda done: 1.0), "warmup": warmup, "keep": keep, "classes": classes,
-             "stop_at": stop_at, "value_range": value_range, "batch_size": batch_size}  # fmt: skip
-    noise, limits = uniform_noise(images, epsilon=epsilon, seed=seed), epsilon[:, None, None, None] * region
-    start = images + noise if random_start else images
+    about = {"loss": loss, "guide": guide, "targeted": targeted, "steps": steps, "momentum": momentum, "keep": keep,
+             "schedule": schedule or (lambda done: 1.0), "warmup": warmup, "classes": classes, "stop_at": stop_at,
+             "value_range": value_range, "batch_size": batch_size}  # fmt: skip
+    keys, limits = _keys(seed, len(images)), epsilon[:, None, None, None] * region
+    start = images + uniform_noise(images, epsilon=epsilon, seed=keys) if random_start else images
     result, score = _in_parts(frozen, images, start, labels, limits, step_size, **about)
-    for restart in range(1, int(restarts)):
-        start = images + uniform_noise(
-            images, epsilon=epsilon, seed=[(restart, key) for key in _keys(seed, len(images))]
-        )
-        again, scored = _in_parts(frozen, images, start, labels, limits, step_size, **about)
-        result, score = _better(result, again, scored > score), torch.maximum(score, scored)
-    found = _doubts(network, frozen, images, noise * region, labels, result, limits, **about)
+    if not result.loss[0].isfinite().all():
+        raise ValueError(f"loss is {result.loss[0].tolist()}; the network or the loss fails on these images")
+    for restart in range(1, restarts):
+        todo = score < torch.inf
+        if todo.any():
+            start = images + uniform_noise(images, epsilon=epsilon, seed=[(restart, key) for key in keys])
+            tensors = (part[todo] for part in (images, start, labels, limits, step_size))
+            again, scored = _in_parts(frozen, *tensors, **about)
+            result, score = _better(result, score, again, scored, todo)
+    noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in keys]) * limits
+    found = _doubts(network, frozen, images, noise, labels, result, limits, **about)
     for text in found:
         warnings.warn(text, stacklevel=2)
     return replace(result, warnings=tuple(found))
@@ -117,7 +118,7 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
     """Fast gradient sign method: `pgd` with one step of ε.
 
     Args:
-        network, images, labels, loss, epsilon, **options: see `pgd`.
+        network, images, labels, loss, epsilon, **options: see `pgd`; not steps and step_size.
 
     Returns:
         AttackResult.
@@ -130,9 +131,10 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
 def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30, **options):
     """`pgd` that gets in 30 steps beyond where 100 steps of ε/20 end: long strides first, with momentum.
 
-    The step size falls evenly from 0.7 ε to 0; momentum is 0.75. In the first 60 % of the steps the gradient is not
-    that of `loss`, which is nearly flat where the network is sure: targeted, it is that of the cross-entropy,
-    untargeted, that of `loss` of the logits divided by 4.
+    Targeted: steps of 0.15 ε, from 60 % of the steps on falling to 0; momentum 0.3; for 80 % of the steps the gradient is
+    that of the cross-entropy. Untargeted: steps falling from 0.7 ε to 0; momentum 0.5; for 60 % of the steps the logits
+    are divided by 4. For the gradient of `loss` is nearly flat where the network is sure; of networks that are not, plain
+    `pgd` may do better.
 
     Args:
         network, images, labels, loss, epsilon, targeted, steps, **options: see `pgd`.
@@ -143,12 +145,17 @@ def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30
     Source: ours; momentum: Dong et al., arXiv:1710.06081.
     """
 
+    first, momentum = (0.8, 0.3) if targeted else (0.6, 0.5)
+
     def guide(logits, labels, *, progress):
-        if progress >= 0.6:
+        if progress >= first:
             return loss(logits, labels)
         return cross_entropy(logits, labels) if targeted else loss(logits / 4, labels)
 
-    ours = {"guide": guide, "momentum": 0.75, "step_size": epsilon, "schedule": lambda done: 0.7 * (1 - done)}
+    def schedule(done):  # in ε / 20
+        return 3 * min(1, (1 - done) / 0.4) if targeted else 14 * (1 - done)
+
+    ours = {"guide": guide, "momentum": momentum, "schedule": schedule}
     return pgd(network, images, labels, loss=loss, epsilon=epsilon, targeted=targeted, steps=steps, **ours | options)
 
 
@@ -161,7 +168,7 @@ def uniform_noise(images, *, epsilon, seed=0):
         seed: a number, by which an image gets its noise by its place in the batch; or N keys, such as the cases' ids.
 
     Returns:
-        float32 (N, C, H, W).
+        (N, C, H, W), of the type of `images`.
     """
     noise = torch.empty(images.shape)
     for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
@@ -170,7 +177,7 @@ def uniform_noise(images, *, epsilon, seed=0):
 
 
 def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
-    """Adversarial images whose noise keeps its values but loses its places: a control for what the structure does.
+    """Adversarial images whose noise keeps its values (but for the clipping) and loses its places: a control.
 
     Args:
         images, adv_images: (N, C, H, W).
@@ -199,54 +206,8 @@ def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
         (N, C, H, W), at most half a grey level off.
     """
     low, high = value_range
-    level = (high - low) / (2**bits - 1)
-    return ((images - low) / level).round() * level + low
-
-
-def frozen_copy(network, *, precision="auto", example=None):
-    """Copy of a network for attacks: evaluation mode, no weight gradients.
-
-    Args:
-        network: any module; it stays as it is.
-        precision: "bf16" (weights and activations), "fp32", or "auto" for bf16 where the processor has it.
-        example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
-
-    Returns:
-        A module from float images to logits.
-
-    Raises:
-        ValueError: unknown precision.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    frozen = copy.deepcopy(network).eval().requires_grad_(False)
-    if example is not None and len(example):
-        frozen = _folded(frozen, example)
-    device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
-    if precision == "bf16" or precision == "auto" and native_bf16(device):
-        frozen = frozen.to(torch.bfloat16)
-    return frozen.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def _folded(network, example):
-    folded = copy.deepcopy(network)
-    for module in list(folded.modules()):
-        if isinstance(module, nn.Sequential):
-            _fold_batch_norms(module)
-    before, after = network(example), folded(example)
-    same = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
-    return folded if same else network
-
-
-def _fold_batch_norms(sequence):
-    for index in range(len(sequence) - 1):
-        first, second = sequence[index], sequence[index + 1]
-        if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) and isinstance(second, nn.BatchNorm2d):
-            if second.running_mean is None or isinstance(first, nn.ConvTranspose2d) and first.groups > 1:
-                continue
-            sequence[index] = fuse_conv_bn_eval(first, second, transpose=isinstance(first, nn.ConvTranspose2d))
-            sequence[index + 1] = nn.Identity()
+    level = (high - low) / (2 ** _whole("bits", bits) - 1)
+    return (((images - low) / level).round() * level + low).clamp(low, high)
 
 
 def _in_parts(frozen, *tensors, batch_size, **about):
@@ -259,104 +220,153 @@ def _in_parts(frozen, *tensors, batch_size, **about):
 
 
 def _ascend(
-    network, images, start, labels, limits, step_size, *, loss, guide, sign, steps, momentum, schedule, warmup, keep,
-    classes, stop_at, value_range,
+    network, images, start, labels, limits, step_size, *, loss, guide, targeted, steps, momentum, keep, schedule,
+    warmup, classes, stop_at, value_range,
 ):  # fmt: skip
     n, dtype = len(images), next((p.dtype for p in network.parameters()), images.dtype)
-    column = lambda: torch.full((steps + 1, n), torch.nan, device=images.device)  # noqa: E731
-    losses, reached, zeros = column(), column(), column()[1:]
+    losses, overlaps = torch.full((2, steps + 1, n), torch.nan, device=images.device)
+    zeros = torch.full((steps, n), torch.nan, device=images.device)
     kept, taken = images.clone(), torch.zeros(n, dtype=torch.int64, device=images.device)
     best = torch.full((n,), -torch.inf, device=images.device)
     left, adv_images, direction = torch.arange(n, device=images.device), start, torch.zeros_like(images)
-    stride = sign * step_size[:, None, None, None]
+    sign = -1 if targeted else 1
     for index in range(steps + 1 if n else 0):
-        allowed = limits * min(1, index / warmup) if warmup else limits
+        allowed = limits * (min(1, max(index, 1) / warmup) if warmup else 1)
         adv_images = torch.minimum(torch.maximum(adv_images, images - allowed), images + allowed).clamp(*value_range)
+        x = adv_images.detach().to(dtype, memory_format=torch.channels_last).requires_grad_(index < steps)
         with torch.set_grad_enabled(index < steps):
-            x = adv_images.detach().to(dtype, memory_format=torch.channels_last).requires_grad_(index < steps)
-            logits = network(x)
+            logits = _logits(network, x)
             if index == 0:
                 check_labels(logits, labels)
-            value = loss(logits, labels)
+                check_classes(classes if classes is not None else (0,), logits.shape[1])
+            followed = value = loss(logits, labels)
+            if guide and index < steps:
+                followed = guide(logits, labels, **_told(guide, progress=index / steps, targeted=targeted))
             if index == 0:
-                _check_loss(value, n)
-            followed = value if guide is None else guide(logits, labels, **_told(guide, index / steps))
+                _check_losses(value, followed, n)
             total = followed.sum()
-        losses[index, left] = score = value.detach()
-        score, done = sign * score, torch.zeros(len(left), dtype=torch.bool, device=images.device)
+        value, done = value.detach().float(), torch.zeros(len(left), dtype=torch.bool, device=images.device)
+        losses[index, left], score = value, sign * value
         if classes is not None:
             overlap = iou(logits.detach().argmax(dim=1), labels, classes=classes).nanmean(dim=1)
-            reached[index, left] = overlap
-            score = -sign * overlap if keep == "iou" else score
-            if stop_at is not None:
-                done = overlap >= stop_at if sign < 0 else overlap <= stop_at
-        score = torch.where(done, torch.inf, score)
-        better = ~(score < best[left]) | (keep == "last")
+            overlaps[index, left] = overlap
+            score = -sign * overlap.nan_to_num(100) if keep == "iou" else score
+            done = _reached(overlap, stop_at, targeted) & value.isfinite()
+        score = torch.where(value.isfinite(), torch.where(done, torch.inf, score), -torch.inf)
+        better = (score >= best[left]) | (keep == "last")
         best[left] = torch.where(better, score, best[left])
         taken[left] = torch.where(better, index, taken[left])
         kept[left] = torch.where(better[:, None, None, None], adv_images, kept[left])
-        if index == steps:
+        if index == steps or stop_at is not None and done.all():
             break
-        (gradient,) = torch.autograd.grad(total, x)
-        zeros[index, left] = 100 * (gradient == 0).flatten(1).float().mean(dim=1)
-        gradient = gradient.to(images.dtype)
+        gradient = _gradient(total, x).to(images.dtype)
+        zeros[index, left] = 100 * ((gradient == 0) & (limits > 0)).flatten(1).sum(dim=1) / _size(limits, gradient)
         if momentum:
             gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         direction = momentum * direction + gradient
-        adv_images = adv_images + schedule(index / steps) * stride * direction.sign()
+        stride = sign * _factor(schedule, index / steps) * step_size[:, None, None, None]
+        adv_images = adv_images + stride * direction.sign()
         if stop_at is not None and done.any():
-            if done.all():
-                break
-            state = (images, labels, limits, stride, left, adv_images, direction)
-            images, labels, limits, stride, left, adv_images, direction = (part[~done] for part in state)
-    return kept, losses, reached, zeros, taken, best
+            state = (images, labels, limits, step_size, left, adv_images, direction)
+            images, labels, limits, step_size, left, adv_images, direction = (part[~done] for part in state)
+    return kept, losses, overlaps, zeros, taken, best
 
 
-def _told(loss, progress):
-    """The keyword arguments of a loss beside logits and labels."""
+def _logits(network, x):
+    """Logits of a copy of x; a single small image, which torch convolves and rounds in another way, gets a twin."""
+    twins = x.repeat(2, 1, 1, 1) if len(x) == 1 and x.numel() <= 20480 else x.clone()
+    return network(twins)[: len(x)].float()
+
+
+def _reached(overlap, stop_at, targeted):
+    """Whether an image is done: nothing to find counts as found."""
+    if stop_at is None:
+        return torch.zeros_like(overlap, dtype=torch.bool)
+    overlap = overlap.nan_to_num(100)
+    return overlap >= stop_at if targeted else overlap <= stop_at
+
+
+def _gradient(total, x):
+    """Gradient of the sum of losses; not a number counts as zero."""
+    gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    if gradient is None:
+        raise ValueError("no gradient reaches the images: the network or the loss is not differentiable")
+    return gradient.nan_to_num(0)
+
+
+def _size(limits, gradient):
+    """How many values of each image may change, at least 1."""
+    return ((limits > 0).flatten(1).sum(dim=1) * gradient.shape[1]).clamp(min=1)
+
+
+def _factor(schedule, done):
+    factor = float(schedule(done))
+    if not math.isfinite(factor):
+        raise ValueError(
+            f"schedule returns {factor} at {done:.2f} of the steps; it must return a factor of the step size"
+        )
+    return factor
+
+
+def _told(function, **facts):
+    """Those of the facts that a loss asks for: parameters of these names that have no default."""
+    function = function.forward if isinstance(function, nn.Module) else function
     try:
-        return {"progress": progress} if "progress" in inspect.signature(loss).parameters else {}
+        parameters = inspect.signature(function).parameters
     except ValueError:  # some built-in functions have no signature
         return {}
+    asked = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    return {name: value for name, value in facts.items() if name in asked}
 
 
-def _check_loss(value, n):
-    if value.shape != (n,):
-        raise ValueError(f"loss has shape {tuple(value.shape)}; give one number per image ({n})")
-    if not torch.isfinite(value).all():
-        raise ValueError(f"loss is {value.tolist()}; the network or the loss fails on these images")
-
-
-def _better(result, again, won):
-    """Of each image, what the second attack made where it won, else what the first did."""
-    pick = lambda first, second, shape: None if first is None else torch.where(won.view(shape), second, first)  # noqa: E731
-    shapes = {"adv_images": (-1, 1, 1, 1), "loss": (1, -1), "iou": (1, -1), "zero_gradients": (1, -1), "taken": (-1,)}
-    return AttackResult(**{name: pick(getattr(result, name), getattr(again, name), s) for name, s in shapes.items()})
+def _better(result, score, again, scored, todo):
+    """The result with the second attempt at the images `todo` put in where it won, and the scores."""
+    where = todo.nonzero()[:, 0][scored > score[todo]]
+    won, new = scored > score[todo], {}
+    for name, axis in {"adv_images": 0, "loss": 1, "iou": 1, "zero_gradients": 1, "taken": 0}.items():
+        old = getattr(result, name)
+        if old is not None:
+            places = won.nonzero()[:, 0]
+            new[name] = old.index_copy(axis, where, getattr(again, name).index_select(axis, places))
+    return replace(result, **new), score.index_copy(0, where, scored[won])
 
 
 @torch.no_grad()
-def _doubts(network, frozen, images, noise, labels, result, limits, *, loss, sign, batch_size, value_range, **_):
+def _doubts(
+    network, frozen, images, noise, labels, result, limits, *, loss, targeted, steps, stop_at, value_range, batch_size,
+    **_,
+):  # fmt: skip
     """What speaks against trusting a result. Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690)."""
     if not len(images):
         return []
-    dtype = next((p.dtype for p in frozen.parameters()), images.dtype)
-    noisy = (images + noise).clamp(*value_range).to(dtype, memory_format=torch.channels_last)
-    logits, again = frozen(noisy[:1]).float(), frozen(noisy[:1]).float()
-    kept = result.loss.gather(0, result.taken[None])[0]
-    free = (limits.flatten(1).amax(dim=1) > 0) & (result.taken > 0)  # noise is allowed, and was needed
+    sign, dtype = -1 if targeted else 1, next((p.dtype for p in frozen.parameters()), images.dtype)
+    logits_of = lambda images: _logits(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
+    parts = lambda images: zip(images.split(batch_size), labels.split(batch_size), strict=True)  # noqa: E731
+    losses_of = lambda images: torch.cat([loss(logits_of(x), y).float() for x, y in parts(images)])  # noqa: E731
+    noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
+    logits, again, batched = logits_of(noisy[:1]), logits_of(noisy[:1]), logits_of(noisy[:2])[:1]
+    stopped = (
+        _reached(result.iou.gather(0, result.taken[None])[0], stop_at, targeted) if stop_at is not None else kept < 0
+    )
+    stopped &= stop_at is not None
+    free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
+    before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(stopped, result.taken, steps)
+    clean, random = losses_of(images), losses_of(noisy)
     count = lambda which: f"{int(which.sum())} of {len(images)} images"  # noqa: E731
+    sensitive = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     doubts = [
-        (any(module.training for module in network.modules()),
+        (any(module.training and isinstance(module, sensitive) for module in network.modules()),
          "the network is in training mode: it was attacked as it is in evaluation mode"),
         (not torch.equal(logits, again), "the network answers the same image differently each time: average over that"),
+        (torch.equal(logits, again) and not torch.allclose(logits, batched, rtol=0.1, atol=0.01 * logits.abs().max()),
+         "the network's answer to an image depends on its batch: attack one image at a time"),
         (logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-2,
          "the network seems to return probabilities: hand in one that returns logits"),
-        ((which := (result.zero_gradients[0] == 100)).any(), f"{count(which)} have no gradient: the attack cannot see"),
-    ]  # fmt: skip
-    parts = zip(noisy.split(batch_size), labels.split(batch_size), strict=True)
-    random = torch.cat([loss(frozen(x), y) for x, y in parts])
-    doubts += [
-        ((which := free & (sign * kept <= sign * result.loss[0])).any(),
+        ((which := (~result.loss.isfinite() & before).any(dim=0)).any(),
+         f"the loss of {count(which)} is not a number at some steps: these steps do not count"),
+        ((which := free & (result.zero_gradients[0] == 100)).any(),
+         f"{count(which)} have no gradient: the attack cannot see"),
+        ((which := free & (sign * kept <= sign * clean)).any(),
          f"the loss of {count(which)} is no better than without attack: take more steps, or smaller ones"),
         ((which := free & (sign * kept < sign * random)).any(),
          f"on {count(which)} random noise of the same size does better: take more steps; gradients may be masked"),
@@ -364,9 +374,18 @@ def _doubts(network, frozen, images, noise, labels, result, limits, *, loss, sig
     return [text for found, text in doubts if found]
 
 
+def _check_losses(value, followed, n):
+    for name, found in (("loss", value), ("guide", followed)):
+        if not torch.is_tensor(found) or found.shape != (n,):
+            shape = tuple(found.shape) if torch.is_tensor(found) else type(found).__name__
+            raise ValueError(f"{name} has shape {shape}; give one number per image ({n})")
+
+
 def _keys(seed, n):
     """What the random numbers of each of n images come from."""
-    keys = [(seed, place) for place in range(n)] if isinstance(seed, int) else list(seed)
+    if isinstance(seed, Integral):
+        return [(int(seed), place) for place in range(n)]
+    keys = [key.item() if hasattr(key, "item") else key for key in seed]
     if len(keys) != n:
         raise ValueError(f"seed has {len(keys)} keys; give a number or one key per image ({n})")
     return keys
@@ -377,7 +396,7 @@ def _generators(seed, n):
 
 
 def _per_image(name, value, images):
-    value = torch.as_tensor(value, dtype=images.dtype, device=images.device)
+    value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
     if value.ndim > 1 or value.ndim == 1 and len(value) != len(images):
         raise ValueError(f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})")
     if not torch.isfinite(value).all() or (value < 0).any():
@@ -385,21 +404,54 @@ def _per_image(name, value, images):
     return value.expand(len(images))
 
 
-def _check(images, labels, epsilon, steps, region, value_range):
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; give floating point (N, C, H, W)")
+def _whole(name, value, least=1, most=math.inf):
+    """`value` as an integer, if it is a whole number in the range."""
+    try:
+        if least <= value <= most and int(value) == value:
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    upper = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
+    raise ValueError(f"{name} is {value!r}; give a whole number {upper}")
+
+
+def _check_options(loss, guide, schedule, momentum, keep, classes, stop_at):
+    for name, value in (("loss", loss), ("guide", guide), ("schedule", schedule)):
+        if not (callable(value) or value is None and name != "loss"):
+            raise ValueError(f"{name} is {value!r}; give a function")
+    if _told(loss, progress=0, targeted=False):
+        raise ValueError("loss changes with the step or the goal: hand it in as guide, and one that measures as loss")
+    if not (isinstance(momentum, int | float) and 0 <= momentum < math.inf):
+        raise ValueError(f"momentum is {momentum!r}; give a number of 0 or more")
+    if keep not in KEEP:
+        raise ValueError(f"keep is {keep!r}; choose one of {', '.join(KEEP)}")
+    if classes is None and (keep == "iou" or stop_at is not None):
+        raise ValueError("classes is None; name the classes whose IoU decides")
+    if stop_at is not None and not (isinstance(stop_at, int | float) and 0 <= stop_at <= 100):
+        raise ValueError(f"stop_at is {stop_at!r}; give an IoU from 0 to 100")
+
+
+def _check(images, labels, epsilon, region, value_range):
+    if not torch.is_tensor(images) or images.ndim != 4 or images.dtype != torch.float32:
+        found = f"{images.dtype} {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+        raise ValueError(f"images are {found}; give a torch.float32 tensor (N, C, H, W)")
+    if len(value_range) != 2 or not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range is {value_range}; give the least and the greatest valid pixel")
     low, high = value_range
     if images.numel() and not (images.min() >= low and images.max() <= high):  # also for NaN
-        raise ValueError(f"images reach {images.min():.3g} … {images.max():.3g}; the valid range is {low} … {high}")
-    if labels.shape != (len(images), *images.shape[2:]) or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels are {labels.dtype} {tuple(labels.shape)}; give int64 {(len(images), *images.shape[2:])}"
-        )
-    if not 1 <= steps < float("inf") or int(steps) != steps:
-        raise ValueError(f"steps is {steps}; give a whole number of 1 or more")
+        raise ValueError(f"images reach {images.min():.6g} … {images.max():.6g}; the valid range is {low} … {high}")
+    expected = (len(images), *images.shape[2:])
+    if not torch.is_tensor(labels) or labels.shape != expected or labels.dtype != torch.int64:
+        found = f"{labels.dtype} {tuple(labels.shape)}" if torch.is_tensor(labels) else type(labels).__name__
+        raise ValueError(f"labels are {found}; give a torch.int64 tensor {expected}")
     if region is None:
         region = torch.ones(images.shape[2:], dtype=torch.bool)
-    if region.dtype != torch.bool or region.shape not in (images.shape[2:], labels.shape):
-        raise ValueError(f"region is {region.dtype} {tuple(region.shape)}; give bool {tuple(labels.shape)} or (H, W)")
+    if (
+        not torch.is_tensor(region)
+        or region.dtype != torch.bool
+        or region.shape not in (images.shape[2:], labels.shape)
+    ):
+        found = f"{region.dtype} {tuple(region.shape)}" if torch.is_tensor(region) else type(region).__name__
+        raise ValueError(f"region is {found}; give a torch.bool tensor {tuple(labels.shape)} or (H, W)")
     region = region.to(images.device).expand(labels.shape)[:, None]
     return _per_image("epsilon", epsilon, images), region

@@ -25,9 +25,7 @@ def soft_iou(logits, labels, *, classes, smooth=1e-6):
         ValueError: the shapes do not match, or a class index is not below C.
     """
     check_labels(logits, labels)
-    classes = torch.as_tensor(classes, device=logits.device)
-    if classes.ndim != 1 or not len(classes) or classes.min() < 0 or classes.max() >= logits.shape[1]:
-        raise ValueError(f"classes {classes.tolist()} must be one or more of 0 … {logits.shape[1] - 1}")
+    classes = check_classes(classes, logits.shape[1]).to(logits.device)
     truth = labels[:, None] == classes[:, None, None]  # (N, K, H, W)
     probabilities = logits.float().softmax(dim=1)[:, classes]
     intersection = (probabilities * truth).sum(dim=(2, 3))
@@ -66,11 +64,11 @@ def iou(predictions, labels, *, classes):
         float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or `classes` are not class indices.
     """
     if predictions.shape != labels.shape:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}")
-    classes = torch.as_tensor(classes, device=labels.device)[:, None, None]
+    classes = check_classes(classes).to(labels.device)[:, None, None]
     predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
     union = (predicted | true).sum(dim=(2, 3))
     return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
@@ -111,18 +109,18 @@ def margin_loss(logits, labels):
     ordered = logits.topk(min(3, logits.shape[1]), dim=1).values
     scale = ordered[:, 0] - ordered[:, 2] + 1e-12 if logits.shape[1] > 2 else 1
     own = logits.gather(1, labels[:, None])[:, 0]
-    other = torch.where(own == ordered[:, 0], ordered[:, 1], ordered[:, 0])
+    other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     return ((other - own) / scale).mean(dim=(1, 2))
 
 
-def segpgd_loss(logits, labels, *, progress, targeted=False):
+def segpgd_loss(logits, labels, *, progress, targeted):
     """Cross-entropy in which pixels already won count less at first, and as much as the others at the end.
 
     Args:
         logits: (N, C, H, W), before softmax.
         labels: (N, H, W) int64, 0 … C−1.
-        progress: share of the steps done, 0 … 1; `attack.pgd` tells it its guide.
-        targeted: whether a pixel is won when it has its label, or when it has not.
+        progress: share of the steps done, 0 … 1.
+        targeted: whether a pixel is won when it has its label, or when it has not; `attack.pgd` tells its guide both.
 
     Returns:
         (N,), each ≥ 0.
@@ -134,13 +132,13 @@ def segpgd_loss(logits, labels, *, progress, targeted=False):
     return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
 
 
-def cospgd_loss(logits, labels, *, targeted=False):
+def cospgd_loss(logits, labels, *, targeted):
     """Cross-entropy weighted by how alike probabilities and labels are (1 minus that, if targeted): cosine similarity.
 
     Args:
         logits: (N, C, H, W), before softmax.
         labels: (N, H, W) int64, 0 … C−1.
-        targeted: which of the two weights.
+        targeted: which of the two weights; `attack.pgd` tells it its guide.
 
     Returns:
         (N,), each ≥ 0.
@@ -151,6 +149,19 @@ def cospgd_loss(logits, labels, *, targeted=False):
     alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
     weight = 1 - alike if targeted else alike
     return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+
+
+def check_classes(classes, count=None):
+    """Class indices as an int64 tensor (K,); a ValueError unless they are one or more whole numbers 0 … count − 1."""
+    try:
+        found = torch.as_tensor([*classes])
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    whole = found.ndim == 1 and len(found) and not found.is_floating_point() and found.dtype != torch.bool
+    if not whole or found.min() < 0 or count is not None and found.max() >= count:
+        wanted = "one or more class indices" if count is None else f"one or more of 0 … {count - 1}"
+        raise ValueError(f"classes {classes!r} must be {wanted}")
+    return found.long()
 
 
 def check_labels(logits, labels):

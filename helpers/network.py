@@ -1,9 +1,13 @@
-"""The U-Net of the study, and predictions of any segmentation network."""
+"""The U-Net of the study; predictions and frozen copies of any segmentation network."""
 
+import copy
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+PRECISIONS = ("auto", "bf16", "fp32")
 
 
 class UNet(nn.Module):
@@ -110,6 +114,54 @@ def predict(network, images, *, batch_size=16):
     with evaluating(network):
         maps = [network(part).argmax(dim=1) for part in images.split(batch_size) if len(part)]
     return torch.cat(maps) if maps else images.new_empty((0, *images.shape[2:]), dtype=torch.int64)
+
+
+def frozen_copy(network, *, precision="auto", example=None):
+    """Copy of a network for attacks: evaluation mode, no weight gradients.
+
+    Args:
+        network: any module from images to logits; it stays as it is.
+        precision: of weights and activations: "bf16", "fp32", or "auto" for bf16 where the processor has it.
+        example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
+
+    Returns:
+        A module from images in its precision to logits.
+
+    Raises:
+        ValueError: unknown precision, or the network does not return a tensor.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    frozen = copy.deepcopy(network).eval().requires_grad_(False).float()
+    if example is not None and len(example):
+        frozen = _folded(frozen, example)
+    device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
+    if precision == "bf16" or precision == "auto" and native_bf16(device):
+        frozen = frozen.to(torch.bfloat16)
+    return frozen.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _folded(network, example):
+    folded = copy.deepcopy(network)
+    for module in list(folded.modules()):
+        if type(module) is nn.Sequential:  # a class of its own may use its parts in another order
+            _fold_batch_norms(module)
+    before, after = network(example.clone()), folded(example.clone())
+    if not torch.is_tensor(before):
+        raise ValueError(f"the network returns a {type(before).__name__}; hand in one that returns logits (N, K, H, W)")
+    same = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+    return folded if same else network
+
+
+def _fold_batch_norms(sequence):
+    for index in range(len(sequence) - 1):
+        first, second = sequence[index], sequence[index + 1]
+        transposed = type(first) is nn.ConvTranspose2d
+        plain = (type(first) is nn.Conv2d or transposed and first.groups == 1) and not first._forward_pre_hooks
+        if plain and type(second) is nn.BatchNorm2d and second.running_mean is not None:
+            sequence[index] = fuse_conv_bn_eval(first, second, transpose=transposed)
+            sequence[index + 1] = nn.Identity()
 
 
 def _convolution(before, after, *, kernel_size=3, stride=1, up=False):

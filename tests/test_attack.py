@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from helpers import loss as losses
-from helpers.attack import fast_pgd, fgsm, frozen_copy, pgd, round_to_bits, shuffle_noise, uniform_noise
+from helpers.attack import fast_pgd, fgsm, pgd, round_to_bits, shuffle_noise, uniform_noise
 from helpers.files import ROOT
 from helpers.loss import iou, iou_loss
-from helpers.network import UNet, predict
+from helpers.network import UNet, frozen_copy, predict
 
 IOU = partial(iou_loss, classes=(1,))
 
@@ -53,7 +53,9 @@ def lively(network, seed=0):
 
 
 def unet(**changes):
-    return lively(UNet(**({"in_channels": 1, "num_classes": 3, "depth": 1, "features": 4} | changes))).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lively(UNet(**({"in_channels": 1, "num_classes": 3, "depth": 1, "features": 4} | changes))).eval()
 
 
 def make_case(n=4, size=16, channels=1, classes=3, seed=0):
@@ -402,6 +404,105 @@ def test_a_loss_that_is_not_a_number_is_told():
         pgd(nn.Conv2d(1, 2, 1), images, labels, loss=lambda z, y: z.mean(dim=(1, 2, 3)) * float("nan"), epsilon=0.1)
 
 
+class Failing(Linear):
+    """Answers with not-a-number where a pixel is bright enough."""
+
+    def forward(self, images):
+        bright = images.detach().amax(dim=(1, 2, 3))[:, None, None, None] > 0.52
+        return super().forward(images) * torch.where(bright, float("nan"), 1.0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep": "loss"}, {"keep": "iou"}, {"stop_at": 5}, {"keep": "loss", "restarts": 3}]
+)
+def test_an_iterate_that_is_not_a_number_is_no_success(options):
+    _, images, labels = healthy()
+    images = images.clamp(-0.5, 0.5)
+    with pytest.warns(UserWarning, match="not a number at some steps"):
+        result = attack(Failing(16).eval(), images, labels, steps=8, step_size=0.01, classes=(1,), **options)
+    assert result.loss.isnan().any()
+    if "keep" in options:
+        assert Failing(16)(result.adv_images).isfinite().all()
+        assert (result.iou.gather(0, result.taken[None]) > 5).all()
+
+
+def test_a_structure_that_is_neither_wanted_nor_there_counts_as_done():
+    network, images, labels = healthy()
+    nothing = torch.zeros_like(labels)
+    result = attack(network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), stop_at=90)
+    assert result.iou.gather(0, result.taken[None]).isnan().all() and (result.taken < 30).all()
+    best = attack(network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), keep="iou")
+    assert (network(best.adv_images).argmax(dim=1) == 0).all()
+
+
+def test_restarts_leave_out_images_that_are_done():
+    network, images, labels = healthy()
+    Watched.shown.clear()
+    attack(Watched(16).eval(), images, labels, targeted=True, classes=(1,), stop_at=0, restarts=5)
+    alone = len(Watched.shown)
+    Watched.shown.clear()
+    attack(Watched(16).eval(), images, labels, targeted=True, classes=(1,), stop_at=0)
+    assert len(Watched.shown) == alone
+
+
+def test_a_network_without_a_gradient_is_told():
+    class Steps(Linear):
+        def forward(self, images):
+            return super().forward(images).detach().sign()
+
+    _, images, labels = healthy()
+    with pytest.raises(ValueError, match="no gradient reaches the images"):
+        attack(Steps(16).eval(), images, labels)
+
+
+def test_a_network_may_change_its_input_in_place():
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(1, 3, 3, padding=1)).eval()
+    images, labels = make_case()
+    before = images.clone()
+    found = attack(network, images, labels).adv_images
+    assert torch.equal(images, before) and not torch.equal(found, images)
+
+
+def test_a_network_whose_gradient_points_the_wrong_way_is_warned_of_whatever_is_kept():
+    class Inverted(Linear):
+        def forward(self, images):
+            return super().forward(images.detach() * 2 - images)
+
+    _, images, labels = healthy()
+    for keep in ("last", "loss", "iou"):
+        with pytest.warns(UserWarning, match="no better than without attack"):
+            attack(Inverted(16).eval(), images, labels, keep=keep, classes=(1,), steps=20)
+
+
+def test_a_network_that_couples_the_images_of_a_batch_is_warned_of():
+    network = nn.Sequential(nn.BatchNorm2d(1, affine=False, track_running_stats=False), Linear(16)).eval()
+    _, images, labels = healthy()
+    images[0] *= 0.1
+    assert "depends on its batch" in warned(network, images, labels, steps=20)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, None])
+def test_a_loss_may_be_of_any_type(precision, dtype):
+    network, (images, labels) = unet(), make_case()
+
+    def plain(logits, labels):
+        return cross_entropy(logits.to(dtype or logits.dtype), labels, reduction="none").mean(dim=(1, 2))
+
+    result = attack(network, images, labels, loss=plain, precision=precision, steps=10, restarts=2)
+    assert result.loss.dtype == torch.float32 and (result.loss[-1] > result.loss[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["spectral_norm", "weight_norm", "old"])
+def test_parametrized_convolutions_are_attacked_too(kind):
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    if kind == "old":
+        nn.utils.spectral_norm(convolution)
+    else:
+        getattr(nn.utils.parametrizations, kind)(convolution)
+    check_frozen(lively(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))), make_case(channels=3)[0])
+
+
 def test_the_bfloat16_copy_stays_close():
     network, images = unet(), make_case()[0]
     expected = network(images)
@@ -556,11 +657,29 @@ def test_restarts_never_harm_and_help_some_images(keep, targeted):
     assert torch.equal(parts.adv_images, many.adv_images)
 
 
-def test_noise_grows_to_epsilon_over_the_warm_up():
-    network, images, labels = healthy()
-    for steps in range(1, 7):
-        found = attack(network, images, labels, steps=steps, step_size=1.0, warmup=4).adv_images
-        assert float((found - images).abs().max()) == pytest.approx(0.1 * min(1, steps / 4), abs=1e-6)
+class Watched(Linear):
+    """Keeps what it is shown."""
+
+    shown = []
+
+    def forward(self, images):
+        self.shown.append(images.detach().clone())
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 6])
+def test_noise_grows_to_epsilon_over_the_warm_up(warmup):
+    _, images, labels = healthy()
+    Watched.shown.clear()
+    attack(Watched(16).eval(), images, labels, steps=6, step_size=1.0, warmup=warmup)
+    noise = [float((shown - images).abs().max()) for shown in Watched.shown if len(shown) == 4][:7]
+    assert noise == pytest.approx([0] + [0.1 * min(1, step / warmup) for step in range(1, 7)], abs=1e-6)
+
+
+def test_a_warm_up_leaves_random_starts_and_restarts_their_sense():
+    network, (images, labels) = unet(depth=2), make_case()
+    one, many = (attack(network, images, labels, warmup=3, restarts=restarts) for restarts in (1, 4))
+    assert not torch.equal(one.adv_images, many.adv_images)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -568,8 +687,6 @@ def test_noise_grows_to_epsilon_over_the_warm_up():
 def test_every_loss_reaches_the_best_attack_on_a_linear_network(name, targeted):
     network, images, labels = healthy(size=4)
     loss = getattr(losses, name)
-    if name in ("segpgd_loss", "cospgd_loss"):
-        loss = partial(loss, targeted=targeted)
     found = attack(network, images, labels, guide=loss, steps=40, targeted=targeted).adv_images
     best = best_attack(network, images, labels, 0.1, targeted)
     assert torch.equal(found, best)
@@ -584,7 +701,7 @@ def test_a_guide_that_asks_for_progress_is_told_the_share_of_steps_done():
 
     network, images, labels = healthy()
     result = attack(network, images, labels, guide=guide, steps=4)
-    assert told == [0, 0.25, 0.5, 0.75, 1]
+    assert told == [0, 0.25, 0.5, 0.75]
     assert torch.equal(result.adv_images, attack(network, images, labels, steps=4).adv_images)
 
 
@@ -635,7 +752,7 @@ def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, t
     options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "targeted": targeted, "precision": "fp32"}
     fast, plain = (a(network, images, labels, classes=(1, 2), **options) for a in (fast_pgd, pgd))
     moved, expected = ((r.iou[-1] - r.iou[0]).mean().abs() for r in (fast, plain))
-    assert expected > 15 and moved > 0.9 * expected
+    assert expected > 15 and moved > 0.8 * expected  # more than that only where the network is surer
     assert (fast.adv_images - images).abs().max() <= 0.2 + 1e-6 and fast.adv_images.abs().max() <= 1
     assert fast.loss.shape == (31, 6) and not fast.warnings
     assert torch.equal(fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images)
@@ -668,9 +785,11 @@ def test_a_healthy_attack_warns_of_nothing():
         assert attack(network, images, labels, epsilon=0).warnings == ()
 
 
-def test_training_mode_is_warned_of():
+def test_training_mode_is_warned_of_where_it_makes_a_difference():
     network, images, labels = healthy()
-    assert "training mode" in warned(network.train(), images, labels, steps=20)
+    assert not attack(network.train(), images, labels, steps=20).warnings
+    network = nn.Sequential(nn.BatchNorm2d(1, affine=False), network).train()
+    assert "training mode" in warned(network, images, labels, steps=20)
 
 
 def test_random_answers_are_warned_of():
@@ -844,13 +963,29 @@ NAN = float("nan")
         ({"region": torch.ones(8, 16, dtype=torch.bool)}, r"region .*\(8, 16\)"),
         ({"region": torch.ones(3, 16, 16, dtype=torch.bool)}, r"region .*\(3, 16, 16\)"),
         ({"region": torch.ones(16, 16)}, "region .*float32"),
-        ({"images": IMAGES + 1}, "images reach .* … 2;"),
+        ({"images": IMAGES + 1}, "images reach .* … 1.99968;"),
         ({"images": IMAGES - 0.5}, r"images reach -1\.[45]"),
         ({"images": IMAGES, "value_range": (0, 1)}, r"images reach -.* 0 … 1"),
         ({"images": torch.where(IMAGES == IMAGES.max(), NAN, IMAGES)}, "images .*nan"),
         ({"images": IMAGES[:, 0]}, r"images .*\(2, 16, 16\)"),
         ({"images": IMAGES.long()}, "images .*int64"),
         ({"seed": ["a", "b", "c"]}, "seed has 3 keys"),
+        ({"warmup": -1}, "warmup is -1"),
+        ({"warmup": 3}, "warmup is 3; give a whole number from 0 to 2"),
+        ({"momentum": NAN}, "momentum is nan"),
+        ({"schedule": lambda done: NAN}, "schedule returns nan"),
+        ({"schedule": 3}, "schedule is 3"),
+        ({"stop_at": NAN, "classes": (1,)}, "stop_at is nan"),
+        ({"classes": (7,)}, r"classes \(7,\) must be"),
+        ({"classes": ("heart",)}, r"classes \('heart',\) must be"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"steps": "a"}, "steps is 'a'"),
+        ({"loss": "iou"}, "loss is 'iou'"),
+        ({"guide": cross_entropy}, r"guide has shape \(\)"),
+        ({"loss": losses.cospgd_loss}, "hand it in as guide"),
+        ({"value_range": (1, -1)}, r"value_range is \(1, -1\)"),
+        ({"labels": LABELS.numpy()}, "labels are ndarray"),
+        ({"images": IMAGES.double()}, "images are torch.float64"),
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"precision": None}, "precision None"),
         ({"keep": "first"}, "keep is 'first'"),

@@ -1,6 +1,7 @@
 """Soft IoU against counted pixels, its conventions, its loss, and the other losses."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -131,15 +132,23 @@ def test_labels_that_do_not_fit_are_refused(labels, found):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("classes", [(), (4,), (-1, 1), (0, 9)])
+@pytest.mark.parametrize("classes", [(), (4,), (-1, 1), (0, 9), (1.5,), (True, False), 1, ("heart",)])
 def test_classes_that_the_network_does_not_have_are_refused(classes):
-    with pytest.raises(ValueError, match=str(list(classes)).replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(ValueError, match=re.escape(f"classes {classes!r} must be one or more of 0 … 3")):
         soft_iou(*make_case(0), classes=classes)
+
+
+@pytest.mark.parametrize("classes", [(), (-1,), (1.5,), 1])
+def test_what_is_no_class_has_no_iou(classes):
+    labels = make_case(0)[1]
+    with pytest.raises(ValueError, match=re.escape(f"classes {classes!r} must be one or more class indices")):
+        iou(labels, labels, classes=classes)
 
 
 # --- the other losses -------------------------------------------------------------------------------------------------
 
-OTHERS = [cross_entropy, margin_loss, partial(segpgd_loss, progress=0.5), cospgd_loss]
+OTHERS = [cross_entropy, margin_loss]
+OTHERS += [partial(segpgd_loss, progress=0.5, targeted=False), partial(cospgd_loss, targeted=False)]
 OTHERS += [partial(segpgd_loss, progress=0.5, targeted=True), partial(cospgd_loss, targeted=True)]
 
 
@@ -162,7 +171,7 @@ def test_every_loss_is_one_number_per_image_that_its_batch_does_not_change(loss)
 @pytest.mark.parametrize("loss", OTHERS[:2] + OTHERS[4:])  # weights of the untargeted ones fall where a pixel is lost
 def test_the_loss_is_lower_where_the_prediction_fits_better(loss):
     labels = make_case(5)[1]
-    fitting = one_hot(labels, 4).movedim(-1, 1).float() + 0.3 * torch.rand(*labels.shape, 4).movedim(-1, 1)
+    fitting = one_hot(labels, 4).movedim(-1, 1).float() + 0.3 * make_case(6)[0].sigmoid()
     assert (loss(fitting, labels) < loss(fitting, (labels + 1) % 4)).all()
 
 
@@ -208,10 +217,17 @@ def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_tie_with_the_label_has_a_gradient():
+    logits = torch.tensor([2.0, 2.0, 0.0, -1.0]).view(1, 4, 1, 1).requires_grad_()
+    for label, expected in ((0, [-0.5, 0.5]), (1, [0.5, -0.5])):
+        (gradient,) = torch.autograd.grad(margin_loss(logits, torch.tensor([[[label]]])).sum(), logits)
+        assert gradient.flatten()[:2].tolist() == expected
+
+
 def test_no_gradient_flows_through_the_weight_of_cospgd():
     logits, labels = make_case(9)
     logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(cospgd_loss(logits, labels).sum(), logits)
+    (gradient,) = torch.autograd.grad(cospgd_loss(logits, labels, targeted=False).sum(), logits)
     p = logits.detach().softmax(dim=1)
     truth = one_hot(labels, 4).movedim(-1, 1)
     weight = (p * truth).sum(dim=1) / p.norm(dim=1) / labels[0].numel()

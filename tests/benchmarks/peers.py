@@ -19,12 +19,12 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.attack import fast_pgd, frozen_copy, pgd
+from helpers.attack import fast_pgd, pgd
 from helpers.data import load
 from helpers.evaluation import write_table
 from helpers.files import FIGURES, ROOT, RUNS, commit
 from helpers.loss import cross_entropy, iou, iou_loss
-from helpers.network import UNet, native_bf16, predict
+from helpers.network import UNet, frozen_copy, native_bf16, predict
 from helpers.publish import renew_readme
 from helpers.targets import LARGE, heart_symbol
 from helpers.training import train
