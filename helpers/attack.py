@@ -129,11 +129,11 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
 
 
 def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30, **options):
-    """`pgd` that gets in 30 steps beyond where 100 steps of ε/20 end: long strides first, with momentum.
+    """`pgd` that gets in 30 steps beyond where 100 steps of ε/20 end: longer strides, momentum, another loss first.
 
-    Targeted: steps of 0.15 ε, from 60 % of the steps on falling to 0; momentum 0.3; for 80 % of the steps the gradient is
-    that of the cross-entropy. Untargeted: steps falling from 0.7 ε to 0; momentum 0.5; for 60 % of the steps the logits
-    are divided by 4. For the gradient of `loss` is nearly flat where the network is sure; of networks that are not, plain
+    Targeted: steps of 0.15 ε, from 60 % of the steps on falling to 0; momentum 0.3; for 80 % of the steps the gradient
+    is that of the cross-entropy. Untargeted: steps falling from 0.7 ε to 0; momentum 0.5; for 60 % of the steps the
+    logits are divided by 4. For the gradient of `loss` is nearly flat where the network is sure; where it is not, plain
     `pgd` may do better.
 
     Args:
