@@ -144,7 +144,6 @@ def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30
 
     Source: ours; momentum: Dong et al., arXiv:1710.06081.
     """
-
     first, momentum = (0.8, 0.3) if targeted else (0.6, 0.5)
 
     def guide(logits, labels, *, progress):
@@ -302,9 +301,7 @@ def _size(limits, gradient):
 def _factor(schedule, done):
     factor = float(schedule(done))
     if not math.isfinite(factor):
-        raise ValueError(
-            f"schedule returns {factor} at {done:.2f} of the steps; it must return a factor of the step size"
-        )
+        raise ValueError(f"schedule returns {factor} after {done:.0%} of the steps; it must return a finite factor")
     return factor
 
 
@@ -321,14 +318,12 @@ def _told(function, **facts):
 
 def _better(result, score, again, scored, todo):
     """The result with the second attempt at the images `todo` put in where it won, and the scores."""
-    where = todo.nonzero()[:, 0][scored > score[todo]]
-    won, new = scored > score[todo], {}
+    won = scored > score[todo]
+    here, there, new = todo.nonzero()[won, 0], won.nonzero()[:, 0], {}
     for name, axis in {"adv_images": 0, "loss": 1, "iou": 1, "zero_gradients": 1, "taken": 0}.items():
-        old = getattr(result, name)
-        if old is not None:
-            places = won.nonzero()[:, 0]
-            new[name] = old.index_copy(axis, where, getattr(again, name).index_select(axis, places))
-    return replace(result, **new), score.index_copy(0, where, scored[won])
+        if (old := getattr(result, name)) is not None:
+            new[name] = old.index_copy(axis, here, getattr(again, name).index_select(axis, there))
+    return replace(result, **new), score.index_copy(0, here, scored[won])
 
 
 @torch.no_grad()
@@ -345,10 +340,8 @@ def _doubts(
     losses_of = lambda images: torch.cat([loss(logits_of(x), y).float() for x, y in parts(images)])  # noqa: E731
     noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
     logits, again, batched = logits_of(noisy[:1]), logits_of(noisy[:1]), logits_of(noisy[:2])[:1]
-    stopped = (
-        _reached(result.iou.gather(0, result.taken[None])[0], stop_at, targeted) if stop_at is not None else kept < 0
-    )
-    stopped &= stop_at is not None
+    overlap = kept if result.iou is None else result.iou.gather(0, result.taken[None])[0]
+    stopped = _reached(overlap, stop_at, targeted)
     free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
     before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(stopped, result.taken, steps)
     clean, random = losses_of(images), losses_of(noisy)
