@@ -108,7 +108,8 @@ def pgd(
             again, scored = _in_parts(frozen, *tensors, **about)
             result, score = _better(result, score, again, scored, todo)
     noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in keys]) * limits
-    found = _doubts(network, frozen, images, noise, labels, result, limits, **about)
+    clean = None if random_start or restarts > 1 else result.loss[0]
+    found = _doubts(network, frozen, images, noise, labels, result, limits, clean, **about)
     for text in found:
         warnings.warn(text, stacklevel=2)
     return replace(result, warnings=tuple(found))
@@ -328,8 +329,8 @@ def _better(result, score, again, scored, todo):
 
 @torch.no_grad()
 def _doubts(
-    network, frozen, images, noise, labels, result, limits, *, loss, targeted, steps, stop_at, value_range, batch_size,
-    **_,
+    network, frozen, images, noise, labels, result, limits, clean, *, loss, targeted, steps, stop_at, value_range,
+    batch_size, **_,
 ):  # fmt: skip
     """What speaks against trusting a result. Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690)."""
     if not len(images):
@@ -344,7 +345,7 @@ def _doubts(
     stopped = _reached(overlap, stop_at, targeted)
     free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
     before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(stopped, result.taken, steps)
-    clean, random = losses_of(images), losses_of(noisy)
+    clean, random = losses_of(images) if clean is None else clean, losses_of(noisy)
     count = lambda which: f"{int(which.sum())} of {len(images)} images"  # noqa: E731
     sensitive = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     doubts = [
