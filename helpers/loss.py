@@ -6,7 +6,6 @@ losses (SegPGD, CosPGD) guide an attack but do not measure it, since their weigh
 """
 
 import torch
-from torch.nn import functional
 
 
 def soft_iou(logits, labels, *, classes, smooth=1e-6):
@@ -86,7 +85,7 @@ def cross_entropy(logits, labels):
 
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al., arXiv:1703.08603.
     """
-    return functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
 
 
 def margin_loss(logits, labels):
@@ -129,7 +128,7 @@ def segpgd_loss(logits, labels, *, progress, targeted):
     """
     won = (logits.argmax(dim=1) == labels) == targeted
     weight = torch.where(won, progress / 2, 1 - progress / 2)
-    return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+    return (weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
 
 
 def cospgd_loss(logits, labels, *, targeted):
@@ -148,7 +147,7 @@ def cospgd_loss(logits, labels, *, targeted):
     probabilities = logits.detach().float().softmax(dim=1)
     alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
     weight = 1 - alike if targeted else alike
-    return (weight * functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+    return (weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
 
 
 def check_classes(classes, count=None):

@@ -52,14 +52,15 @@ def renew_readme(readme, figures):
 
 
 def renew_outputs(notebook, executed):
-    """Give a notebook the outputs of its executed copy, without what the batch run added, and return its path."""
+    """Give a notebook the outputs of its executed copy, but for what the batch run added and for warnings (which name
+    paths of the machine), and return its path."""
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
     renewed, count = json.loads(notebook.read_text(encoding="utf-8")), 0
     for cell, ran in zip(renewed["cells"], cells, strict=True):
         if cell["cell_type"] == "code":
             count += 1
-            outputs = [{**output} for output in ran["outputs"]]
+            outputs = [{**output} for output in ran["outputs"] if output.get("name") != "stderr"]
             for output in outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count
