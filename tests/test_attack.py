@@ -752,7 +752,7 @@ def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, t
     options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "targeted": targeted, "precision": "fp32"}
     fast, plain = (a(network, images, labels, classes=(1, 2), **options) for a in (fast_pgd, pgd))
     moved, expected = ((r.iou[-1] - r.iou[0]).mean().abs() for r in (fast, plain))
-    assert expected > 5 and moved > 0.5 * expected  # it goes further than plain steps only where the network is sure
+    assert expected > 15 and moved > 0.8 * expected  # it goes further than plain steps only where the network is sure
     assert (fast.adv_images - images).abs().max() <= 0.2 + 1e-6 and fast.adv_images.abs().max() <= 1
     assert fast.loss.shape == (31, 6) and not fast.warnings
     assert torch.equal(fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images)
