@@ -130,7 +130,7 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
 
 
 def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30, **options):
-    """`pgd` that gets in 30 steps beyond where 100 steps of ε/20 end: longer strides, momentum, another loss first.
+    """`pgd` that gets about as far in 30 steps as in 100 of ε/20: longer strides, momentum, another loss first.
 
     Targeted: steps of 0.15 ε, from 60 % of the steps on falling to 0; momentum 0.3; for 80 % of the steps the gradient
     is that of the cross-entropy. Untargeted: steps falling from 0.7 ε to 0; momentum 0.5; for 60 % of the steps the

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.attack import fast_pgd, pgd
 from helpers.data import load
 from helpers.evaluation import write_table
-from helpers.files import FIGURES, ROOT, RUNS, commit
+from helpers.files import FIGURES, ROOT, RUNS, commit, replacing
 from helpers.loss import cross_entropy, iou, iou_loss
 from helpers.network import UNet, frozen_copy, native_bf16, predict
 from helpers.publish import renew_readme
@@ -69,7 +69,7 @@ def foolbox(network, images, target, *, epsilon, step_size, steps):
             return "Target"
 
         def __call__(self, perturbed, outputs):
-            raise NotImplementedError
+            return eagerpy.astensor((outputs.raw.argmax(dim=1) == target).flatten(1).all(dim=1))
 
     class Attack(library.attacks.LinfProjectedGradientDescentAttack):
         def get_loss_fn(self, model, labels):
@@ -292,7 +292,8 @@ def main():
     if arguments.publish:
         paths = [FIGURES / f"{name}.csv" for name in tables]
         for path in paths:
-            path.write_bytes((RUNS / path.name).read_bytes())
+            with replacing(path) as file:
+                file.write((RUNS / path.name).read_bytes())
         print(*paths, *renew_readme(ROOT / "README.md", FIGURES), sep="\n")
 
 
