@@ -4,7 +4,7 @@ import inspect
 import math
 import warnings
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from helpers.loss import check_classes, check_labels, cross_entropy, iou
 from helpers.network import frozen_copy
 
+VERSION = 1  # of the attacks; raise it with a change that alters what they make
 KEEP = ("last", "loss", "iou")
 
 
@@ -27,7 +28,8 @@ class AttackResult:
             any of them; None without `classes`.
         zero_gradients: (steps, N) share of the values in the region whose gradient is zero [percent].
         taken: int64 (N,), the steps after which `adv_images` was kept.
-        warnings: what speaks against trusting the result, one line each.
+        doubts: what speaks against trusting the result, a dict from a sentence to bool (N,): which images it is about.
+        warnings: the same, a line each.
     """
 
     adv_images: torch.Tensor
@@ -35,13 +37,18 @@ class AttackResult:
     iou: torch.Tensor | None
     zero_gradients: torch.Tensor
     taken: torch.Tensor
-    warnings: tuple = ()
+    doubts: dict = field(default_factory=dict)
+
+    @property
+    def warnings(self):
+        count = lambda which: "" if which.all() else f"{int(which.sum())} of {len(which)} images: "  # noqa: E731
+        return tuple(f"{count(which)}{text}" for text, which in self.doubts.items())
 
 
 def pgd(
     network, images, labels, *, loss, epsilon, targeted=False, steps=100, step_size=None, schedule=None, momentum=0.0,
     guide=None, warmup=0, random_start=False, restarts=1, keep="last", classes=None, stop_at=None, region=None,
-    value_range=(-1.0, 1.0), precision="auto", batch_size=8, seed=0,
+    value_range=(-1.0, 1.0), precision="auto", batch_size=8, seed=0, observe=None,
 ):  # fmt: skip
     """Projected gradient descent: signed gradient steps, clipped to ε and to the valid range after each.
 
@@ -75,6 +82,8 @@ def pgd(
         precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the processor has it.
         batch_size: images at a time; it bounds the memory and changes no result.
         seed: of random starts, and of the random noise that the attack is compared with: as in `uniform_noise`.
+        observe: function of (step, adv_images, logits) of the images in the batch, called at the start and after each
+            step: to follow an attack, or to end it with an exception.
 
     Returns:
         AttackResult; IoU and loss are those of the copy in its precision.
@@ -94,7 +103,7 @@ def pgd(
     frozen = frozen_copy(network, precision=precision, example=images[:1])
     about = {"loss": loss, "guide": guide, "targeted": targeted, "steps": steps, "momentum": momentum, "keep": keep,
              "schedule": schedule or (lambda done: 1.0), "warmup": warmup, "classes": classes, "stop_at": stop_at,
-             "value_range": value_range, "batch_size": batch_size}  # fmt: skip
+             "value_range": value_range, "batch_size": batch_size, "observe": observe}  # fmt: skip
     keys, limits = _keys(seed, len(images)), epsilon[:, None, None, None] * region
     start = images + uniform_noise(images, epsilon=epsilon, seed=keys) if random_start else images
     result, score = _in_parts(frozen, images, start, labels, limits, step_size, **about)
@@ -110,9 +119,10 @@ def pgd(
     noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in keys]) * limits
     clean = None if random_start or restarts > 1 else result.loss[0]
     found = _doubts(network, frozen, images, noise, labels, result, limits, clean, **about)
-    for text in found:
+    result = replace(result, doubts=found)
+    for text in result.warnings:
         warnings.warn(text, stacklevel=2)
-    return replace(result, warnings=tuple(found))
+    return result
 
 
 def fgsm(network, images, labels, *, loss, epsilon, **options):
@@ -221,7 +231,7 @@ def _in_parts(frozen, *tensors, batch_size, **about):
 
 def _ascend(
     network, images, start, labels, limits, step_size, *, loss, guide, targeted, steps, momentum, keep, schedule,
-    warmup, classes, stop_at, value_range,
+    warmup, classes, stop_at, value_range, observe,
 ):  # fmt: skip
     n, dtype = len(images), next((p.dtype for p in network.parameters()), images.dtype)
     losses, overlaps = torch.full((2, steps + 1, n), torch.nan, device=images.device)
@@ -245,6 +255,8 @@ def _ascend(
             if index == 0:
                 _check_losses(value, followed, n)
             total = followed.sum()
+        if observe:
+            observe(index, adv_images, logits.detach())
         value, done = value.detach().float(), torch.zeros(len(left), dtype=torch.bool, device=images.device)
         losses[index, left], score = value, sign * value
         if classes is not None:
@@ -332,40 +344,49 @@ def _doubts(
     network, frozen, images, noise, labels, result, limits, clean, *, loss, targeted, steps, stop_at, value_range,
     batch_size, **_,
 ):  # fmt: skip
-    """What speaks against trusting a result. Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690)."""
+    """What speaks against trusting a result: a dict from a sentence to the images that it is about.
+
+    Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690).
+    """
     if not len(images):
-        return []
+        return {}
     sign, dtype = -1 if targeted else 1, next((p.dtype for p in frozen.parameters()), images.dtype)
     logits_of = lambda images: _logits(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
-    parts = lambda images: zip(images.split(batch_size), labels.split(batch_size), strict=True)  # noqa: E731
-    losses_of = lambda images: torch.cat([loss(logits_of(x), y).float() for x, y in parts(images)])  # noqa: E731
+
+    def losses_of(images, labels):
+        parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        return [loss(logits_of(x), y).float() for x, y in parts if len(x)]
+
     noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
-    logits, again, batched = logits_of(noisy[:1]), logits_of(noisy[:1]), logits_of(noisy[:2])[:1]
+    logits, alone = logits_of(noisy[:batch_size]), logits_of(noisy[:1])
+    same = torch.equal(alone, logits[:1])
+    repeats = same or torch.equal(alone, logits_of(noisy[:1]))
     overlap = kept if result.iou is None else result.iou.gather(0, result.taken[None])[0]
     stopped = _reached(overlap, stop_at, targeted)
     free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
     before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(stopped, result.taken, steps)
-    clean, random = losses_of(images) if clean is None else clean, losses_of(noisy)
-    count = lambda which: f"{int(which.sum())} of {len(images)} images"  # noqa: E731
+    clean = torch.cat(losses_of(images, labels)) if clean is None else clean
+    random = torch.cat([loss(logits, labels[:batch_size]).float(), *losses_of(noisy[batch_size:], labels[batch_size:])])
     sensitive = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    doubts = [
-        (any(module.training and isinstance(module, sensitive) for module in network.modules()),
-         "the network is in training mode: it was attacked as it is in evaluation mode"),
-        (not torch.equal(logits, again), "the network answers the same image differently each time: average over that"),
-        (torch.equal(logits, again) and not torch.allclose(logits, batched, rtol=0.1, atol=0.01 * logits.abs().max()),
-         "the network's answer to an image depends on its batch: attack one image at a time"),
-        (logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-2,
-         "the network seems to return probabilities: hand in one that returns logits"),
-        ((which := (~result.loss.isfinite() & before).any(dim=0)).any(),
-         f"the loss of {count(which)} is not a number at some steps: these steps do not count"),
-        ((which := free & (result.zero_gradients[0] == 100)).any(),
-         f"{count(which)} have no gradient: the attack cannot see"),
-        ((which := free & (sign * kept <= sign * clean)).any(),
-         f"the loss of {count(which)} is no better than without attack: take more steps, or smaller ones"),
-        ((which := free & (sign * kept < sign * random)).any(),
-         f"on {count(which)} random noise of the same size does better: take more steps; gradients may be masked"),
-    ]  # fmt: skip
-    return [text for found, text in doubts if found]
+    doubts = {
+        "the network is in training mode: it was attacked as it is in evaluation mode":
+            any(module.training and isinstance(module, sensitive) for module in network.modules()),
+        "the network answers the same image differently each time: average over that": not repeats,
+        "the network's answer to an image depends on its batch: attack one image at a time":
+            repeats and not torch.allclose(alone, logits[:1], rtol=0.1, atol=0.01 * float(logits.abs().max())),
+        "the network seems to return probabilities: hand in one that returns logits":
+            bool(logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-2),
+        "the loss is not a number at some steps: these steps do not count":
+            (~result.loss.isfinite() & before).any(dim=0),
+        "no gradient: the attack cannot see": free & (result.zero_gradients[0] == 100),
+        "the loss is no better than without attack: take more steps, or smaller ones":
+            free & (sign * kept <= sign * clean),
+        "random noise of the same size does better: take more steps; gradients may be masked":
+            free & (sign * kept < sign * random),
+    }  # fmt: skip
+    everyone = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    doubts = {text: everyone & found for text, found in doubts.items()}
+    return {text: which for text, which in doubts.items() if which.any()}
 
 
 def _check_losses(value, followed, n):

@@ -53,6 +53,7 @@ class Dataset:
         labels: (N, size, size) int64, 0 … number of structures.
         split: "target-training", "target-validation", "surrogate-training", "surrogate-validation", "test" → ids.
         digest: SHA-256 of what the arrays are made from; the same on every machine.
+        origin: the arguments of `load` that give this dataset again; None if it was put together by hand.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Dataset:
     labels: torch.Tensor
     split: dict
     digest: str
+    origin: dict | None = None
 
     @property
     def num_classes(self):
@@ -158,9 +160,12 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
         if cache:
             _write_cache(path, *found, about, stamp)
     images, labels, digest = found
+    origin = {"name": name, "size": size, "root": None if source.root is None else str(source.root.resolve()),
+              "test_cases": test_cases, "seed": seed, "jitter": jitter}  # fmt: skip
     return Dataset(
-        source.name, size, tuple(source.patients), tuple(source.structures), images, labels.long(), split, digest
-    )
+        source.name, size, tuple(source.patients), tuple(source.structures), images, labels.long(), split, digest,
+        origin,
+    )  # fmt: skip
 
 
 def label_map(masks):

@@ -6,9 +6,12 @@ import os
 import platform
 import secrets
 import subprocess
+import sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, FIGURES, NOTEBOOKS = (ROOT / name for name in ("data", "figures", "notebooks"))
@@ -42,6 +45,21 @@ def replacing(path, mode="wb"):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def progress_bar(**options):
+    """A tqdm bar in a notebook or terminal; in batch it is disabled, and lines are for `tell`."""
+    interactive = not os.environ.get("STUDY_LOG") and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    return tqdm(leave=False, disable=not interactive, **options)
+
+
+def tell(line):
+    """Print a line of progress, or (in a batch run) add it to the file named by STUDY_LOG."""
+    if log := os.environ.get("STUDY_LOG"):
+        with open(log, "a", encoding="utf-8") as file:
+            print(line, file=file)
+    else:
+        print(line, flush=True)
 
 
 def digest_bytes(*parts):

@@ -1,139 +1,487 @@
-"""Grids of attacks: crafted on one network, scored on another, at every noise level, beside their controls."""
+"""A grid of attacks: what is finished is taken from the store, the rest is computed, here or by Dask workers.
 
+``python -m helpers.sweep status STORE`` ; with ``--help`` the rest.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import torch
 
-from helpers.attack import fast_pgd, pgd, shuffle_noise, uniform_noise
-from helpers.evaluation import iou_table
-from helpers.loss import iou
-from helpers.network import predict
+from helpers import files
+from helpers.cells import Cell, check, compute
+from helpers.data import load
+from helpers.engine import LostEngine, left, opened
+from helpers.network import find_device
+from helpers.store import Store
+from helpers.training import find_weights, install, load_weights, make_recipe, train, weights_path
+
+COMPARISONS = ("target", "truth")
+ABOUT = ("commit", "torch", "device", "threads")
+BATCH = 8  # images of 256×256 at a time
 
 
-def craft(
-    networks, images, labels, *, ids, epsilons, loss, targeted=False, steps=100, seed=0, batch_size=20, **options
+class SweepError(RuntimeError):
+    """Cells failed, or the sweep could not go on; what is finished is in the store."""
+
+
+def run(
+    cells, dataset, networks, *, store, engine="", names=("attack", "epsilon"), noise=False, device="cpu",
+    batch_size=None,
 ):  # fmt: skip
-    """Adversarial images of every attack and noise level, and two controls of the same size.
+    """Compute the cells that the store lacks, and return the table of all.
+
+    Killed at any moment, the same call goes on where it was. Cells that fail do not stop the others: each is tried a
+    second time, alone, and told of at the end.
 
     Args:
-        networks: dict from the attack's name to the network it is crafted on, such as {"white-box": target,
-            "black-box": surrogate}.
-        images, labels, loss, targeted, steps, batch_size, **options: as in `attack.pgd`; all noise levels run as one
-            batch.
-        ids: the N cases; a case's random noise depends on its id and the seed alone.
-        epsilons: the noise levels.
-        seed: of the controls: "random-noise" is uniform in ±ε, "shuffled-noise" moves the first attack's noise to
-            random places.
+        cells: dict from the parts of a name, such as ("white-box", 0.04), to Cell; all of one dataset.
+        dataset: the `data.Dataset` that the cells name.
+        networks: the `training.Trained` that take part, or a dict from digest to network; what is missing is looked up
+            in runs/weights.
+        store: folder.
+        engine: who computes, see `helpers.engine`.
+        names: of the columns that hold the parts of a name.
+        noise: whether the store is to keep the noise too, for `cells.rebuild`.
+        device: "cpu", "cuda" or "auto", in this process and in workers.
+        batch_size: images at a time; default 8 of 256×256, more of smaller ones.
 
     Returns:
-        dict from (attack, epsilon) to adversarial images (N, C, H, W).
+        DataFrame, a row for each cell, case, structure and comparison: the columns of `names`, id, structure,
+        compared_with ("target" or "truth"), iou, linf, loss, warnings, seconds, cell (its key), commit, torch, device,
+        threads.
+
+    Raises:
+        ValueError: a cell does not fit the dataset, its weights are nowhere, or engine or store cannot be used.
+        SweepError: cells failed, or the store could not be written; the message says what to do.
+        LostEngine: the scheduler has gone. What is finished is kept.
     """
-    keys = [(seed, id) for id in ids]
-    n, levels = len(images), torch.tensor(epsilons, dtype=images.dtype)
-    repeat = lambda tensor: tensor.repeat(len(levels), *[1] * (tensor.ndim - 1))  # noqa: E731
-    region, step_size = options.get("region"), options.get("step_size")
-    if region is not None and region.ndim == 3:
-        options["region"] = repeat(region)
-    if torch.is_tensor(step_size) and step_size.ndim == 1:
-        options["step_size"] = repeat(step_size)
-    crafted = {}
-    for attack, network in networks.items():
-        result = pgd(network, repeat(images), repeat(labels), loss=loss, epsilon=levels.repeat_interleave(n),
-                     targeted=targeted, steps=steps, batch_size=batch_size, seed=keys * len(levels),
-                     **options)  # fmt: skip
-        parts = result.adv_images.view(len(levels), *images.shape)
-        crafted |= {(attack, e): part for e, part in zip(epsilons, parts, strict=True)}
-    value_range = options.get("value_range", (-1.0, 1.0))
-    first = next(iter(networks))
-    for epsilon in epsilons:
-        noisy = images + uniform_noise(images, epsilon=epsilon, seed=keys)
-        crafted["random-noise", epsilon] = noisy.clamp(*value_range)
-        shuffled = shuffle_noise(images, crafted[first, epsilon], seed=keys, value_range=value_range)
-        crafted["shuffled-noise", epsilon] = shuffled
-    return crafted
+    cells = {name if isinstance(name, tuple) else (name,): cell for name, cell in cells.items()}
+    networks = _networks(networks, cells.values())
+    for cell in cells.values():
+        if (cell.dataset, cell.source, cell.size) != (dataset.name, dataset.digest, dataset.size):
+            named = f"{cell.dataset} {cell.size} ({cell.source[:12]})"
+            found = f"{dataset.name} {dataset.size} ({dataset.digest[:12]})"
+            raise ValueError(f"cell {cell.key[:12]} is of {named}, the dataset is {found}")
+    for cell in {replace(cell, ids=("",)): cell for cell in cells.values()}.values():
+        check(cell, structures=dataset.structures, weights=networks)
+    work = _Work(cells, dataset, networks, Store(store), noise, find_device(device), batch_size)
+    if work.todo:
+        work.do(engine)
+    rows = [work.rows[cell.key] for cell in cells.values()]
+    return _table(dict(zip(cells, rows, strict=True)), list(cells.values()), dataset.structures, names)
 
 
-def craft_each(network, images, targets, *, loss, epsilon, regions=None, batch_size=20, **options):
-    """Adversarial images of several targets, or of one target under several noise regions, as one batch.
+def outcomes(cells, *, store):
+    """What the cells came to, with predictions and, where it was kept, noise: dict from the same names to Outcome."""
+    store = Store(store)
+    found = {name: store.read(cell) for name, cell in cells.items()}
+    for name, outcome in found.items():
+        if outcome is None:
+            raise ValueError(f"cell {name} is not in {store.folder}: run the sweep again")
+    return found
+
+
+def smallest_epsilon(cells, *args, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
+    """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection of log ε.
+
+    Each round is a sweep of its own, of cells of one case, which end at the step that reaches the IoU.
 
     Args:
-        network, images, loss, epsilon, batch_size, **options: as in `attack.pgd`; the attack is targeted.
-        targets: dict from a name to target label maps (N, H, W).
-        regions: dict from the same names to bool (N, H, W), where noise is allowed; default everywhere.
-
-    Returns:
-        dict from the name to adversarial images (N, C, H, W).
-    """
-    if regions is not None:
-        options["region"] = torch.cat([regions[name] for name in targets])
-    result = pgd(network, images.repeat(len(targets), 1, 1, 1), torch.cat(list(targets.values())), loss=loss,
-                 epsilon=epsilon, targeted=True, batch_size=batch_size, **options)  # fmt: skip
-    return dict(zip(targets, result.adv_images.view(len(targets), *images.shape), strict=True))
-
-
-def smallest_epsilon(network, images, labels, *, structure, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
-    """Smallest noise level of each case at which a targeted attack reaches an IoU, by bisection of log ε, batched.
-
-    The attack is `fast_pgd`, and ends at the step that reaches the IoU.
-
-    Args:
-        network, images, labels: as in `attack.fast_pgd`.
-        structure: class whose IoU with the target counts.
-        reached: IoU × 100 that counts as success.
+        cells: dict from a name to a Cell with a target; its ε does not matter.
+        *args, **options: dataset and networks, and what else `run` takes.
+        reached: IoU × 100 of the goal's structure that counts as success.
         low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
-        **options: as in `attack.fast_pgd`; the attack is targeted.
 
     Returns:
-        float (N,): the least ε that was tried and was enough, at most (high / low)^(1 / 2^rounds) times too high;
-        infinity where none was. A case for which `low` is enough ends just above it.
+        dict from the same names to float (N,): the least ε that was tried and was enough, at most
+        (high / low)^(1 / 2^rounds) times too high; infinity where none was. A case for which `low` is enough ends just
+        above it.
     """
+    single = {(name, id): replace(cell, ids=(id,), stop_at=reached) for name, cell in cells.items() for id in cell.ids}
+    bounds, best = {key: (low, high) for key in single}, dict.fromkeys(single, math.inf)
+    for index in range(rounds + 1):
+        tried = {key: high if index == 0 else round(math.sqrt(a * b), 9) for key, (a, b) in bounds.items()}
+        now = {(*key, ""): replace(cell, epsilon=tried[key]) for key, cell in single.items()}
+        table = run(now, *args, **options | {"names": ("name", "case", "goal")})
+        structures = {key: cell.goal.structure for key, cell in single.items()}
+        own = table[table["compared_with"] == "target"].set_index(["name", "case", "structure"])["iou"]
+        for key, (a, b) in bounds.items():
+            enough = own[(*key, structures[key])] >= reached
+            best[key] = tried[key] if enough else best[key]
+            bounds[key] = (a, b) if index == 0 else (a, tried[key]) if enough else (tried[key], b)
+    return {name: np.array([best[name, id] for id in cell.ids]) for name, cell in cells.items()}
 
-    def succeeds(epsilon):
-        result = fast_pgd(network, images, labels, epsilon=epsilon, targeted=True, classes=[structure], stop_at=reached,
-                          **options)  # fmt: skip
-        return iou(predict(network, result.adv_images), labels, classes=[structure])[:, 0] >= reached
 
-    lower, upper = (torch.full((len(images),), value, device=images.device) for value in (low, high))
-    possible = succeeds(upper)
-    for _ in range(rounds):
-        middle = (lower * upper).sqrt()
-        enough = succeeds(middle)
-        possible |= enough
-        lower, upper = torch.where(enough, lower, middle), torch.where(enough, middle, upper)
-    return torch.where(possible, upper, torch.inf)
-
-
-def score(network, crafted, labels, *, ids, structures, names=("attack", "epsilon")):
-    """Predict every crafted image with the attacked network and compare with label maps.
+def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", **settings):
+    """`training.train` of several networks, side by side where the engine has workers.
 
     Args:
-        network: the attacked network.
-        crafted: dict from a key to images (N, C, H, W), as `craft` and `craft_each` make it.
-        labels, ids, structures, names: as in `compare`.
+        dataset, folder, device, **settings: as in `training.train`.
+        roles: such as ("target", "surrogate"), or (role, seed) pairs.
+        engine: who trains, see `helpers.engine`.
 
     Returns:
-        The table of `compare`, and a dict from the key to label maps (N, H, W).
+        dict from the roles to Trained.
     """
-    predictions = {key: predict(network, images) for key, images in crafted.items()}
-    return compare(predictions, labels, ids=ids, structures=structures, names=names), predictions
+    asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
+             for role in roles}  # fmt: skip
+    paths = {role: weights_path(make_recipe(dataset, name, **values), folder) for role, (name, values) in asked.items()}
+    missing = deque(role for role, path in paths.items() if not path.exists())
+    if missing and engine:
+        with opened(engine, device=device) as place:
+            shared = {"origin": dataset.origin, "digest": dataset.digest, "dataset": dataset, "device": device}
+            following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
+            for _, trained, error in place.map(_train, following, shared):
+                if error:
+                    raise error
+                install(*trained, folder)
+    make = partial(train, dataset, folder=folder, device=device)
+    return {role: make(name, **values) for role, (name, values) in asked.items()}
 
 
-def compare(predictions, labels, *, ids, structures, names=("attack", "epsilon"), **columns):
-    """Tidy IoU table of many predictions.
+def _train(shared, task):
+    role, settings = task
+    data = _own_copy(**shared["origin"] or {}, digest=shared["digest"]) or shared["dataset"]
+    trained = train(data, role, device=shared["device"], **settings)
+    path = weights_path(trained.recipe, files.WEIGHTS)
+    return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
 
-    Args:
-        predictions: dict from a key to label maps (N, H, W).
-        labels: int64 (N, H, W), or a dict of such from the same keys.
-        ids, structures: as in `evaluation.iou_table`.
-        names: of the columns that hold the parts of a key.
-        **columns: constant columns to put in front.
 
-    Returns:
-        DataFrame with the constant columns, those of `names`, id, structure, iou.
-    """
-    tables = []
-    for key, maps in predictions.items():
-        parts = key if isinstance(key, tuple) else (key,)
-        truth = labels[key] if isinstance(labels, dict) else labels
-        about = columns | dict(zip(names, parts, strict=True))
-        tables.append(iou_table(maps, truth, ids=ids, structures=structures, **about))
-    return pd.concat(tables, ignore_index=True)
+@dataclass(frozen=True)
+class _Task:
+    cells: tuple
+    cases: tuple | None = None  # images and labels, where the worker has no copy of the data
+
+
+class _Work:
+    """The cells of a sweep that are not finished, and how they become so."""
+
+    def __init__(self, cells, dataset, networks, store, noise, device, batch_size):
+        self.dataset, self.networks, self.store, self.noise, self.device = dataset, networks, store, noise, device
+        self.batch_size = batch_size or max(1, min(4 * BATCH, BATCH * 256**2 // dataset.size**2))
+        self.rows, self.failed, self.elsewhere, self.claims = {}, {}, [], {}
+        self.todo = {}
+        for cell in cells.values():
+            if cell.key not in self.rows and cell.key not in self.todo and not self._look(cell):
+                self.todo[cell.key] = cell
+        self.total, self.before = len(self.rows) + len(self.todo), len(self.rows)
+
+    def do(self, engine):
+        """Compute what is left."""
+        self.status, self.queue, self.slots = Status(self.total, self.before), deque(), 1
+        try:
+            with opened(engine, device=self.device) as place:
+                self.slots = place.slots
+                self.queue.extend(self._chunks())
+                shared = {"structures": self.dataset.structures, "networks": self.networks, "device": self.device,
+                          "batch_size": self.batch_size, "origin": self.dataset.origin, "digest": self.dataset.digest,
+                          "dataset": self.dataset if place.slots == 1 and not engine else None}  # fmt: skip
+                while self.queue or self.elsewhere:
+                    for task, found, error in place.map(_compute, self._next, shared):
+                        self._take(task, found, error)
+                    if self.elsewhere:  # computed by another process just now
+                        time.sleep(0.5)
+                        self.queue.append(_Task(tuple(self.elsewhere)))
+                        self.elsewhere = []
+        except KeyboardInterrupt:
+            print(f"\n{self._finished()}; the same call goes on from there", file=sys.stderr)
+            raise
+        except LostEngine as error:
+            raise LostEngine(f"{error}; {self._finished()}: start a scheduler and run the same again") from None
+        finally:
+            for claim in self.claims.values():
+                claim.close()
+            self.status.close()
+        if self.failed:
+            self._report()
+
+    def _chunks(self):
+        """Tasks of a batch each, of cells that have the most in common; smaller where there are workers to feed."""
+        alike = {}
+        for cell in self.todo.values():
+            alike.setdefault((cell.crafted_on, cell.attack, cell.steps, cell.loss, cell.classes), []).append(cell)
+        images = sum(len(cell.ids) for cell in self.todo.values())
+        most = min(self.batch_size, math.ceil(images / (4 * self.slots))) if self.slots > 1 else self.batch_size
+        for cells in alike.values():
+            chunk = []
+            for cell in cells:
+                if chunk and sum(len(other.ids) for other in chunk) + len(cell.ids) > most:
+                    yield _Task(tuple(chunk))
+                    chunk = []
+                chunk.append(cell)
+            yield _Task(tuple(chunk))
+
+    def _next(self):
+        """The next task whose cells nobody has claimed or finished meanwhile; None if there is none for now."""
+        while self.queue:
+            task, claim = self.queue.popleft(), ExitStack()
+            try:
+                mine = set(claim.enter_context(self.store.claimed([cell.key for cell in task.cells])))
+            except OSError as error:
+                raise self._no_store(error) from None
+            self.elsewhere += [cell for cell in task.cells if cell.key not in mine and not self._look(cell)]
+            cells = tuple(cell for cell in task.cells if cell.key in mine and not self._look(cell))
+            if cells:
+                task = replace(task, cells=cells)
+                self.claims[cells] = claim
+                return task
+            claim.close()
+            self.status.show(len(self.rows), len(self.failed))
+
+    def _take(self, task, found, error):
+        """Keep what a task came to, or try its cells again one by one."""
+        with self.claims.pop(task.cells):
+            if found is _NO_COPY:
+                ids = dict.fromkeys(id for cell in task.cells for id in cell.ids)
+                self.queue.appendleft(_Task(task.cells, (tuple(ids), *self.dataset.take(list(ids)))))
+            elif error is None:
+                for cell, outcome in zip(task.cells, found, strict=True):
+                    try:
+                        self.store.write(cell, outcome, noise=self.noise)
+                    except OSError as problem:
+                        raise self._no_store(problem) from None
+                    self._failure(cell).unlink(missing_ok=True)
+                    self._keep(cell, outcome)
+            else:
+                for cell in task.cells:
+                    if len(task.cells) == 1 and cell.key in self.failed:
+                        self.failed[cell.key] = self._record(cell, error)
+                    else:
+                        self.failed[cell.key] = None
+                        self.queue.append(replace(task, cells=(cell,)))
+        self.status.show(len(self.rows), sum(text is not None for text in self.failed.values()))
+
+    def _look(self, cell):
+        """Whether the store has the cell; its rows are kept then."""
+        outcome = self.store.read(cell, noise=self.noise, arrays=False) if self.store.path(cell.key).exists() else None
+        if outcome is not None:
+            self._keep(cell, outcome)
+        return outcome is not None
+
+    def _keep(self, cell, outcome):
+        self.failed.pop(cell.key, None) if self.failed else None
+        self.rows[cell.key] = replace(outcome, predictions=None, noise=None)
+
+    def _failure(self, cell):
+        return self.store.folder / "failed" / f"{cell.key}.json"
+
+    def _record(self, cell, error):
+        """Write down a cell that fails, and return the first line of the error."""
+        text = "".join(traceback.format_exception(error))
+        with files.replacing(self._failure(cell), "w") as file:
+            json.dump({"cell": asdict(cell), "error": text, "origin": self.dataset.origin}, file, indent=1)
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+    def _report(self):
+        count = f"{len(self.failed)} of {self.total} cells failed, the others are in {self.store.folder}"
+        lines = [f"{key[:12]} ({self._failure(self.todo[key])}): {text}\n"
+                 f"    alone: python -m helpers.sweep run {self.store.folder} {key[:12]}"
+                 for key, text in self.failed.items()]  # fmt: skip
+        raise SweepError("\n  ".join([count, *lines]))
+
+    def _finished(self):
+        return f"{len(self.rows)} of {self.total} cells are finished in {self.store.folder}"
+
+    def _no_store(self, error):
+        why = error.strerror or error
+        return SweepError(f"the store cannot be written ({why}); {self._finished()}: mend that and run the same again")
+
+
+class Status:
+    """One line on how a sweep goes: a bar in a notebook or terminal, otherwise a line every few seconds."""
+
+    def __init__(self, total, done):
+        self.total, self.before, self.start, self.told = total, done, time.monotonic(), -math.inf
+        self.bar = files.progress_bar(total=total, initial=done, desc="cells", unit="cell")
+
+    def show(self, done, failed):
+        now = time.monotonic()
+        self.bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.bar.disable and (now > self.told + 10 or done + failed == self.total):
+            new, self.told = done - self.before, now
+            rate = new / max(now - self.start, 1e-9)
+            rest = self.total - done - failed
+            eta = f", {left(rest / rate)} left" if new else ""
+            text = f"{done} of {self.total} cells, {failed} failed, {rest} left, {60 * rate:.1f} a minute{eta}"
+            files.tell(text)
+
+    def close(self):
+        self.bar.close()
+
+
+_NO_COPY = "no copy of the data"
+
+
+def _compute(shared, task):
+    """Outcomes of a task's cells, or _NO_COPY. Runs in a worker, or here."""
+    if task.cases is not None:
+        ids, images, truth = task.cases
+    else:
+        ids = list(dict.fromkeys(id for cell in task.cells for id in cell.ids))
+        data = shared["dataset"] or _own_copy(**shared["origin"] or {}, digest=shared["digest"])
+        if data is None:
+            return _NO_COPY
+        images, truth = data.take(ids)
+    device = shared["device"]
+    cases = [dict(zip(ids, part.to(device), strict=True)) for part in (images, truth)]
+    networks = {digest: network.to(device) for digest, network in shared["networks"].items()}
+    return compute(task.cells, *cases, structures=shared["structures"], networks=networks,
+                   batch_size=shared["batch_size"])  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _own_copy(digest, **origin):
+    """This machine's own copy of a dataset, or None if it has not the same."""
+    try:
+        data = load(**origin)
+    except (OSError, ValueError, TypeError):
+        return None
+    return data if data.digest == digest else None
+
+
+def _networks(networks, cells):
+    """{digest: network} of all that the cells name, as far as they can be found."""
+    if not isinstance(networks, dict):
+        networks = {trained.digest: trained.network for trained in networks}
+    for digest in {digest for cell in cells for digest in (cell.attacked, cell.crafted_on)} - set(networks):
+        path = find_weights(digest)
+        if path is not None:
+            networks = networks | {digest: load_weights(path).network}
+    return networks
+
+
+def _table(rows, cells, structures, names):
+    """The tidy table of outcomes, in the order of the cells."""
+    if any(len(name) != len(names) for name in rows):
+        raise ValueError(f"cells are named by {next(iter(rows))}, names has {len(names)} columns: {', '.join(names)}")
+    outcomes, rows_of_case = list(rows.values()), len(structures) * len(COMPARISONS)
+    per_case = lambda parts: np.repeat(np.concatenate(parts), rows_of_case)  # noqa: E731
+    texts = lambda values: per_case([np.full(len(cell.ids), value, object)  # noqa: E731
+                                     for cell, value in zip(cells, values, strict=True)])  # fmt: skip
+    columns = {column: texts([name[place] for name in rows]) for place, column in enumerate(names)}
+    columns["id"] = per_case([np.array(cell.ids, dtype=object) for cell in cells])
+    cases = len(columns["id"]) // rows_of_case
+    columns["structure"] = np.tile(np.repeat(np.array(structures, dtype=object), len(COMPARISONS)), cases)
+    columns["compared_with"] = np.tile(np.array(COMPARISONS, dtype=object), cases * len(structures))
+    iou = [np.stack([outcome.iou[name] for name in COMPARISONS], axis=2).ravel() for outcome in outcomes]
+    columns |= {"iou": np.concatenate(iou), "linf": per_case([outcome.linf for outcome in outcomes]),
+                "loss": per_case([outcome.loss for outcome in outcomes]),
+                "warnings": per_case([np.array(outcome.warnings, dtype=object) for outcome in outcomes]),
+                "seconds": texts([outcome.seconds for outcome in outcomes]).astype(np.float32),
+                "cell": texts([cell.key for cell in cells])}  # fmt: skip
+    columns |= {name: texts([outcome.about.get(name, "") for outcome in outcomes]) for name in ABOUT}
+    return pd.DataFrame(columns).infer_objects()
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def status(store):
+    """Text: how many cells a store holds, of what, and what failed."""
+    store = Store(store)
+    keys, failed = store.keys(), sorted((store.folder / "failed").glob("*.json"))
+    damaged = list((store.folder / "damaged").glob("*"))
+    cases = seconds = size = 0
+    for key in keys:
+        cell, outcome = store.read_key(key)
+        if cell is not None:
+            cases, seconds = cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
+            size += store.path(key).stat().st_size
+    lines = [f"{store.folder}: {len(keys)} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
+             f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"]  # fmt: skip
+    for path in failed:
+        key, error = path.stem[:12], json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]
+        lines.append(f"  {key}: {error}\n    alone: python -m helpers.sweep run {store.folder} {key}")
+    return "\n".join(lines)
+
+
+def export(store):
+    """The table of all sound cells of a store, with the parts of each cell as columns."""
+    store, tables = Store(store), []
+    for key in store.keys():
+        cell, outcome = store.read_key(key)
+        if cell is None:
+            continue
+        parts = asdict(cell) | {f"goal_{name}": value for name, value in asdict(cell.goal).items()}
+        parts |= {f"region_{name}": value for name, value in asdict(cell.region).items()}
+        names = [name for name in parts if name not in ("ids", "goal", "region")]
+        parts["classes"] = " ".join(map(str, cell.classes))
+        structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
+        tables.append(_table({tuple(parts[name] for name in names): outcome}, [cell], structures, names))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def run_alone(store, key):
+    """Compute a cell that failed once more, here, with its own copy of the data; errors are not caught."""
+    folder = Store(store).folder
+    found = sorted((folder / "failed").glob(f"{key}*.json"))
+    if len(found) != 1:
+        raise ValueError(f"{folder}/failed has {len(found)} cells that begin with {key!r}; `status` lists them")
+    record = json.loads(found[0].read_text(encoding="utf-8"))
+    cell, data = Cell.read(record["cell"]), load(**record["origin"])
+    networks = _networks({}, [cell])
+    check(cell, structures=data.structures, weights=networks)
+    shared = {"structures": data.structures, "networks": networks, "device": torch.device("cpu"), "dataset": data,
+              "batch_size": BATCH}  # fmt: skip
+    (outcome,) = _compute(shared, _Task((cell,)))
+    Store(store).write(cell, outcome)
+    found[0].unlink()
+    return outcome
+
+
+COMMANDS = {
+    "status": "say what a store holds",
+    "verify": "read every cell and set damaged ones aside",
+    "export": "print the table of all cells as CSV",
+    "run": "compute a failed cell alone",
+}
+
+
+def main(argv=None):
+    """The command line. Returns the exit code: 0 done, 1 something is damaged or failed, 2 bad usage."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.sweep", description=__doc__.splitlines()[0])
+    parser.error = lambda message: parser.exit(2, f"sweep: {message} (--help lists the options)\n")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.error = parser.error
+        command.add_argument("store", help="folder of the store")
+        if name == "run":
+            command.add_argument("cell", help="first characters of the cell's key")
+    options = parser.parse_args(argv)
+    try:
+        if not (Path(options.store) / "format.json").exists():
+            raise ValueError(f"{options.store} is not a store of cells (it has no format.json)")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if options.command == "export":
+                export(options.store).to_csv(sys.stdout, index=False, lineterminator="\n")
+            elif options.command == "run":
+                outcome = run_alone(options.store, options.cell)
+                print(f"done: IoU with the target {np.nanmean(outcome.iou['target']):.1f}")
+            else:
+                print(status(options.store))
+    except (ValueError, OSError) as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    for warning in caught:
+        print(f"sweep: {warning.message}", file=sys.stderr)
+    return int(bool(caught))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,6 @@
 """Training of the segmentation networks: augmentation, resumable loop, weights files."""
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -13,9 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from helpers.files import WEIGHTS, commit, digest_bytes, digest_json, replacing, versions
+from helpers.files import WEIGHTS, commit, digest_bytes, digest_json, progress_bar, replacing, tell, versions
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, native_bf16
 
@@ -126,7 +124,7 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
     Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not say.
     """
     recipe = make_recipe(dataset, role, **settings)
-    path = folder / f"{recipe.key[:16]}.safetensors"
+    path = weights_path(recipe, folder)
     if not path.exists():
         _fit(recipe, dataset, role, path, torch.device(device))
     trained = load_weights(path)
@@ -134,6 +132,30 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
         raise ValueError(f"{path.name} was trained by another recipe than its name says: delete it and train again")
     trained.network.to(device)
     return trained
+
+
+def weights_path(recipe, folder=WEIGHTS):
+    """Where the weights of a recipe are kept."""
+    return folder / f"{recipe.key[:16]}.safetensors"
+
+
+def find_weights(digest, folder=WEIGHTS):
+    """The weights file of a digest, or None if there is none in the folder."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            if json.loads(path.read_text(encoding="utf-8"))["weights"] == digest:
+                return path.with_suffix(".safetensors")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def install(name, weights, card, folder=WEIGHTS):
+    """Put the bytes of a weights file and its side-car, trained elsewhere, where `train` looks for them."""
+    for path, content in (((folder / name).with_suffix(".json"), card), (folder / name, weights)):
+        if not path.exists():
+            with replacing(path) as file:
+                file.write(content)
 
 
 def state_digest(state):
@@ -382,9 +404,7 @@ def _resume(path, network, optimizer, generator, best):
 
 def _progress(role, history, epochs):
     """Epoch numbers still to do: a bar in a notebook or terminal, a line an epoch in batch (to STUDY_LOG if set)."""
-    log = os.environ.get("STUDY_LOG")
-    interactive = not log and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    bar = tqdm(total=epochs, initial=len(history), desc=role, unit="epoch", leave=False, disable=not interactive)
+    bar = progress_bar(total=epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, epochs + 1):
         yield epoch
         row = history[-1]
@@ -392,12 +412,7 @@ def _progress(role, history, epochs):
         text = f"loss {row['loss']:.3f}, validation IoU {100 * row['iou']:.1f}"
         bar.set_postfix_str(text, refresh=False)
         bar.update()
-        if not interactive:
+        if bar.disable:
             eta = f"{left // 60:.0f}:{left % 60:02.0f} left"
-            line = f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {eta}"
-            if log:
-                with open(log, "a", encoding="utf-8") as file:
-                    print(line, file=file)
-            else:
-                print(line, flush=True)
+            tell(f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {eta}")
     bar.close()

@@ -815,7 +815,7 @@ def test_images_without_a_gradient_are_warned_of():
 
     _, images, labels = healthy()
     images[:3, 0, 0, 0], images[3:, 0, 0, 0] = 0.4, -0.4
-    assert "1 of 4 images have no gradient" in warned(Blind(16).eval(), images, labels, steps=20)
+    assert "1 of 4 images: no gradient" in warned(Blind(16).eval(), images, labels, steps=20)
 
 
 def test_a_loss_that_does_not_improve_is_warned_of():

@@ -28,7 +28,7 @@ from helpers.publish import renew_readme
 from helpers.targets import LARGE, heart_symbol
 from helpers.training import train
 
-SIZE, DEPTH, BATCH, ROUNDS, STEPS, EPSILON = 256, 4, 4, 5, 10, 0.04
+SIZE, DEPTH, BATCH, ROUNDS, STEPS, EPSILON = 256, 4, 4, 5, 30, 0.04
 LOSS = partial(iou_loss, classes=range(1, 6))
 
 

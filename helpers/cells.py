@@ -1,0 +1,329 @@
+"""Cells of a grid of attacks: everything that decides a result, and how the result is computed."""
+
+import math
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+
+import numpy as np
+import torch
+
+from helpers import attack as attacks
+from helpers.files import commit, digest_json, versions
+from helpers.loss import cross_entropy, iou, iou_loss, margin_loss
+from helpers.network import evaluating, find_device, native_bf16, predict
+from helpers.targets import around, bounding_box, everywhere, heart_curve, place_shape, resize_structure
+
+ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
+LOSSES = ("iou", "cross-entropy", "margin")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the attacker wants.
+
+    Attributes:
+        kind: "untargeted", away from the truth; "shape", a shape in place of a structure; "resize", a structure of
+            another size.
+        structure: the one to replace or to resize.
+        ratio: area of the shape / area of the structure; of "resize", new length / old length.
+        shape: "heart", or what `targets.read_shape` reads from text.
+        basis: "truth" or "prediction": the label maps that the target is made from.
+    """
+
+    kind: str = "untargeted"
+    structure: str = ""
+    ratio: float = 1.0
+    shape: str = "heart"
+    basis: str = "truth"
+
+    def __post_init__(self):
+        _check_choice("goal", self.kind, ("untargeted", "shape", "resize"))
+        _check_choice("basis", self.basis, ("truth", "prediction"))
+        if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
+            raise ValueError(f"ratio is {self.ratio!r}; it must be above 0")
+
+    def labels(self, truth, clean, structures, ids):
+        """The label maps to reach, or (untargeted) to get away from: int64 (N, H, W), as `truth` and `clean`."""
+        if self.kind == "untargeted":
+            return truth
+        make = resize_structure if self.kind == "resize" else place_shape
+        about = {"factor": self.ratio} if self.kind == "resize" else {"area_ratio": self.ratio}
+        if self.kind == "shape":
+            about["shape"] = heart_curve() if self.shape == "heart" else self.shape
+        return make(truth if self.basis == "truth" else clean, self.structure, structures, ids=ids, **about).labels
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where noise is allowed.
+
+    Attributes:
+        kind: "everywhere", "around" a structure (what a U-Net sees of it) or in its bounding "box".
+        structure: of the truth.
+        extent: of "around", the depth of the U-Net; of "box", the margin [pixels].
+    """
+
+    kind: str = "everywhere"
+    structure: str = ""
+    extent: int = 0
+
+    def __post_init__(self):
+        _check_choice("region", self.kind, ("everywhere", "around", "box"))
+
+    def masks(self, truth, structures, ids):
+        """bool (N, H, W)."""
+        if self.kind == "everywhere":
+            return everywhere(truth)
+        masks = truth == structures.index(self.structure) + 1
+        around_or_box = {"around": partial(around, depth=self.extent), "box": partial(bounding_box, margin=self.extent)}
+        return around_or_box[self.kind](masks, ids=ids)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on some cases of a dataset, with everything that decides its result.
+
+    Attributes:
+        dataset, source, size: the dataset's name, digest and side.
+        ids: the N cases.
+        attacked, crafted_on: digests of the weights that are attacked, and that the noise is made with.
+        classes: those that the loss counts, where it counts some only.
+        goal, region: what is wanted, and where noise is allowed.
+        attack: one of ATTACKS; the controls have the size of the attack, "shuffled noise" is that of "pgd".
+        epsilon: largest noise per pixel [units of the images].
+        steps: of "pgd" and "fast pgd".
+        loss: one of LOSSES.
+        stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None: never.
+        bits: to which the attacked image is rounded; 0: not.
+        precision: of the gradients: "bf16" or "fp32".
+        seed: of random and shuffled noise.
+        version: of `attack`.
+    """
+
+    dataset: str
+    source: str
+    size: int
+    ids: tuple
+    attacked: str
+    crafted_on: str
+    classes: tuple
+    goal: Goal = field(default_factory=Goal)
+    region: Region = field(default_factory=Region)
+    attack: str = "pgd"
+    epsilon: float = 0.04
+    steps: int = 100
+    loss: str = "iou"
+    stop_at: float | None = None
+    bits: int = 0
+    precision: str = "fp32"
+    seed: int = 0
+    version: int = attacks.VERSION
+
+    def __post_init__(self):
+        _check_choice("attack", self.attack, ATTACKS)
+        _check_choice("loss", self.loss, LOSSES)
+        _check_choice("precision", self.precision, ("bf16", "fp32"))
+        if not (isinstance(self.epsilon, int | float) and 0 <= self.epsilon < math.inf):
+            raise ValueError(f"epsilon is {self.epsilon!r}; it must be 0 or more, in the units of the images")
+        if type(self.steps) is not int or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; give a whole number of 1 or more")
+        if not self.ids or len(set(self.ids)) < len(self.ids):
+            raise ValueError(f"ids are {self.ids!r}; name one case or more, each once")
+
+    @property
+    def key(self):
+        """SHA-256 of the canonical JSON of the cell."""
+        return digest_json(asdict(self))
+
+    @classmethod
+    def read(cls, values):
+        """The cell that `dataclasses.asdict` gave these values, from JSON or not."""
+        nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
+        return cls(**values | nested | {name: tuple(values[name]) for name in ("ids", "classes")})
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a cell came to, for its N cases.
+
+    Attributes:
+        iou: {"target", "truth"} → float32 (N, S), IoU × 100 of each structure of the prediction, see `loss.iou`.
+        linf: float32 (N,), largest noise.
+        loss: float32 (N,) of the attacked network's prediction, to the target (to the truth, if untargeted).
+        warnings: N texts: what speaks against trusting the case.
+        predictions: uint8 (N, H, W), what the attacked network sees.
+        noise: int8 (N, C, H, W) in steps of linf / 127, so at most epsilon / 254 off; None if not kept.
+        seconds: of computing, per case.
+        about: commit, versions, device and threads.
+    """
+
+    iou: dict
+    linf: np.ndarray
+    loss: np.ndarray
+    warnings: tuple
+    predictions: np.ndarray
+    noise: np.ndarray | None
+    seconds: float
+    about: dict
+
+
+def template(dataset, trained, *, which="test", device="cpu", **values):
+    """The cell of a white-box attack on cases of a dataset, to be varied with `dataclasses.replace`.
+
+    Args:
+        dataset: a `data.Dataset`.
+        trained: the `training.Trained` that is attacked.
+        which: name of a split, or ids.
+        device: where it will be computed; decides the precision, if that is not given.
+        **values: of the Cell.
+    """
+    ids = tuple(dataset.split[which] if isinstance(which, str) else which)
+    about = {"classes": dataset.classes, "precision": "bf16" if native_bf16(find_device(device)) else "fp32"}
+    return Cell(dataset.name, dataset.digest, dataset.size, ids, trained.digest, trained.digest, **about | values)
+
+
+def check(cell, *, structures, weights):
+    """Raise a ValueError if the dataset or the networks lack what a cell asks for.
+
+    Args:
+        structures: the dataset's names.
+        weights: digests of the networks at hand.
+    """
+    for part in (cell.goal, cell.region):
+        if part.kind not in ("untargeted", "everywhere") and part.structure not in structures:
+            raise ValueError(f"there is no structure {part.structure!r}; choose from {', '.join(structures)}")
+    if not set(cell.classes) <= set(range(len(structures) + 1)):
+        raise ValueError(f"classes are {cell.classes}; this dataset has 0 … {len(structures)}")
+    for digest in (cell.attacked, cell.crafted_on):
+        if digest not in weights:
+            raise ValueError(f"there are no weights of digest {digest[:12]}: train that network again, or hand it in")
+
+
+def compute(cells, images, truth, *, structures, networks, batch_size=8):
+    """Outcomes of cells of one dataset; what shares network, loss and steps is attacked as one batch.
+
+    Args:
+        cells: a list of Cell.
+        images, truth: dicts from the id of each case of the cells to (C, H, W) and (H, W).
+        structures: the dataset's names of classes 1 … S.
+        networks: dict from digest to network.
+        batch_size: images at a time; bounds the memory.
+
+    Returns:
+        A list of Outcome, without noise left out.
+    """
+    start, work = time.monotonic(), {}
+    for cell in cells:
+        x, y = (torch.stack([part[id] for id in cell.ids]) for part in (images, truth))
+        clean = predict(networks[cell.attacked], x) if cell.goal.basis == "prediction" else None
+        work[cell] = x, y, cell.goal.labels(y, clean, structures, cell.ids), cell.region.masks(y, structures, cell.ids)
+    made = _attack_all({_plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
+                       structures, networks, batch_size)  # fmt: skip
+    results = []
+    for cell in cells:
+        x, y, goal, region = work[cell]
+        keys, doubts = [(cell.seed, id) for id in cell.ids], [""] * len(x)
+        if cell.attack == "no attack":
+            adv_images = x
+        elif cell.attack == "random noise":
+            noise = attacks.uniform_noise(x, epsilon=cell.epsilon, seed=keys) * region[:, None]
+            adv_images = (x + noise).clamp(-1, 1)
+        else:
+            adv_images, doubts = made[_plain(cell)]
+            if cell.attack == "shuffled noise":
+                adv_images = attacks.shuffle_noise(x, adv_images, seed=keys)
+        if cell.bits:
+            adv_images = attacks.round_to_bits(adv_images, cell.bits)
+        results.append((cell, x, y, goal, adv_images, doubts))
+    outcomes = [_score(*result, structures, networks, batch_size) for result in results]
+    seconds = (time.monotonic() - start) / sum(len(cell.ids) for cell in cells)
+    return [replace(outcome, seconds=seconds) for outcome in outcomes]
+
+
+def _plain(cell):
+    """The attack that a cell starts from."""
+    return replace(cell, bits=0, attack="pgd" if cell.attack == "shuffled noise" else cell.attack)
+
+
+def loss_of(cell):
+    """The loss function of a cell."""
+    return {"iou": partial(iou_loss, classes=cell.classes), "cross-entropy": cross_entropy,
+            "margin": margin_loss}[cell.loss]  # fmt: skip
+
+
+def _attack_all(work, structures, networks, batch_size):
+    """{cell: (adversarial images, warnings of each)} of the attacks, in as few batches as can be."""
+    groups, made = {}, {}
+    for cell in work:
+        alike = replace(cell, ids=("",), goal=Goal(cell.goal.kind, cell.goal.structure), region=Region(), epsilon=0)
+        if cell.stop_at is None:
+            alike = replace(alike, goal=Goal("untargeted" if cell.goal.kind == "untargeted" else "shape"))
+        groups.setdefault(alike, []).append(cell)
+    for alike, cells in groups.items():
+        images, _, labels, regions = (torch.cat(parts) for parts in zip(*(work[cell] for cell in cells), strict=True))
+        sizes = [len(cell.ids) for cell in cells]
+        epsilon = torch.tensor([cell.epsilon for cell in cells], device=images.device)
+        options = {"loss": loss_of(alike), "targeted": alike.goal.kind != "untargeted", "precision": alike.precision,
+                   "epsilon": epsilon.repeat_interleave(torch.tensor(sizes, device=images.device)),
+                   "batch_size": batch_size, "seed": [(cell.seed, id) for cell in cells for id in cell.ids],
+                   "region": None if regions.all() else regions}  # fmt: skip
+        if alike.stop_at is not None:
+            options |= {"stop_at": alike.stop_at, "classes": [structures.index(alike.goal.structure) + 1]}
+        options |= {} if alike.attack == "fgsm" else {"steps": alike.steps}
+        attack = {"pgd": attacks.pgd, "fast pgd": attacks.fast_pgd, "fgsm": attacks.fgsm}[alike.attack]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are kept in the table
+            result = attack(networks[alike.crafted_on], images, labels, **options)
+        doubts = ["; ".join(text for text, which in result.doubts.items() if which[k]) for k in range(len(images))]
+        for cell, end in zip(cells, np.cumsum(sizes), strict=True):
+            part = slice(end - len(cell.ids), end)
+            made[cell] = result.adv_images[part], doubts[part]
+    return made
+
+
+@torch.no_grad()
+def _score(cell, images, truth, goal, adv_images, doubts, structures, networks, batch_size):
+    network, loss, maps, losses = networks[cell.attacked], loss_of(cell), [], []
+    with evaluating(network):
+        for x, labels in zip(adv_images.split(batch_size), goal.split(batch_size), strict=True):
+            logits = network(x)
+            maps.append(logits.argmax(dim=1))
+            losses.append(loss(logits, labels).float())
+    maps, classes = torch.cat(maps), range(1, len(structures) + 1)
+    noise = adv_images - images
+    linf = noise.abs().flatten(1).amax(dim=1)
+    steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round().to(torch.int8)
+    array = lambda tensor: tensor.cpu().numpy()  # noqa: E731
+    scores = {name: array(iou(maps, labels, classes=classes)) for name, labels in (("target", goal), ("truth", truth))}
+    about = {**_origin(), "device": images.device.type, "threads": torch.get_num_threads()}
+    return Outcome(scores, array(linf), array(torch.cat(losses)), tuple(doubts), array(maps).astype(np.uint8),
+                   array(steps), 0.0, about)  # fmt: skip
+
+
+@cache
+def _origin():
+    """Commit and versions of the running code: asked once, since asking git takes longer than a small attack."""
+    return {"commit": commit(), **versions()}
+
+
+def rebuild(images, outcome):
+    """Adversarial images from the noise that an outcome kept, each pixel at most linf / 254 off.
+
+    Args:
+        images: (N, C, H, W), those that were attacked.
+        outcome: an Outcome with noise.
+
+    Returns:
+        (N, C, H, W) within [−1, 1].
+    """
+    if outcome.noise is None:
+        raise ValueError("the noise of this cell was not kept: run it again with noise=True")
+    scale = torch.from_numpy(outcome.linf / 127)[:, None, None, None]
+    return (images + (torch.from_numpy(outcome.noise) * scale).to(images)).clamp(-1, 1)
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")

@@ -1,0 +1,220 @@
+"""Where work is done: in this process, by workers on this machine, or by those of a Dask scheduler or of Slurm.
+
+An engine is named by a text, so that it can be a notebook's parameter:
+
+    ""                        this process
+    "workers=4"               four processes on this machine; "workers=4 threads=2" with two torch threads each
+    "tcp://host:8786"         the workers of a running Dask scheduler; "tls://…" with Dask's TLS settings
+    "slurm.yaml"              Slurm jobs; the file holds the arguments of `dask_jobqueue.SLURMCluster`, and `jobs`
+
+All but the first need the extra `cluster`. Scheduler and workers that are started here listen on the loopback interface
+only, unless the YAML file names another.
+"""
+
+import math
+import os
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+
+PATIENCE = 15  # seconds that a scheduler may take to answer, and be out of sight
+
+
+class LostEngine(ConnectionError):
+    """The scheduler has gone; what was finished is safe."""
+
+
+def parse(engine):
+    """(kind, {name: value}) of an engine's text: "here", "workers", "scheduler" or "slurm".
+
+    Raises:
+        ValueError: it is none; the message says what can be given. Or the YAML file cannot be used.
+    """
+    text = str(engine).strip()
+    if text in ("", "in process"):
+        return "here", {}
+    if re.match(r"(tcp|tls)://\S+:\d+( threads=\d+)?$", text):
+        address, *words = text.split()
+        return "scheduler", {"address": address} | _numbers(words, text)
+    if Path(text.split()[0]).suffix in (".yaml", ".yml"):
+        return "slurm", {"path": text}
+    found = _numbers(text.split(), text)
+    if "workers" not in found:
+        raise ValueError(f"engine {text!r} is unknown; give {_CHOICES}")
+    return "workers", found
+
+
+_CHOICES = '"" for this process, "workers=2", "tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
+
+
+def _numbers(words, text):
+    found = {}
+    for word in words:
+        match = re.fullmatch(r"(workers|threads)=([1-9]\d*)", word)
+        if not match:
+            raise ValueError(f"engine {text!r} is unknown; give {_CHOICES}")
+        found[match[1]] = int(match[2])
+    return found
+
+
+@contextmanager
+def opened(engine="", *, device="cpu"):
+    """An engine, started if need be, and ended with the block.
+
+    Args:
+        engine: its text, see above.
+        device: "cuda" asks for workers with the Dask resource GPU.
+
+    Yields:
+        An object with the number of tasks `slots` that it does at a time and the method `map`.
+
+    Raises:
+        ValueError: the text or the file cannot be used, or the extra `cluster` is not installed.
+        LostEngine: no scheduler answers.
+    """
+    kind, options = parse(engine)
+    if kind == "here":
+        yield Here()
+        return
+    try:
+        import distributed
+    except ImportError:
+        raise ValueError(f"engine {engine!r} needs Dask: pip install -e '.[cluster]'") from None
+    gpu = torch.device(device).type == "cuda"
+    threads = options.pop("threads", None)
+    if kind == "workers":
+        threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
+        made = _local(options["workers"], gpu)
+    elif kind == "slurm":
+        made, threads = _slurm(options["path"])
+    else:
+        made = None
+    try:
+        try:
+            client = distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            why = " ".join(str(error).split())[:120]
+            raise LostEngine(f"no Dask scheduler answers at {options['address']} ({why})") from None
+        with client:
+            yield OnDask(client, threads or 1, gpu)
+    finally:
+        if made is not None:
+            made.close(timeout=PATIENCE)
+
+
+def _local(workers, gpu):
+    import dask
+    from distributed import LocalCluster
+
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+        return LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+                            memory_limit=0, resources={"GPU": 1} if gpu else None, silence_logs=50)  # fmt: skip
+
+
+def _slurm(path):
+    """The cluster and the torch threads of a worker."""
+    from dask_jobqueue import SLURMCluster
+
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        jobs, cores = options.pop("jobs", 1), options["cores"]
+        threads = max(1, cores // options.setdefault("processes", 1))
+        options["scheduler_options"] = {"dashboard_address": None} | options.get("scheduler_options", {})
+        if "interface" not in options:
+            options["scheduler_options"] = {"host": "127.0.0.1"} | options["scheduler_options"]
+        cluster = SLURMCluster(**options | {"cores": options["processes"]})  # one task at a time in a process
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"engine {path}: not usable for Slurm ({what}); see the README for an example") from None
+    cluster.scale(jobs=jobs)
+    return cluster, threads
+
+
+class Here:
+    """This process, one task after the other."""
+
+    slots = 1
+
+    def map(self, function, following, shared=None):
+        """(task, result, error) of each task: `function(shared, task)`, or the exception that it raised.
+
+        Args:
+            following: function that returns the next task, or None if there is none for now; called when there is room
+                for a task. It ends when there is none and all are done.
+            shared: what all tasks need; sent to a worker once.
+        """
+        while (task := following()) is not None:
+            try:
+                yield task, function(shared, task), None
+            except Exception as error:
+                yield task, None, error
+
+
+class OnDask:
+    """Workers of a Dask client. A task whose worker dies is done again by another; one that kills two is given up."""
+
+    def __init__(self, client, threads, gpu):
+        self.client, self.threads, self.resources = client, threads, {"GPU": 1} if gpu else None
+
+    @property
+    def slots(self):
+        """Tasks at a time: the threads of all workers, or their GPUs."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        count = lambda worker: worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]  # noqa: E731
+        return max(1, int(sum(map(count, workers))))
+
+    def map(self, function, following, shared=None):
+        """As `Here.map`, in the order in which the tasks end."""
+        from distributed import wait
+
+        # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
+        common, running = self.client.submit(_same, shared, pure=False), {}
+        try:
+            while True:
+                while len(running) < self.slots and (task := following()) is not None:
+                    future = self.client.submit(_work, function, common, task, self.threads, pure=False,
+                                                resources=self.resources)  # fmt: skip
+                    running[future] = task
+                if not running:
+                    return
+                try:
+                    with self.client.as_current():
+                        done = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
+                except TimeoutError:
+                    done = ()
+                self._check()
+                for future in done:
+                    task, error = running.pop(future), future.exception()
+                    if future.cancelled():
+                        raise LostEngine("the Dask scheduler has gone")
+                    yield task, None if error else future.result(), error
+        finally:
+            if self.client.status == "running":
+                self.client.cancel(list(running), force=True)
+
+    def _check(self):
+        """Raise LostEngine unless the scheduler is there; a short break of the connection is waited for."""
+        end = time.monotonic() + PATIENCE
+        while self.client.status != "running":
+            if self.client.status in ("closed", "closing", "newly-created") or time.monotonic() > end:
+                raise LostEngine("the Dask scheduler has gone")
+            time.sleep(0.2)
+
+
+def _same(value):
+    return value
+
+
+def _work(function, shared, task, threads):
+    torch.set_num_threads(threads)
+    return function(shared, task)
+
+
+def left(seconds):
+    """Text of a time, such as "1:05" or "2:00:00"."""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
