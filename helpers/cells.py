@@ -184,6 +184,24 @@ def template(dataset, trained, *, which="test", device="cpu", **values):
     return Cell(dataset.name, dataset.digest, dataset.size, ids, trained.digest, trained.digest, **about | values)
 
 
+def grid(cell, surrogate, epsilons):
+    """An attack by one who has the weights and by one who has not, two controls of the same size, and no attack.
+
+    Args:
+        cell: of the white-box attack; its ε does not matter.
+        surrogate: the `training.Trained` on which the black-box attack is crafted.
+        epsilons: the noise levels.
+
+    Returns:
+        dict from (attack, epsilon) to Cell; the attacks are "no attack" (ε = 0), "white-box", "black-box",
+        "random-noise" and "shuffled-noise".
+    """
+    changes = {"white-box": {}, "black-box": {"crafted_on": surrogate.digest},
+               "random-noise": {"attack": "random noise"}, "shuffled-noise": {"attack": "shuffled noise"}}  # fmt: skip
+    levels = {(name, e): replace(cell, epsilon=e, **change) for name, change in changes.items() for e in epsilons}
+    return {("no attack", 0.0): replace(cell, attack="no attack", epsilon=0.0)} | levels
+
+
 def check(cell, *, structures, weights):
     """Raise a ValueError if the dataset or the networks lack what a cell asks for.
 

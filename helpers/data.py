@@ -13,6 +13,7 @@ import sys
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -49,22 +50,24 @@ class Dataset:
         size: height and width [pixels].
         ids: the N names of the cases.
         structures: names of the classes 1, 2, …; 0 is the background.
-        images: (N, 1, size, size) float32 in [−1, 1].
-        labels: (N, size, size) int64, 0 … number of structures.
+        images: (N, 1, size, size) float32 in [−1, 1]; None if they are read when they are asked for.
+        labels: (N, size, size) int64, 0 … number of structures; likewise.
         split: "target-training", "target-validation", "surrogate-training", "surrogate-validation", "test" → ids.
         digest: SHA-256 of what the arrays are made from; the same on every machine.
         origin: the arguments of `load` that give this dataset again; None if it was put together by hand.
+        read: function from an id to image and label (size, size), if they are read when they are asked for.
     """
 
     name: str
     size: int
     ids: tuple
     structures: tuple
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: torch.Tensor | None
+    labels: torch.Tensor | None
     split: dict
     digest: str
     origin: dict | None = None
+    read: Callable | None = None
 
     @property
     def num_classes(self):
@@ -95,6 +98,9 @@ class Dataset:
         for id in wanted:
             if id not in rows:
                 raise ValueError(f"{self.name} has no case {id!r}: its ids go from {self.ids[0]} to {self.ids[-1]}")
+        if self.read:
+            images, labels = _build(self.read, wanted, self.size, None, None)
+            return images, labels.long()
         index = torch.tensor([rows[id] for id in wanted], dtype=torch.long)
         return self.images[index], self.labels[index]
 
@@ -115,7 +121,7 @@ class Source:
     notes: list = field(default_factory=list)
 
 
-def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1.0, cache=True):
+def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1.0, cache=True, stream=False):
     """A dataset at `size`; from the cache, if its sources have not changed since.
 
     Images are area averages. Of each mask, the pixels stay that it covers at least half; then overlaps are resolved
@@ -129,6 +135,7 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
         seed: of the split, and of the phantoms.
         jitter: strength of the observer's jitter in the phantoms' labels.
         cache: whether to read and write data/cache.
+        stream: whether to read a case when it is asked for, and again the next time: for more than fit into memory.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -153,7 +160,9 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
     split = _split(source, test_cases=test_cases, seed=seed)
     about = {"ids": list(source.patients), "structures": list(source.structures), "code": _text_digest(__file__)}
     path = CACHE / f"{place}.safetensors"
-    found = _read_cache(path, about, stamp, digest) if cache else None
+    found = (None, None, _streamed_digest(path, about, stamp, digest)) if stream else None
+    if cache and not stream:
+        found = _read_cache(path, about, stamp, digest)
     if found is None:
         threads = 1 if name == "phantom" else None  # drawing holds the interpreter's lock, reading does not
         found = *_build(make, about["ids"], size, f"{source.name} at {size}", threads), digest()
@@ -161,10 +170,11 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
             _write_cache(path, *found, about, stamp)
     images, labels, digest = found
     origin = {"name": name, "size": size, "root": None if source.root is None else str(source.root.resolve()),
-              "test_cases": test_cases, "seed": seed, "jitter": jitter}  # fmt: skip
+              "test_cases": test_cases, "seed": seed, "jitter": jitter, "stream": stream}  # fmt: skip
+    arrays = (None, None) if stream else (images, labels.long())
     return Dataset(
-        source.name, size, tuple(source.patients), tuple(source.structures), images, labels.long(), split, digest,
-        origin,
+        source.name, size, tuple(source.patients), tuple(source.structures), *arrays, split, digest, origin,
+        make if stream else None,
     )  # fmt: skip
 
 
@@ -484,6 +494,7 @@ def _build(make, ids, size, title, threads):
 def _each(function, items, title, threads=None):
     """function(item) of each item, in order, on so many threads; with a progress bar where somebody can see it."""
     silent = bool(os.environ.get("TQDM_DISABLE")) or None  # None: silent unless on a terminal or in a notebook
+    silent = silent or title is None
     with ThreadPoolExecutor(threads or min(8, os.cpu_count())) as pool:
         yield from tqdm(pool.map(function, items), desc=title, total=len(items), leave=False, disable=silent)
 
@@ -543,6 +554,21 @@ def _write_cache(path, images, labels, digest, about, stamp):
             file.write(save({"images": images, "labels": labels}, {"about": json.dumps(saved)}))
     except OSError as error:
         warnings.warn(f"{path} could not be written, so the next load takes as long: {error}", stacklevel=3)
+
+
+def _streamed_digest(path, about, stamp, digest):
+    """Digest of the content, kept beside the cache as long as names, sizes and dates of the files are the same."""
+    path = path.with_suffix(".digest.json")
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if (saved["about"], saved["stamp"]) == (about["code"], stamp):
+            return saved["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = digest()
+    with replacing(path, "w") as file:
+        json.dump({"about": about["code"], "stamp": stamp, "digest": found}, file)
+    return found
 
 
 def _checksum(images, labels):

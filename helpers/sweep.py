@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from helpers import files
-from helpers.cells import Cell, check, compute
+from helpers.cells import Cell, check, compute, rebuild
 from helpers.data import load
 from helpers.engine import LostEngine, left, opened
 from helpers.network import find_device
@@ -38,7 +38,7 @@ class SweepError(RuntimeError):
 
 
 def run(
-    cells, dataset, networks, *, store, engine="", names=("attack", "epsilon"), noise=False, device="cpu",
+    cells, dataset, networks, *, store=files.CELLS, engine="", names=("attack", "epsilon"), noise=False, device="cpu",
     batch_size=None,
 ):  # fmt: skip
     """Compute the cells that the store lacks, and return the table of all.
@@ -84,14 +84,24 @@ def run(
     return _table(dict(zip(cells, rows, strict=True)), list(cells.values()), dataset.structures, names)
 
 
-def outcomes(cells, *, store):
-    """What the cells came to, with predictions and, where it was kept, noise: dict from the same names to Outcome."""
-    store = Store(store)
-    found = {name: store.read(cell) for name, cell in cells.items()}
-    for name, outcome in found.items():
+def pictures(cells, dataset, *, store=files.CELLS):
+    """What the cells look like: adversarial images (from noise that was kept, see `cells.rebuild`) and label maps.
+
+    Args:
+        cells: dict from a name to Cell, that `run` has computed with noise=True.
+        dataset, store: as in `run`.
+
+    Returns:
+        Two dicts from the same names: to (N, C, H, W), and to uint8 (N, H, W), what the attacked network sees.
+    """
+    store, adv_images, predictions = Store(store), {}, {}
+    for name, cell in cells.items():
+        outcome = store.read(cell, noise=True)
         if outcome is None:
-            raise ValueError(f"cell {name} is not in {store.folder}: run the sweep again")
-    return found
+            raise ValueError(f"cell {name} is not in {store.folder}: run the sweep with noise=True")
+        adv_images[name] = rebuild(dataset.take(cell.ids)[0], outcome)
+        predictions[name] = torch.from_numpy(outcome.predictions)
+    return adv_images, predictions
 
 
 def smallest_epsilon(cells, *args, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
@@ -114,8 +124,8 @@ def smallest_epsilon(cells, *args, reached=95.0, low=0.001, high=0.16, rounds=6,
     bounds, best = {key: (low, high) for key in single}, dict.fromkeys(single, math.inf)
     for index in range(rounds + 1):
         tried = {key: high if index == 0 else round(math.sqrt(a * b), 9) for key, (a, b) in bounds.items()}
-        now = {(*key, ""): replace(cell, epsilon=tried[key]) for key, cell in single.items()}
-        table = run(now, *args, **options | {"names": ("name", "case", "goal")})
+        now = {key: replace(cell, epsilon=tried[key]) for key, cell in single.items()}
+        table = run(now, *args, **options | {"names": ("name", "case")})
         structures = {key: cell.goal.structure for key, cell in single.items()}
         own = table[table["compared_with"] == "target"].set_index(["name", "case", "structure"])["iou"]
         for key, (a, b) in bounds.items():

@@ -168,6 +168,29 @@ def test_the_split_follows_the_seed():
     assert first["test"] != other["test"] and first["target-validation"] != other["target-validation"]
 
 
+# ---- Read when asked for
+
+
+def test_a_streamed_dataset_gives_the_same_cases_and_holds_none(own, monkeypatch):
+    whole, streamed = (load("folder", size=32, root=own, stream=stream) for stream in (False, True))
+    assert streamed.images is None and streamed.labels is None
+    assert (streamed.digest, streamed.split, streamed.ids) == (whole.digest, whole.split, whole.ids)
+    for which in ("test", list(reversed(whole.ids))):
+        for one, other in zip(whole.take(which), streamed.take(which), strict=True):
+            assert torch.equal(one, other) and one.dtype == other.dtype
+    with pytest.raises(ValueError, match="has no case 'nobody'"):
+        streamed.take(["nobody"])
+    monkeypatch.setattr(data, "_content_digest", lambda source: pytest.fail("read again"))  # known by the files' names, sizes and dates
+    assert load("folder", size=32, root=own, stream=True).digest == whole.digest
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_dataset_says_how_to_load_it_again(own, stream):
+    first = load("folder", size=32, root=own, test_cases=2, seed=3, stream=stream)
+    again = load(**first.origin)
+    assert again.digest == first.digest and again.split == first.split and (again.images is None) == stream
+
+
 @pytest.fixture
 def few_phantoms(monkeypatch):
     monkeypatch.setattr(data, "PHANTOM_IDS", PHANTOM_IDS[:8])

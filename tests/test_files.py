@@ -146,3 +146,10 @@ def test_the_commit_gets_a_plus_when_code_or_notebooks_differ(tmp_path, monkeypa
 def test_versions_name_python_and_the_numerical_packages():
     assert set(files.versions()) == {"python", "torch", "numpy", "scipy"}
     assert files.versions()["python"].split(".")[:2] == [str(part) for part in sys.version_info[:2]]
+
+
+@pytest.mark.parametrize("profile", ["", ".", "..", "../elsewhere", "/tmp/x", "a/b"])
+def test_results_stay_in_the_run_folder(profile):
+    assert files.run_folder("quick") == files.RUNS / "quick"
+    with pytest.raises(ValueError, match="give the name of a folder"):
+        files.run_folder(profile)
