@@ -758,6 +758,14 @@ def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, t
     assert torch.equal(fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images)
 
 
+def test_the_whole_range_is_enough_to_bend_a_trained_network_with_steps_of_a_sensible_size(trained):
+    network, images, truth = trained
+    options = {"loss": partial(iou_loss, classes=(1, 2)), "classes": (1, 2), "precision": "fp32", "step_size": 0.02}
+    result = pgd(network, images, truth.roll((3, 3), (1, 2)), epsilon=2, targeted=True, steps=200, keep="iou", **options)
+    reached = result.iou.gather(0, result.taken[None])[0]
+    assert (result.iou[0] < 60).all() and reached.mean() >= 97
+
+
 def test_the_whole_range_is_enough_for_any_target():
     network, images, labels = healthy()
     result = attack(network, images, labels, epsilon=2, steps=100, targeted=True, classes=(1,))
