@@ -1,9 +1,16 @@
 """For the tests and the notebooks alike."""
 
 import os
+import shutil
 from pathlib import Path
 
-os.environ["STUDY_RUNS"] = str(Path(__file__).parent / "runs" / "tests")  # leaves the results of your runs alone
+RUNS = Path(__file__).parent / "runs" / "tests"
+os.environ["STUDY_RUNS"] = str(RUNS)  # leaves the results of your runs alone
+
+
+def pytest_sessionstart():
+    """Attacks that an earlier run of the tests has finished may be those of other code."""
+    shutil.rmtree(RUNS / "cells", ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
