@@ -171,11 +171,12 @@ class OnDask:
         """As `Here.map`, in the order in which the tasks end."""
         from distributed import wait
 
-        # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
-        common, running = self.client.submit(_same, shared, pure=False), {}
+        common, running = None, {}
         try:
             while True:
                 while len(running) < self.slots and (task := following()) is not None:
+                    # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
+                    common = common or self.client.submit(_same, shared, pure=False)
                     future = self.client.submit(_work, function, common, task, self.threads, pure=False,
                                                 resources=self.resources)  # fmt: skip
                     running[future] = task
