@@ -292,7 +292,7 @@ def _score(cell, images, truth, goal, adv_images, doubts, structures, networks, 
     network, loss, maps, losses = networks[cell.attacked], loss_of(cell), [], []
     with evaluating(network):
         for x, labels in zip(adv_images.split(batch_size), goal.split(batch_size), strict=True):
-            logits = network(x)
+            logits = attacks.logits_of(network, x)
             maps.append(logits.argmax(dim=1))
             losses.append(loss(logits, labels).float())
     maps, classes = torch.cat(maps), range(1, len(structures) + 1)
