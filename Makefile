@@ -28,6 +28,7 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 bench: $(PEERS)/.stamp ## time a phantom, training and attacks on this machine, beside five attack libraries
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
+	@$(RUN) tests/benchmarks/sweep.py $(ARGS)
 	@PYTHONPATH=$(CURDIR) $(PEERS)/bin/python tests/benchmarks/peers.py $(ARGS)
 
 clean: ## remove .venv, runs and caches (your data in data/ stays)
@@ -45,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): once, a few minutes ..."
 	@$(PYTHON) -m venv $(VENV) >$(VENV).log 2>&1 && rm -f $(VENV).log \
 		|| { rm -rf $(VENV) $(VENV).log; echo "make: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test,cluster]"
 	@echo "$(CURDIR)" > $@
 
 # The benchmark's libraries, which ask for packages that the study does without, see the study's packages from outside.

@@ -245,7 +245,7 @@ def _ascend(
         adv_images = torch.minimum(torch.maximum(adv_images, images - allowed), images + allowed).clamp(*value_range)
         x = adv_images.detach().to(dtype, memory_format=torch.channels_last).requires_grad_(index < steps)
         with torch.set_grad_enabled(index < steps):
-            logits = _logits(network, x)
+            logits = logits_of(network, x)
             if index == 0:
                 check_labels(logits, labels)
                 check_classes(classes if classes is not None else (0,), logits.shape[1])
@@ -284,7 +284,7 @@ def _ascend(
     return kept, losses, overlaps, zeros, taken, best
 
 
-def _logits(network, x):
+def logits_of(network, x):
     """Logits of a copy of x; a single small image, which torch convolves and rounds in another way, gets a twin."""
     twins = x.repeat(2, 1, 1, 1) if len(x) == 1 and x.numel() <= 20480 else x.clone()
     return network(twins)[: len(x)].float()
@@ -351,16 +351,16 @@ def _doubts(
     if not len(images):
         return {}
     sign, dtype = -1 if targeted else 1, next((p.dtype for p in frozen.parameters()), images.dtype)
-    logits_of = lambda images: _logits(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
+    answer = lambda images: logits_of(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
 
     def losses_of(images, labels):
         parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        return [loss(logits_of(x), y).float() for x, y in parts if len(x)]
+        return [loss(answer(x), y).float() for x, y in parts if len(x)]
 
     noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
-    logits, alone = logits_of(noisy[:batch_size]), logits_of(noisy[:1])
+    logits, alone = answer(noisy[:batch_size]), answer(noisy[:1])
     same = torch.equal(alone, logits[:1])
-    repeats = same or torch.equal(alone, logits_of(noisy[:1]))
+    repeats = same or torch.equal(alone, answer(noisy[:1]))
     overlap = kept if result.iou is None else result.iou.gather(0, result.taken[None])[0]
     stopped = _reached(overlap, stop_at, targeted)
     free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -129,10 +129,14 @@ class Cell:
             raise ValueError(f"epsilon is {self.epsilon!r}; it must be 0 or more, in the units of the images")
         if type(self.steps) is not int or self.steps < 1:
             raise ValueError(f"steps is {self.steps!r}; give a whole number of 1 or more")
+        if self.stop_at is not None and not (0 <= self.stop_at <= 100 and self.goal.structure):
+            raise ValueError(f"stop_at is {self.stop_at!r}; give an IoU from 0 to 100, and a goal with a structure")
+        if type(self.bits) is not int or self.bits < 0:
+            raise ValueError(f"bits is {self.bits!r}; give a whole number, or 0 not to round")
         if not self.ids or len(set(self.ids)) < len(self.ids):
             raise ValueError(f"ids are {self.ids!r}; name one case or more, each once")
 
-    @property
+    @cached_property
     def key(self):
         """SHA-256 of the canonical JSON of the cell."""
         return digest_json(asdict(self))
@@ -306,7 +310,7 @@ def _score(cell, images, truth, goal, adv_images, doubts, structures, networks, 
     network, loss, maps, losses = networks[cell.attacked], loss_of(cell), [], []
     with evaluating(network):
         for x, labels in zip(adv_images.split(batch_size), goal.split(batch_size), strict=True):
-            logits = network(x)
+            logits = attacks.logits_of(network, x)
             maps.append(logits.argmax(dim=1))
             losses.append(loss(logits, labels).float())
     maps, classes = torch.cat(maps), range(1, len(structures) + 1)

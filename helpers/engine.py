@@ -11,10 +11,12 @@ All but the first need the extra `cluster`. Scheduler and workers that are start
 only, unless the YAML file names another.
 """
 
+import asyncio
 import math
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def parse(engine):
     if re.match(r"(tcp|tls)://\S+:\d+( threads=\d+)?$", text):
         address, *words = text.split()
         return "scheduler", {"address": address} | _numbers(words, text)
-    if Path(text.split()[0]).suffix in (".yaml", ".yml"):
+    if Path(text).suffix in (".yaml", ".yml"):
         return "slurm", {"path": text}
     found = _numbers(text.split(), text)
     if "workers" not in found:
@@ -93,17 +95,31 @@ def opened(engine="", *, device="cpu"):
         made, threads = _slurm(options["path"])
     else:
         made = None
+        _knock(options["address"])
     try:
-        try:
-            client = distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            why = " ".join(str(error).split())[:120]
-            raise LostEngine(f"no Dask scheduler answers at {options['address']} ({why})") from None
-        with client:
+        with distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False) as client:
             yield OnDask(client, threads or 1, gpu)
     finally:
         if made is not None:
             made.close(timeout=PATIENCE)
+
+
+def _knock(address):
+    """Raise LostEngine if no scheduler answers; a Dask client waits for ever where somebody listens and says nothing."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    async def knock():
+        arguments = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(address, timeout=PATIENCE, **arguments), PATIENCE)
+        await comm.close()
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
+            pool.submit(asyncio.run, knock()).result()
+    except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:120] or "no answer"
+        raise LostEngine(f"no Dask scheduler answers at {address} ({why})") from None
 
 
 def _local(workers, gpu):
@@ -171,11 +187,12 @@ class OnDask:
         """As `Here.map`, in the order in which the tasks end."""
         from distributed import wait
 
-        # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
-        common, running = self.client.submit(_same, shared, pure=False), {}
+        common, running = None, {}
         try:
             while True:
                 while len(running) < self.slots and (task := following()) is not None:
+                    # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
+                    common = common or self.client.submit(_same, shared, pure=False)
                     future = self.client.submit(_work, function, common, task, self.threads, pure=False,
                                                 resources=self.resources)  # fmt: skip
                     running[future] = task

@@ -4,8 +4,9 @@ import json
 import os
 import warnings
 import zlib
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class Store:
             if not mark.exists():
                 with replacing(mark, "w") as file:
                     json.dump({"format": FORMAT}, file)
-            found = json.loads(mark.read_text(encoding="utf-8"))["format"]
+            found = int(json.loads(mark.read_text(encoding="utf-8"))["format"])
         except OSError as error:
             raise ValueError(f"store {self.folder} cannot be used ({error.strerror}): name another folder") from None
         except (ValueError, KeyError, TypeError):
@@ -113,13 +114,14 @@ class Store:
 
     def _set_aside(self, path, error):
         """Move a file that cannot be used, and say so."""
-        place = self.folder / "damaged" / path.name
-        with suppress(OSError):
-            place.parent.mkdir(exist_ok=True)
-            while place.exists():
-                place = place.with_name(f"{place.name}.again")
+        folder = self.folder / "damaged"
+        place = next(place for n in count(1) if not (place := folder / f"{path.stem}.{n}.safetensors").exists())
+        try:
+            folder.mkdir(exist_ok=True)
             os.replace(path, place)
-        return f"is not used ({error}); it was moved to {place.parent.name}/{place.name} and is computed again"
+        except OSError as problem:
+            return f"is not used ({error}), and cannot be moved away ({problem.strerror}); it is computed again"
+        return f"is not used ({error}); it was moved to damaged/{place.name} and is computed again"
 
     @contextmanager
     def claimed(self, keys):

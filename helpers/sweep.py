@@ -11,8 +11,9 @@ import time
 import traceback
 import warnings
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def _train(shared, task):
 @dataclass(frozen=True)
 class _Task:
     cells: tuple
-    cases: tuple | None = None  # images and labels, where the worker has no copy of the data
+    again: bool = False  # its cell failed before
+    cases: tuple | None = field(default=None, compare=False)  # images and labels, where a worker has no copy of the data
 
 
 class _Work:
@@ -199,13 +201,13 @@ class _Work:
                 shared = {"structures": self.dataset.structures, "networks": self.networks, "device": self.device,
                           "batch_size": self.batch_size, "origin": self.dataset.origin, "digest": self.dataset.digest,
                           "dataset": self.dataset if place.slots == 1 and not engine else None}  # fmt: skip
-                while self.queue or self.elsewhere:
+                while self.queue:
                     for task, found, error in place.map(_compute, self._next, shared):
                         self._take(task, found, error)
-                    if self.elsewhere:  # computed by another process just now
+                    if self.elsewhere:  # another process is at them
                         time.sleep(0.5)
-                        self.queue.append(_Task(tuple(self.elsewhere)))
-                        self.elsewhere = []
+                        self.queue.extend(self.elsewhere)
+                        self.elsewhere.clear()
         except KeyboardInterrupt:
             print(f"\n{self._finished()}; the same call goes on from there", file=sys.stderr)
             raise
@@ -235,44 +237,54 @@ class _Work:
             yield _Task(tuple(chunk))
 
     def _next(self):
-        """The next task whose cells nobody has claimed or finished meanwhile; None if there is none for now."""
-        while self.queue:
+        """The next task whose cells nobody has claimed or finished meanwhile; None if there is none for now.
+
+        A cell that failed runs alone: where it kills its worker, no other cell is to blame.
+        """
+        while self.queue and not (self.claims and (self.queue[0].again or any(task.again for task in self.claims))):
             task, claim = self.queue.popleft(), ExitStack()
+            cells = [cell for cell in task.cells if not self._look(cell)]
             try:
-                mine = set(claim.enter_context(self.store.claimed([cell.key for cell in task.cells])))
+                mine = set(claim.enter_context(self.store.claimed([cell.key for cell in cells])))
             except OSError as error:
                 raise self._no_store(error) from None
-            self.elsewhere += [cell for cell in task.cells if cell.key not in mine and not self._look(cell)]
-            cells = tuple(cell for cell in task.cells if cell.key in mine and not self._look(cell))
-            if cells:
+            if others := tuple(cell for cell in cells if cell.key not in mine):
+                self.elsewhere.append(replace(task, cells=others))
+            if cells := tuple(cell for cell in cells if cell.key in mine and not self._look(cell)):
                 task = replace(task, cells=cells)
-                self.claims[cells] = claim
+                self.claims[task] = claim
                 return task
             claim.close()
-            self.status.show(len(self.rows), len(self.failed))
+            self._show()
 
     def _take(self, task, found, error):
         """Keep what a task came to, or try its cells again one by one."""
-        with self.claims.pop(task.cells):
+        with self.claims.pop(task):
             if found is _NO_COPY:
-                ids = dict.fromkeys(id for cell in task.cells for id in cell.ids)
-                self.queue.appendleft(_Task(task.cells, (tuple(ids), *self.dataset.take(list(ids)))))
+                ids = list(dict.fromkeys(id for cell in task.cells for id in cell.ids))
+                self.queue.appendleft(replace(task, cases=(ids, *self.dataset.take(ids))))
             elif error is None:
-                for cell, outcome in zip(task.cells, found, strict=True):
-                    try:
-                        self.store.write(cell, outcome, noise=self.noise)
-                    except OSError as problem:
-                        raise self._no_store(problem) from None
-                    self._failure(cell).unlink(missing_ok=True)
-                    self._keep(cell, outcome)
+                self._write(task.cells, found)
+            elif task.again:
+                (cell,) = task.cells
+                self.failed[cell.key] = self._record(cell, error)
             else:
-                for cell in task.cells:
-                    if len(task.cells) == 1 and cell.key in self.failed:
-                        self.failed[cell.key] = self._record(cell, error)
-                    else:
-                        self.failed[cell.key] = None
-                        self.queue.append(replace(task, cells=(cell,)))
-        self.status.show(len(self.rows), sum(text is not None for text in self.failed.values()))
+                self.queue.extend(_Task((cell,), again=True) for cell in task.cells)
+        self._show()
+
+    def _write(self, cells, outcomes):
+        keep = partial(self.store.write, noise=self.noise)
+        try:
+            with ThreadPoolExecutor(8) as pool:  # nearly all of it is waiting for the disk
+                list(pool.map(keep, cells, outcomes))
+        except OSError as error:
+            raise self._no_store(error) from None
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            self._failure(cell).unlink(missing_ok=True)
+            self._keep(cell, outcome)
+
+    def _show(self):
+        self.status.show(len(self.rows), len(self.failed))
 
     def _look(self, cell):
         """Whether the store has the cell; its rows are kept then."""
@@ -282,8 +294,7 @@ class _Work:
         return outcome is not None
 
     def _keep(self, cell, outcome):
-        self.failed.pop(cell.key, None) if self.failed else None
-        self.rows[cell.key] = replace(outcome, predictions=None, noise=None)
+        self.rows[cell.key] = _row(outcome)
 
     def _failure(self, cell):
         return self.store.folder / "failed" / f"{cell.key}.json"
@@ -374,26 +385,38 @@ def _networks(networks, cells):
     return networks
 
 
+def _row(outcome):
+    """What the table needs of an outcome, small: (N, 2 · S + 2) numbers, warnings, seconds and provenance."""
+    numbers = np.column_stack([*(outcome.iou[name] for name in COMPARISONS), outcome.linf, outcome.loss])
+    about = tuple(outcome.about.get(name, "") for name in ABOUT)
+    return numbers, _shared(outcome.warnings), outcome.seconds, _shared(about)
+
+
+@lru_cache(maxsize=256)
+def _shared(value):
+    """The same object for equal values."""
+    return value
+
+
 def _table(rows, cells, structures, names):
-    """The tidy table of outcomes, in the order of the cells."""
+    """The tidy table of rows, a dict from the names of the cells, in their order."""
     if any(len(name) != len(names) for name in rows):
         raise ValueError(f"cells are named by {next(iter(rows))}, names has {len(names)} columns: {', '.join(names)}")
-    outcomes, rows_of_case = list(rows.values()), len(structures) * len(COMPARISONS)
-    per_case = lambda parts: np.repeat(np.concatenate(parts), rows_of_case)  # noqa: E731
-    texts = lambda values: per_case([np.full(len(cell.ids), value, object)  # noqa: E731
-                                     for cell, value in zip(cells, values, strict=True)])  # fmt: skip
-    columns = {column: texts([name[place] for name in rows]) for place, column in enumerate(names)}
-    columns["id"] = per_case([np.array(cell.ids, dtype=object) for cell in cells])
-    cases = len(columns["id"]) // rows_of_case
-    columns["structure"] = np.tile(np.repeat(np.array(structures, dtype=object), len(COMPARISONS)), cases)
-    columns["compared_with"] = np.tile(np.array(COMPARISONS, dtype=object), cases * len(structures))
-    iou = [np.stack([outcome.iou[name] for name in COMPARISONS], axis=2).ravel() for outcome in outcomes]
-    columns |= {"iou": np.concatenate(iou), "linf": per_case([outcome.linf for outcome in outcomes]),
-                "loss": per_case([outcome.loss for outcome in outcomes]),
-                "warnings": per_case([np.array(outcome.warnings, dtype=object) for outcome in outcomes]),
-                "seconds": texts([outcome.seconds for outcome in outcomes]).astype(np.float32),
-                "cell": texts([cell.key for cell in cells])}  # fmt: skip
-    columns |= {name: texts([outcome.about.get(name, "") for outcome in outcomes]) for name in ABOUT}
+    numbers, doubts, seconds, about = zip(*rows.values(), strict=True)
+    numbers, pairs = np.concatenate(numbers), len(structures) * len(COMPARISONS)
+    sizes = [pairs * len(cell.ids) for cell in cells]
+    of_cell = lambda values: np.repeat(np.array(values, dtype=object), sizes)  # noqa: E731
+    of_case = lambda values: np.repeat(np.array(values, dtype=object), pairs)  # noqa: E731
+    columns = {column: of_cell([name[place] for name in rows]) for place, column in enumerate(names)}
+    columns["id"] = of_case([id for cell in cells for id in cell.ids])
+    columns["structure"] = np.tile(np.repeat(np.array(structures, dtype=object), len(COMPARISONS)), len(numbers))
+    columns["compared_with"] = np.tile(np.array(COMPARISONS, dtype=object), len(numbers) * len(structures))
+    iou = numbers[:, :pairs].reshape(-1, len(COMPARISONS), len(structures)).transpose(0, 2, 1).ravel()
+    columns |= {"iou": iou, "linf": np.repeat(numbers[:, -2], pairs), "loss": np.repeat(numbers[:, -1], pairs),
+                "warnings": of_case([text for texts in doubts for text in texts]),
+                "seconds": np.repeat(np.array(seconds, dtype=np.float32), sizes),
+                "cell": of_cell([cell.key for cell in cells])}  # fmt: skip
+    columns |= {name: of_cell(values) for name, values in zip(ABOUT, zip(*about, strict=True), strict=True)}
     return pd.DataFrame(columns).infer_objects()
 
 
@@ -431,7 +454,7 @@ def export(store):
         names = [name for name in parts if name not in ("ids", "goal", "region")]
         parts["classes"] = " ".join(map(str, cell.classes))
         structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
-        tables.append(_table({tuple(parts[name] for name in names): outcome}, [cell], structures, names))
+        tables.append(_table({tuple(parts[name] for name in names): _row(outcome)}, [cell], structures, names))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

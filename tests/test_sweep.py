@@ -1,280 +1,584 @@
-"""Grids of attacks: each cell equals the attack run alone, and controls have the same size."""
+"""Sweeps: the same table wherever it is computed, whatever dies on the way; nothing finished is lost."""
 
-import math
-from functools import partial
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import clusters
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toys
+from clusters import ENVIRONMENT, PYTHON, until
 from torch import nn
+from toys import NETWORKS, Acting, single_cells
 
-from helpers.attack import pgd
-from helpers.evaluation import iou_table
-from helpers.loss import iou, iou_loss
-from helpers.network import UNet, predict
-from helpers.sweep import compare, craft, craft_each, score, smallest_epsilon
+from helpers import sweep
+from helpers.cells import Goal, rebuild
+from helpers.data import Dataset, load
+from helpers.engine import LostEngine
+from helpers.files import digest_json
+from helpers.loss import iou
+from helpers.network import predict
+from helpers.store import FORMAT, Store
+from helpers.sweep import SweepError, export, main, outcomes, run, smallest_epsilon, train_all
+from helpers.training import Trained
 
-LEVELS = (0.01, 0.05, 0.2)
-LOSS = partial(iou_loss, classes=(1, 2))
+pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(120)]
+DATA = toys.dataset()
+KEYS = ("attack", "epsilon")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def swept(store, data=DATA, **options):
+    return run(toys.grid(data), data, NETWORKS, store=store, **options)
 
 
 @pytest.fixture(scope="module")
-def networks():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return {"white-box": UNet(1, 3, 1, 4).eval(), "black-box": UNet(1, 3, 1, 4).eval()}
+def expected(tmp_path_factory):
+    torch.set_num_threads(1)
+    return swept(tmp_path_factory.mktemp("here"))
 
 
-@pytest.fixture(scope="module")
-def case():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, 1, 16, 16, generator=generator) * 2 - 1
-    return images, torch.randint(0, 3, (3, 16, 16), generator=generator)
+def assert_same(table, expected):
+    pd.testing.assert_frame_equal(table.drop(columns="seconds"), expected.drop(columns="seconds"), check_exact=True)
 
 
-IDS = ["c", "a", "b"]
-run = partial(craft, ids=IDS, epsilons=LEVELS, loss=LOSS, steps=4, precision="fp32")
+def stamps(store):
+    return {path.name: path.stat().st_mtime_ns for path in Path(store).glob("??/*.safetensors")}
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("batch_size", [2, 20])
-def test_each_cell_is_the_attack_run_alone(networks, case, targeted, batch_size):
-    crafted = run(networks, *case, targeted=targeted, batch_size=batch_size)
-    for name, network in networks.items():
-        for epsilon in LEVELS:
-            alone = pgd(network, *case, loss=LOSS, epsilon=epsilon, targeted=targeted, steps=4, precision="fp32")
-            assert torch.equal(crafted[name, epsilon], alone.adv_images)
-    assert not torch.equal(crafted["white-box", 0.2], crafted["black-box", 0.2])
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_every_attack_and_control_is_there_at_every_level(networks, case):
-    crafted = run(networks, *case)
-    attacks = ("white-box", "black-box", "random-noise", "shuffled-noise")
-    assert set(crafted) == {(attack, epsilon) for attack in attacks for epsilon in LEVELS}
-    for (_, epsilon), images in crafted.items():
-        assert images.shape == case[0].shape and images.abs().max() <= 1
-        assert (images - case[0]).abs().max() <= epsilon + 1e-6
+def test_the_table_has_a_row_for_each_case_structure_and_comparison(expected, tmp_path):
+    cells = toys.grid(DATA)
+    count = sum(len(cell.ids) for cell in cells.values())
+    assert list(expected.columns) == [*KEYS, "id", "structure", "compared_with", "iou", "linf", "loss", "warnings",
+                                      "seconds", "cell", "commit", "torch", "device", "threads"]  # fmt: skip
+    assert len(expected) == count * 2 * 2 and (expected["threads"] == 1).all() and (expected["seconds"] > 0).all()
+    found = swept(tmp_path, noise=True)
+    for (attack, epsilon), cell in cells.items():
+        rows = found[(found["attack"] == attack) & (found["epsilon"] == epsilon)]
+        assert set(rows["cell"]) == {cell.key} and rows["id"].tolist() == [id for id in cell.ids for _ in range(4)]
+        assert (rows["linf"] <= epsilon + 1e-6).all()
+    for name, outcome in outcomes(cells, store=tmp_path).items():
+        images, truth = DATA.take(cells[name].ids)
+        maps = torch.from_numpy(outcome.predictions).long()
+        scores = found[(found["cell"] == cells[name].key) & (found["compared_with"] == "truth")]["iou"].to_numpy()
+        assert np.array_equal(scores, iou(maps, truth, classes=(1, 2)).numpy().ravel(), equal_nan=True)
+        seen = predict(NETWORKS["a"], rebuild(images, outcome))
+        assert (seen == maps).float().mean() > 0.99
+    assert_same(found, expected)
 
 
-def test_a_case_s_controls_do_not_depend_on_its_place_in_the_queue(networks, case):
-    images, labels = case
-    whole = run(networks, images, labels)
-    moved = run(networks, images[[2, 0]], labels[[2, 0]], ids=[IDS[2], IDS[0]])
-    for key in whole:
-        assert torch.equal(moved[key], whole[key][[2, 0]])
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_any_batch_gives_the_same_table(tmp_path, expected, batch_size):
+    assert_same(swept(tmp_path, batch_size=batch_size), expected)
 
 
-def test_shuffled_noise_has_the_values_of_the_first_attack_s_noise(networks, case):
-    images = case[0] * 0.5  # far from the ends of the valid range
-    crafted = run(networks, images, case[1])
-    for epsilon in LEVELS:
-        one, other = (
-            (crafted[attack, epsilon] - images).flatten(1).sort().values for attack in ("white-box", "shuffled-noise")
-        )
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
-        assert not torch.equal(crafted["white-box", epsilon], crafted["shuffled-noise", epsilon])
+def test_what_is_finished_is_not_computed_again(tmp_path, expected, monkeypatch):
+    swept(tmp_path)
+    before = stamps(tmp_path)
+    monkeypatch.setattr(sweep, "compute", None)
+    assert_same(swept(tmp_path), expected)
+    assert stamps(tmp_path) == before
+    part = dict(list(toys.grid(DATA).items())[3:1:-1])
+    table = run(part, DATA, NETWORKS, store=tmp_path)
+    assert table["attack"].unique().tolist() == [attack for attack, _ in part]
 
 
-def test_random_noise_is_the_same_pattern_at_every_level_and_the_seed_decides_it(networks, case):
-    images = case[0] * 0.5
-    one, other = run(networks, images, case[1], seed=1), run(networks, images, case[1], seed=2)
-    noise = {epsilon: one["random-noise", epsilon] - images for epsilon in LEVELS}
-    torch.testing.assert_close(noise[0.05] * 4, noise[0.2], atol=1e-5, rtol=0)
-    for control in ("random-noise", "shuffled-noise"):
-        assert not torch.equal(one[control, 0.2], other[control, 0.2])
-        assert torch.equal(one[control, 0.2], run(networks, images, case[1], seed=1)[control, 0.2])
+def test_equal_cells_under_two_names_are_computed_once_and_shown_twice(tmp_path):
+    cell = toys.cell(DATA)
+    table = run({"x": cell, "y": replace(cell)}, DATA, {"net": Acting()}, store=tmp_path, names=("name",))
+    assert len(stamps(tmp_path)) == 1 and table["name"].tolist() == ["x"] * 24 + ["y"] * 24
 
 
-def test_controls_keep_another_valid_range_too(networks, case):
-    images = case[0] * 50 + 100
-    crafted = run(networks, images, case[1], epsilons=(5.0,), value_range=(0.0, 255.0))
-    for attack in ("white-box", "random-noise", "shuffled-noise"):
-        noise = crafted[attack, 5.0] - images
-        assert 0 < noise.abs().max() <= 5.001, attack
+def test_noise_that_was_not_kept_is_made_again(tmp_path):
+    cells = {"x": toys.cell(DATA)}
+    options = {"store": tmp_path, "names": ("name",)}
+    run(cells, DATA, {"net": Acting()}, **options)
+    with pytest.raises(ValueError, match="noise=True"):
+        rebuild(DATA.images, outcomes(cells, store=tmp_path)["x"])
+    run(cells, DATA, {"net": Acting()}, noise=True, **options)
+    assert rebuild(DATA.images, outcomes(cells, store=tmp_path)["x"]).shape == DATA.images.shape
 
 
-def test_a_region_for_each_image_holds_at_every_level(networks, case):
-    region = case[1] == 1
-    crafted = run(networks, *case, region=region)
-    for epsilon in LEVELS:
-        alone = pgd(networks["white-box"], *case, loss=LOSS, epsilon=epsilon, steps=4, precision="fp32", region=region)
-        assert torch.equal(crafted["white-box", epsilon], alone.adv_images)
+def test_no_cells_and_outcomes_of_none(tmp_path):
+    with pytest.raises(ValueError, match="cell x is not in"):
+        outcomes({"x": toys.cell(DATA)}, store=tmp_path)
+    assert run({}, DATA, NETWORKS, store=tmp_path).empty
 
 
-def test_a_step_size_for_each_image_holds_at_every_level(networks, case):
-    step_size = torch.tensor([0.001, 0.01, 0.1])
-    crafted = run(networks, *case, step_size=step_size)
-    alone = pgd(networks["white-box"], *case, loss=LOSS, epsilon=0.2, steps=4, precision="fp32", step_size=step_size)
-    assert torch.equal(crafted["white-box", 0.2], alone.adv_images)
+# --- wherever it is computed ------------------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_a_random_start(networks, case):
-    one, same, other = (run(networks, *case, random_start=True, seed=seed)["white-box", 0.2] for seed in (1, 1, 2))
-    assert torch.equal(one, same) and not torch.equal(one, other)
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_of_this_machine_give_the_same_table(tmp_path, expected, workers):
+    assert_same(swept(tmp_path, engine=f"workers={workers} threads=1"), expected)
 
 
-def test_no_images_give_empty_cells(networks, case):
-    crafted = run(networks, case[0][:0], case[1][:0], ids=[])
-    assert len(crafted) == 12 and all(images.shape == (0, 1, 16, 16) for images in crafted.values())
+class Counting(Dataset):
+    """A dataset that counts how often its images are asked for."""
+
+    asked = []
+
+    def take(self, which):
+        self.asked.append(which)
+        return super().take(which)
 
 
-def test_scores_are_those_of_the_attacked_network_s_predictions(networks, case):
-    crafted, ids = run(networks, *case), ["c", "a", "b"]
-    table, predictions = score(networks["white-box"], crafted, case[1], ids=ids, structures=("x", "y"))
-    assert list(table.columns) == ["attack", "epsilon", "id", "structure", "iou"] and len(table) == 12 * 3 * 2
-    assert set(predictions) == set(crafted)
-    for (attack, epsilon), images in crafted.items():
-        maps = predict(networks["white-box"], images)
-        assert torch.equal(predictions[attack, epsilon], maps)
-        rows = table[(table["attack"] == attack) & (table["epsilon"] == epsilon)]
-        expected = iou(maps, case[1], classes=(1, 2)).flatten().tolist()
-        assert rows["iou"].tolist() == pytest.approx(expected, nan_ok=True)
-        assert rows["id"].tolist() == [id for id in ids for _ in "xy"]
+def counting(data, **changes):
+    Counting.asked.clear()
+    return Counting(**{name: getattr(data, name) for name in data.__dataclass_fields__} | changes)
 
 
-# --- several targets and regions --------------------------------------------------------------------------------------
+def test_a_scheduler_started_by_hand_gives_the_same_table(tmp_path, expected):
+    with clusters.started(tmp_path) as (address, _):
+        assert_same(swept(tmp_path / "one", counting(DATA), engine=address), expected)
+        assert Counting.asked  # the workers have no copy
+        data = load("phantom", size=32)
+        data = counting(data, split={"test": data.split["test"][:4]})
+        cells = {id: toys.cell(data, [id], steps=1, goal=Goal("shape", "heart")) for id in data.split["test"]}
+        network = {"net": Acting6()}
+        tables = {}
+        for name, origin in (("own", data.origin), ("elsewhere", data.origin | {"seed": 5}), ("none", None)):
+            Counting.asked.clear()
+            other = counting(data, origin=origin)
+            tables[name] = run(cells, other, network, store=tmp_path / name, engine=address, names=("case",))
+            assert bool(Counting.asked) == (name != "own")
+        assert_same(tables["elsewhere"], tables["own"])
+        assert_same(tables["none"], tables["own"])
+    assert_same(run(cells, data, network, store=tmp_path / "here", names=("case",)), tables["own"])
 
 
-def make_targets(names, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randint(0, 3, (3, 16, 16), generator=generator) for name in names}
+class Acting6(nn.Module):
+    """Six classes from the brightness of a pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 6, 1)
+        with torch.no_grad():
+            self.layer.weight[:, 0, 0, 0] = torch.linspace(-3, 3, 6)
+            self.layer.bias[:] = torch.tensor([0.0, 1, -1, 2, 0.5, 0.1])
+
+    def forward(self, images):
+        return self.layer(images)
 
 
-@pytest.mark.parametrize("batch_size", [2, 20])
-def test_each_target_is_reached_as_by_an_attack_of_its_own(networks, case, batch_size):
-    network, images = networks["white-box"], case[0]
-    targets = make_targets([("heart", 0.4), ("heart", 1.8), "symbol"])
-    options = {"loss": LOSS, "epsilon": 0.05, "steps": 4, "precision": "fp32"}
-    crafted = craft_each(network, images, targets, batch_size=batch_size, **options)
-    assert list(crafted) == list(targets)
-    for name, target in targets.items():
-        alone = pgd(network, images, target, targeted=True, **options)
-        assert torch.equal(crafted[name], alone.adv_images)
-    assert not torch.equal(crafted["symbol"], crafted["heart", 0.4])
+def test_slurm_jobs_give_the_same_table(tmp_path, expected, monkeypatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    path = tmp_path / "slurm.yaml"
+    path.write_text(f"cores: 1\nmemory: 4GB\njobs: 2\nlocal_directory: {tmp_path}\nwalltime: '00:10:00'\n")
+    assert_same(swept(tmp_path / "store", engine=str(path)), expected)
+    jobs = (tmp_path / "jobs").read_text().split()
+    assert len(jobs) >= 2 and set((tmp_path / "cancelled").read_text().split()) == set(jobs)
 
 
-def test_each_target_keeps_its_own_region_whatever_the_order_of_the_regions(networks, case):
-    network, images = networks["white-box"], case[0]
-    targets = make_targets("abc")
-    regions = {"c": torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2)) < 0.5,
-               "a": torch.zeros(3, 16, 16, dtype=torch.bool), "b": case[1] == 1}  # fmt: skip
-    options = {"loss": LOSS, "epsilon": 0.05, "steps": 4, "precision": "fp32"}
-    crafted = craft_each(network, images, targets, regions=regions, **options)
-    assert torch.equal(crafted["a"], images)  # an empty region
-    for name, target in targets.items():
-        alone = pgd(network, images, target, targeted=True, region=regions[name], **options)
-        assert torch.equal(crafted[name], alone.adv_images)
-        assert not (crafted[name] - images)[:, 0][~regions[name]].any()
+def test_a_scheduler_behind_tls_gives_the_same_table(tmp_path, expected, monkeypatch):
+    import dask
+
+    key, cert = clusters.certificate(tmp_path)
+    options = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    settings = {"distributed.comm.tls.ca-file": str(cert), "distributed.comm.require-encryption": True,
+                "distributed.comm.tls.client.cert": str(cert), "distributed.comm.tls.client.key": str(key)}  # fmt: skip
+    with clusters.started(tmp_path, workers=1, protocol="tls", options=options) as (address, _):
+        with pytest.raises(LostEngine, match="no Dask scheduler answers"):  # it does not talk to strangers
+            swept(tmp_path / "store", engine=address)
+        with dask.config.set(settings):
+            assert_same(swept(tmp_path / "store", engine=address), expected)
 
 
-def test_no_images_give_an_empty_result_for_each_target(networks, case):
-    targets = dict.fromkeys("ab", case[1][:0])
-    crafted = craft_each(networks["white-box"], case[0][:0], targets, loss=LOSS, epsilon=0.05, steps=4)
-    assert list(crafted) == ["a", "b"] and all(images.shape == (0, 1, 16, 16) for images in crafted.values())
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys, toys
+from helpers.engine import LostEngine
+from helpers.sweep import SweepError, run
+store, engine, log, pause, *flags = sys.argv[1:]
+data = toys.dataset()
+try:
+    table = run(toys.single_cells(data), data, {"net": toys.Acting(log, float(pause))}, store=store, engine=engine,
+                names=("case",), batch_size=1)
+    print(len(table))
+except (LostEngine, SweepError, ValueError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def driver(store, engine="", log="", pause=0.05, **options):
+    words = [PYTHON, "-c", DRIVER, store, engine, log, pause]
+    return subprocess.Popen([*map(str, words)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, start_new_session=True, **options)  # fmt: skip
+
+
+def plain(tmp_path, name="plain"):
+    """The table without any fault."""
+    return run(single_cells(DATA), DATA, {"net": Acting()}, store=tmp_path / name, names=("case",))
+
+
+def log_of(path):
+    """(process, case) of each line of a log."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def resumed(tmp_path, store, **options):
+    return run(single_cells(DATA), DATA, {"net": Acting(**options)}, store=store, names=("case",), batch_size=1)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_killed_or_interrupted_goes_on_where_it_was(tmp_path, how):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, log=log)
+    until(lambda: len(stamps(store)) >= 2)
+    os.killpg(process.pid, how)
+    _, errors = process.communicate(timeout=30)
+    before = stamps(store)
+    assert process.returncode and 2 <= len(before) < 6
+    if how == signal.SIGINT:
+        assert f"of 6 cells are finished in {store}; the same call goes on from there" in errors
+    assert_same(resumed(tmp_path, store, log=log), plain(tmp_path))
+    assert before.items() <= stamps(store).items()
+    mine = {case for pid, case in log_of(log) if pid == os.getpid()}
+    assert len(mine) == 6 - len(before)
+    assert not list(store.glob("claims/*"))
+
+
+def test_workers_die_with_their_driver(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, "workers=2", log, 0.3)
+    until(lambda: stamps(store))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    workers = {pid for pid, _ in log_of(log)}
+    until(lambda: not any(alive(pid) for pid in workers), 30)
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_that_is_killed_mid_cell_costs_nothing(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, "workers=2", log, 0.2)
+    victim = until(lambda: log_of(log))[0][0]
+    os.kill(victim, signal.SIGKILL)
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert len({pid for pid, _ in log_of(log)}) >= 2
+    assert_same(resumed(tmp_path, store, raises=range(6)), plain(tmp_path))  # all is there
+
+
+def test_a_scheduler_that_is_killed_leaves_a_sweep_that_goes_on(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    with clusters.started(tmp_path, workers=1) as (address, scheduler):
+        process = driver(store, address, log, 0.2)
+        until(lambda: stamps(store))
+        before = stamps(store)
+        clusters.end(scheduler, signal.SIGKILL)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 25 and process.returncode == 1
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("LostEngine: the Dask scheduler has gone; ") and "run the same again" in last
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+    assert before.items() <= stamps(store).items()
+
+
+def test_a_cell_that_raises_is_named_and_the_others_finish(tmp_path, capsys):
+    cells, network, store = single_cells(DATA), Acting(raises=(1, 4)), tmp_path / "store"
+    with pytest.raises(SweepError) as caught:
+        run(cells, DATA, {"net": network}, store=store, names=("case",))
+    message = str(caught.value)
+    assert message.startswith(f"2 of 6 cells failed, the others are in {store}")
+    assert len(stamps(store)) == 4
+    for id in ("c1", "c4"):
+        key = cells[id].key
+        assert f"python -m helpers.sweep run {store} {key[:12]}" in message and "is poison" in message
+        record = json.loads((store / "failed" / f"{key}.json").read_text())
+        assert "Traceback" in record["error"] and "in forward" in record["error"] and digest_json(record["cell"]) == key
+    assert main(["status", str(store)]) == 1
+    assert "2 failed" in (output := capsys.readouterr().out) and cells["c1"].key[:12] in output and "is poison" in output
+    table = run(cells, DATA, {"net": Acting()}, store=store, names=("case",))  # the cause is mended
+    assert_same(table, plain(tmp_path))
+    assert not list((store / "failed").iterdir()) and main(["status", str(store)]) == 0
+
+
+def test_a_cell_that_kills_its_worker_is_named_and_the_others_finish(tmp_path):
+    cells, store = single_cells(DATA), tmp_path / "store"
+    with pytest.raises(SweepError) as caught:
+        run(cells, DATA, {"net": Acting(kills=(2,))}, store=store, names=("case",), engine="workers=2 threads=1")
+    assert str(caught.value).startswith("1 of 6 cells failed") and cells["c2"].key[:12] in str(caught.value)
+    assert set(stamps(store)) == {f"{cell.key}.safetensors" for id, cell in cells.items() if id != "c2"}
+    assert "KilledWorker" in (store / "failed" / f"{cells['c2'].key}.json").read_text()
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+
+
+def harm(path, other, how):
+    content = path.read_bytes()
+    if how == "flip":
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    elif how == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        shutil.copy(other, path)
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "swap"])
+def test_a_damaged_cell_is_set_aside_and_computed_again(tmp_path, how, capsys):
+    store, expected = tmp_path / "plain", plain(tmp_path)
+    one, other = sorted(store.glob("??/*.safetensors"))[:2]
+    harm(one, other, how)
+    shutil.copytree(store, tmp_path / "copy")
+    before = stamps(store)
+    with pytest.warns(UserWarning, match=f"{one.name} .* moved to damaged"):
+        assert_same(plain(tmp_path), expected)
+    after = stamps(store)
+    assert [name for name in before if before[name] != after[name]] == [one.name]
+    assert main(["verify", str(store)]) == 1  # of what is set aside, one is told
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "copy")]) == 1
+    printed = capsys.readouterr()
+    assert one.name in printed.err and "5 cells" in printed.out and "1 damaged" in printed.out
+
+
+def test_two_drivers_compute_each_cell_once(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    both = [driver(store, log=log, pause=0.1) for _ in range(2)]
+    for process in both:
+        output, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+        assert output.strip().endswith("24")
+    workers = {case: {pid for pid, other in log_of(log) if other == case} for case in range(6)}
+    assert all(len(pids) == 1 for pids in workers.values()) and len(set.union(*workers.values())) == 2
+    assert_same(resumed(tmp_path, store, raises=range(6)), plain(tmp_path))
+    assert not list(store.glob("claims/*"))
+
+
+@pytest.mark.parametrize("years", [-20, 20])
+def test_a_clock_that_is_wrong_changes_nothing(tmp_path, years):
+    store, expected = tmp_path / "plain", plain(tmp_path)
+    for path in [*store.rglob("*"), store]:
+        os.utime(path, (time.time() + years * 3e7,) * 2)
+    before = stamps(store)
+    assert_same(resumed(tmp_path, store, raises=range(6)), expected)
+    assert stamps(store) == before
+
+
+def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path):
+    store = tmp_path / "disk"
+    store.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", store], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        data = toys.dataset(40)
+        cells = toys.single_cells(data)
+        options = {"store": store, "names": ("case",), "noise": True, "batch_size": 4}
+        with pytest.raises(SweepError) as caught:
+            run(cells, data, {"net": Acting()}, **options)
+        message = str(caught.value)
+        assert "the store cannot be written (No space left on device)" in message and "\n" not in message
+        before = stamps(store)
+        assert 0 < len(before) < 40 and not list(store.rglob(".*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=8m", store], check=True)
+        assert len(run(cells, data, {"net": Acting()}, **options)) == 160
+        assert before.items() <= stamps(store).items()
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+READ_ONLY = """
+import os, sys
+sys.argv = sys.argv[1:]
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+exec(sys.stdin.read())
+"""
+
+
+def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
+    """As another user, since root may write everywhere."""
+    if os.getuid():
+        pytest.skip("not root, so no other user can be played")
+    store = tmp_path / "plain"
+    plain(tmp_path)
+    os.unlink(sorted(store.glob("??/*"))[0])
+    for path in (tmp_path, *tmp_path.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o755)
+
+    def nobody(code, *words):
+        start = "import os\nos.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        return subprocess.run([PYTHON, "-c", "import toys, helpers.sweep\n" + start + code, *map(str, words)], text=True,
+                              env=ENVIRONMENT, capture_output=True)  # fmt: skip
+
+    found = nobody(textwrap.dedent(DRIVER), store, "", "", 0)
+    assert found.returncode == 1 and "SweepError: the store cannot be written (Permission denied); 5 of 6" in found.stderr
+    assert "Traceback" not in found.stderr
+    found = nobody(textwrap.dedent(DRIVER), tmp_path / "new", "", "", 0)
+    assert found.returncode == 1 and "cannot be used (Permission denied): name another folder" in found.stderr
+    found = nobody("import sys; sys.exit(helpers.sweep.main(['status', sys.argv[1]]))", store)
+    assert found.returncode == 0 and "5 cells" in found.stdout, found.stderr
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, options, text",
+    [
+        ({"attacked": "nowhere"}, {}, "there are no weights of digest nowhere"),
+        ({"goal": Goal("shape", "liver")}, {}, "there is no structure 'liver'"),
+        ({"source": "x"}, {}, "is of toy 16 (x), the dataset is toy 16 (toy-6-16)"),
+        ({"ids": ("nobody",)}, {}, "toy has no case 'nobody'"),
+        ({}, {"engine": "nonsense"}, "engine 'nonsense' is unknown"),
+        ({}, {"engine": "missing.yaml"}, "missing.yaml: not usable for Slurm"),
+        ({}, {"device": "abacus"}, "device 'abacus'"),
+        ({}, {"names": ("one", "two")}, "names has 2 columns"),
+        ({}, {"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, change, options, text):
+    cells = {"x": replace(toys.cell(DATA), **change)}
+    with pytest.raises(ValueError) as caught:
+        run(cells, DATA, {"net": Acting()}, **{"store": tmp_path / "store", "names": ("name",)} | options)
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+    assert not stamps(tmp_path / "store")
+
+
+def test_a_store_of_a_newer_format_is_refused(tmp_path, capsys):
+    (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(ValueError, match="newer"):
+        swept(tmp_path)
+    assert main(["status", str(tmp_path)]) == 2 and "newer" in capsys.readouterr().err
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def command(*words):
+    return subprocess.run([PYTHON, "-m", "helpers.sweep", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
+    for words in (["status", str(tmp_path)], ["export", str(tmp_path / "x")], ["run", str(tmp_path), "ab"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "is not a store of cells" in error and error.count("\n") == 1
+    for words in ([], ["status"], ["fly", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    Store(tmp_path)
+    assert main(["run", str(tmp_path), "ab"]) == 2
+    assert "0 cells that begin with 'ab'" in capsys.readouterr().err
+    assert main(["status", str(tmp_path)]) == 0 and "0 cells" in capsys.readouterr().out
+    assert main(["export", str(tmp_path)]) == 0
+
+
+def test_status_and_export_tell_what_a_store_holds(tmp_path, expected):
+    swept(tmp_path)
+    cells = toys.grid(DATA)
+    for word in ("status", "verify"):
+        found = command(word, tmp_path)
+        cases = sum(len(cell.ids) for cell in cells.values())
+        assert found.returncode == 0 and f"{len(cells)} cells, {cases} attacked cases" in found.stdout, found.stderr
+    found = command("export", tmp_path)
+    assert found.returncode == 0
+    from io import StringIO
+
+    table = pd.read_csv(StringIO(found.stdout), keep_default_na=False, na_values={"iou": [""]})
+    assert len(table) == len(expected) and not export(tmp_path).duplicated().any()
+    keys = ["cell", "id", "structure", "compared_with"]
+    both = table.assign(structure=table["structure"].map({1: "heart", 2: "lung"})).merge(expected, on=keys)
+    assert len(both) == len(expected)
+    assert np.allclose(both["iou_x"], both["iou_y"], rtol=1e-5, equal_nan=True)
+    assert {"goal_kind", "goal_ratio", "region_kind", "attack", "steps", "precision", "version"} <= set(table.columns)
+
+
+def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
+    data = load("phantom", size=32)
+    id = data.split["test"][0]
+    cell = toys.cell(data, [id], steps=1)
+    store, healthy = tmp_path / "store", Acting6()
+
+    class Broken(Acting6):
+        def forward(self, images):
+            raise RuntimeError("broken")
+
+    with pytest.raises(SweepError):
+        run({"x": cell}, data, {"net": Broken()}, store=store, names=("name",))
+    monkeypatch.setattr(sweep, "_networks", lambda *_: {"net": Broken()})
+    with pytest.raises(RuntimeError, match="broken"):
+        main(["run", str(store), cell.key[:12]])
+    monkeypatch.setattr(sweep, "_networks", lambda *_: {"net": healthy})
+    assert main(["run", str(store), cell.key[:12]]) == 0 and "done: IoU" in capsys.readouterr().out
+    assert Store(store).read(cell) is not None and main(["status", str(store)]) == 0
+    monkeypatch.undo()
+    with pytest.raises(SweepError):
+        run({"x": replace(cell, seed=1)}, data, {"net": Broken()}, store=store, names=("name",))
+    key = replace(cell, seed=1).key
+    assert main(["run", str(store), key]) == 2 and "no weights of digest net" in capsys.readouterr().err
+    with pytest.raises(SweepError):
+        run({"x": toys.cell(DATA)}, DATA, {"net": Acting(raises=(0,))}, store=store, names=("name",))
+    assert main(["run", str(store), toys.cell(DATA).key]) == 2
+    assert "put together by hand" in capsys.readouterr().err
 
 
 # --- the smallest noise level -----------------------------------------------------------------------------------------
 
 
-class Pixelwise(nn.Module):
-    """Two-class network: class 1 where the pixel is above 0."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, images):
-        return torch.cat([-images, images], dim=1) * self.scale
-
-
-least = partial(smallest_epsilon, Pixelwise(), structure=1, loss=partial(iou_loss, classes=(1,)), steps=20,
-                precision="fp32")  # fmt: skip
-
-
-def test_the_smallest_epsilon_is_that_at_which_the_pixels_turn():
-    needed = torch.tensor([0.0021, 0.013, 0.05, 0.15])
-    images = -needed[:, None, None, None].expand(4, 1, 4, 4)
-    found = least(images, torch.ones(4, 4, 4, dtype=torch.int64), rounds=10)
-    width = math.log(160) / 2**10  # of the last interval of log ε
-    assert found.shape == (4,)
-    assert (found > needed).all() and (found < needed * math.exp(1.01 * width)).all()
+def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
+    goal, network = Goal("shape", "heart"), {"a": NETWORKS["a"]}
+    cell = toys.cell(DATA, attacked="a", crafted_on="a", goal=goal, steps=10)
+    found = smallest_epsilon({"x": cell}, DATA, network, store=tmp_path, reached=60.0, low=0.01, high=0.64, rounds=3)["x"]
+    levels = [round(0.01 * 64 ** (k / 8), 9) for k in range(1, 9)]
+    tried = {(str(e),): replace(cell, epsilon=e, stop_at=60.0) for e in levels}
+    table = run(tried, DATA, network, store=tmp_path / "all", names=("level",))
+    rows = table[(table["structure"] == "heart") & (table["compared_with"] == "target")]
+    enough = rows.pivot(index="id", columns="level", values="iou").loc[list(DATA.ids), [str(e) for e in levels]] >= 60
+    assert enough.any(axis=None)
+    for own, result in zip(enough.to_numpy(), found, strict=True):
+        monotone = (np.diff(own.astype(int)) >= 0).all()
+        if not own[-1]:
+            assert result == np.inf
+        elif monotone:
+            assert result == pytest.approx(levels[own.argmax()], rel=1e-6)
+        else:
+            assert own[np.isclose(levels, result)].all()
+    assert Counter(np.isfinite(found))[True] >= 1
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 3, 6])
-def test_each_round_halves_the_logarithmic_interval(rounds):
-    needed = torch.tensor([0.0021, 0.013, 0.05, 0.15])
-    images = -needed[:, None, None, None].expand(4, 1, 4, 4)
-    found = least(images, torch.ones(4, 4, 4, dtype=torch.int64), rounds=rounds)
-    cells = torch.log(needed / 0.001) / math.log(160) * 2**rounds
-    torch.testing.assert_close(found, 0.001 * 160 ** (cells.ceil() / 2**rounds), rtol=1e-5, atol=0)
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reached, pixels", [(50.0, 50), (95.0, 95), (100.0, 100)])
-def test_so_many_pixels_must_turn_as_the_iou_asks_for(reached, pixels):
-    depths = torch.linspace(0.01, 0.1, 100)
-    images = -depths[torch.randperm(100, generator=torch.Generator().manual_seed(0))].view(1, 1, 10, 10)
-    found = least(images, torch.ones(1, 10, 10, dtype=torch.int64), reached=reached, rounds=12)
-    assert float(found) == pytest.approx(float(depths[pixels - 1]), rel=2e-3) and found > depths[pixels - 1]
-
-
-def test_a_case_beyond_the_range_has_no_smallest_epsilon_and_one_below_it_the_lower_end():
-    images = -torch.tensor([0.2, 1e-5])[:, None, None, None].expand(2, 1, 4, 4)
-    found = least(images, torch.ones(2, 4, 4, dtype=torch.int64), rounds=10)
-    assert found[0] == torch.inf and 0.001 <= found[1] < 0.00101
-    assert least(images, torch.ones(2, 4, 4, dtype=torch.int64), high=0.25)[0] <= 0.25
-
-
-def test_the_smallest_epsilon_of_a_case_does_not_depend_on_the_others():
-    images = -torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 0.1
-    labels = torch.ones(5, 4, 4, dtype=torch.int64)
-    whole = least(images, labels)
-    assert torch.equal(least(images, labels, batch_size=2), whole)
-    assert torch.equal(torch.cat([least(images[k : k + 1], labels[k : k + 1]) for k in range(5)]), whole)
-
-
-def test_an_attack_at_the_smallest_epsilon_reaches_what_was_asked(networks, case):
-    network, images, options = networks["white-box"], case[0], {"loss": LOSS, "steps": 5, "precision": "fp32"}
-    labels = predict(network, (images + 0.05).clamp(-1, 1))
-    found = smallest_epsilon(network, images, labels, structure=1, reached=70.0, high=0.3, **options)
-    assert torch.isfinite(found).any()
-    for k, epsilon in enumerate(found):
-        level = float(epsilon.clamp(max=0.3))
-        result = pgd(network, images[k : k + 1], labels[k : k + 1], epsilon=level, targeted=True, **options)
-        reached = iou(predict(network, result.adv_images), labels[k : k + 1], classes=[1]) >= 70
-        assert bool(reached) == math.isfinite(epsilon)
-
-
-# --- tables of many predictions ---------------------------------------------------------------------------------------
-
-
-def test_each_prediction_is_compared_with_its_own_labels(case):
-    predictions, labels = make_targets([("small", 10), ("large", 30)]), make_targets([("large", 30), ("small", 10)], 5)
-    about = {"ids": ["c", "a", "b"], "structures": ("x", "y")}
-    table = compare(predictions, labels, names=("symbol", "steps"), compared_with="target", **about)
-    expected = [
-        iou_table(predictions[key], labels[key], compared_with="target", symbol=key[0], steps=key[1], **about)
-        for key in predictions
-    ]
-    pd.testing.assert_frame_equal(table, pd.concat(expected, ignore_index=True))
-    one = compare(predictions, case[1], names=("symbol", "steps"), **about)
-    assert one["iou"][:2].tolist() == iou(predictions["small", 10], case[1], classes=(1, 2))[0].tolist()
-
-
-def test_a_key_of_one_part_needs_no_tuple_and_a_key_without_a_name_is_refused(case):
-    predictions = make_targets(["all", "box"])
-    about = {"ids": ["c", "a", "b"], "structures": ("x", "y")}
-    table = compare(predictions, case[1], names=("setting",), **about)
-    assert list(table.columns) == ["setting", "id", "structure", "iou"]
-    assert table["setting"].tolist() == ["all"] * 6 + ["box"] * 6
-    with pytest.raises(ValueError):
-        compare(predictions, case[1], **about)
-
-
-def test_scores_take_names_and_labels_for_each_key(networks, case):
-    targets = make_targets([("heart", 0.4), ("lung", 1.8)])
-    crafted = {key: case[0] * (0.5 + k / 4) for k, key in enumerate(targets)}
-    about = {"ids": ["c", "a", "b"], "structures": ("x", "y"), "names": ("resized", "factor")}
-    table, predictions = score(networks["white-box"], crafted, targets, **about)
-    assert list(table.columns) == ["resized", "factor", "id", "structure", "iou"]
-    assert all(torch.equal(predictions[key], predict(networks["white-box"], crafted[key])) for key in crafted)
-    pd.testing.assert_frame_equal(table, compare(predictions, targets, **about))
+def test_workers_train_the_same_networks(tmp_path):
+    data = load("phantom", size=32)
+    few = {name: ids[:4] for name, ids in data.split.items()}
+    data = replace(data, split=few)
+    roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1, "precision": "fp32"}
+    here = train_all(data, roles, folder=tmp_path / "here", **settings)
+    there = train_all(data, roles, folder=tmp_path / "there", engine="workers=2 threads=1", **settings)
+    assert {role: trained.digest for role, trained in here.items()} == {r: t.digest for r, t in there.items()}
+    assert all(isinstance(trained, Trained) for trained in there.values()) and list(there) == list(roles)
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "there").iterdir())

@@ -1,0 +1,178 @@
+"""Engines: their texts, and what becomes of tasks, errors and lost workers."""
+
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from clusters import end, free_port, started, until
+
+from helpers.engine import Here, LostEngine, left, opened, parse
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", ("here", {})),
+        ("in process", ("here", {})),
+        ("workers=4", ("workers", {"workers": 4})),
+        (" threads=2 workers=4 ", ("workers", {"workers": 4, "threads": 2})),
+        ("tcp://host:8786", ("scheduler", {"address": "tcp://host:8786"})),
+        ("tls://10.0.0.1:1 threads=3", ("scheduler", {"address": "tls://10.0.0.1:1", "threads": 3})),
+        ("a folder/slurm.yaml", ("slurm", {"path": "a folder/slurm.yaml"})),
+        ("slurm.yml", ("slurm", {"path": "slurm.yml"})),
+    ],
+)
+def test_the_text_of_an_engine_says_what_it_is(text, expected):
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["workers", "workers=0", "workers=-1", "workers=two", "workers=2,threads=1", "threads=2", "tcp://host", "http://a:1",
+     "dask", "tcp://host:1 workers=2", "tcp://host:1 threads=0", 4, None],
+)  # fmt: skip
+def test_any_other_text_is_refused_with_the_choices(text):
+    with pytest.raises(ValueError) as caught, opened(text):
+        pass
+    assert "workers=2" in str(caught.value) and repr(str(text)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"])
+def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
+    path = tmp_path / "slurm.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError) as caught, opened(str(path)):
+        pass
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening):
+    import socket
+
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        if listening:
+            mute.listen()  # takes connections, and never says a word
+        start = time.monotonic()
+        with pytest.raises(LostEngine) as caught, opened(f"tcp://127.0.0.1:{mute.getsockname()[1]}"):
+            pass
+    assert time.monotonic() - start < 20
+    assert "no Dask scheduler answers at tcp://127.0.0.1" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_this_process_needs_no_dask():
+    code = "import sys\nfrom helpers.engine import opened\nwith opened('') as place: assert place.slots == 1\n"
+    code += "import helpers.sweep\nassert not {'dask', 'distributed'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
+def test_a_time_is_written_as_on_a_clock(seconds, text):
+    assert left(seconds) == text
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def following(tasks):
+    tasks = iter(tasks)
+    return lambda: next(tasks, None)
+
+
+def square(shared, task):
+    if task == 3:
+        raise ZeroDivisionError("three")
+    return shared["offset"] + task**2
+
+
+def check_map(place):
+    found = {task: (result, error) for task, result, error in place.map(square, following(range(7)), {"offset": 100})}
+    assert isinstance(found.pop(3)[1], ZeroDivisionError)
+    assert found == {task: (100 + task**2, None) for task in range(7) if task != 3}
+    assert list(place.map(square, following([]), {})) == []
+    assert len(list(place.map(square, following([1, 1, 1]), {"offset": 0}))) == 3  # equal tasks are still three
+
+
+def check_following(place):
+    """A task is asked for when there is room, also again after there was none."""
+    waiting, given = [1, 2, None, 4], []
+
+    def give():
+        given.append(waiting.pop(0) if waiting else None)
+        return given[-1]
+
+    done = [task for task, *_ in place.map(square, give, {"offset": 0})]
+    assert sorted(done)[:2] == [1, 2]
+
+
+def act(shared, task):
+    """Depending on the task: the process and its threads, or death."""
+    if task == "die":
+        os._exit(7)
+    if task == "die once" and not os.path.exists(shared):
+        open(shared, "w").close()
+        os._exit(7)
+    time.sleep(0.05)
+    return os.getpid(), torch.get_num_threads(), task
+
+
+def test_tasks_in_this_process():
+    check_map(Here())
+    check_following(Here())
+    lazy = Here().map(square, following(iter([1, 3, 2])), {"offset": 0})
+    assert next(lazy)[1] == 1  # each when it is asked for
+
+
+def test_workers_of_this_machine(tmp_path):
+    with opened("workers=2 threads=2") as place:
+        assert place.slots == 2
+        address = place.client.scheduler.address
+        assert address.startswith("tcp://127.0.0.1:")
+        assert all(worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info()["workers"])
+        check_map(place)
+        check_following(place)
+        found = [result for _, result, _ in place.map(act, following(range(12)), None)]
+        workers = {pid for pid, *_ in found}
+        assert len(workers) == 2 and os.getpid() not in workers and {threads for _, threads, _ in found} == {2}
+
+        once = str(tmp_path / "once")  # a worker that dies is replaced, its task done again
+        found = {task: error for task, _, error in place.map(act, following(["a", "die once", "b"]), once)}
+        assert found == {"a": None, "die once": None, "b": None}
+
+        found = {task: error for task, _, error in place.map(act, following(["die", "a"]), once)}
+        assert type(found["die"]).__name__ == "KilledWorker"
+        assert {pid for _, (pid, *_), _ in place.map(act, following(range(4)), None)}.isdisjoint(workers)
+        workers = {pid for _, (pid, *_), _ in place.map(act, following(range(8)), None)}
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), 20)  # none is left behind
+
+
+def test_tasks_that_nobody_waits_for_any_more_end(tmp_path):
+    with opened("workers=1 threads=1") as place:
+        running = place.map(act, following(range(1000)), None)
+        next(running)
+        running.close()
+        assert [task for task, *_ in place.map(act, following(["x"]), None)] == ["x"]
+
+
+def test_a_scheduler_that_dies_is_an_error_soon(tmp_path):
+    with started(tmp_path, workers=1) as (address, scheduler):
+        with pytest.raises(LostEngine, match="the Dask scheduler has gone"), opened(address) as place:
+            for task, *_ in place.map(act, following(range(10**6)), None):
+                if task == 3:
+                    end(scheduler, 9)
+                    start = time.monotonic()
+    assert time.monotonic() - start < 25
+
+
+def test_workers_that_come_late_are_used(tmp_path):
+    with started(tmp_path, workers=0) as (address, _), opened(address) as place:
+        assert place.slots == 1
+    assert math.isfinite(free_port())

@@ -1,0 +1,95 @@
+"""Small datasets and networks for the tests of sweeps; processes that the tests start import them too."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+from helpers.cells import Cell, Goal
+from helpers.data import Dataset
+from helpers.network import UNet
+
+
+def dataset(n=6, size=16, name="toy", origin=None):
+    """Cases "c0" … whose first pixel is their number / 100; a heart in a lung. Nothing of it is on disk."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(n, 1, size, size, generator=generator) - 0.5
+    images[:, 0, 0, 0] = torch.arange(n) / 100
+    labels = torch.zeros(n, size, size, dtype=torch.int64)
+    a, b = size // 4, size // 2
+    for k in range(n):
+        labels[k, a : a + b + k % 3, a : a + b] = 2
+        labels[k, a + 1 : a + b - 1, a + 1 + k % 2 : a + b - 1] = 1
+    ids = tuple(f"c{k}" for k in range(n))
+    return Dataset(name, size, ids, ("heart", "lung"), images, labels, {"test": ids}, f"{name}-{n}-{size}", origin)
+
+
+@torch.no_grad()
+def unet(seed=0):
+    """A network of random weights that sees every class somewhere."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet(1, 3, 1, 4).eval()
+    last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
+    last.bias -= network(dataset().images).mean(dim=(0, 2, 3))
+    return network
+
+
+class Acting(nn.Module):
+    """A pixelwise network that, for some cases, writes down, waits, raises or ends its process.
+
+    Args:
+        log: file that gets a line "process case" each time that a case goes through; None: none.
+        pause: seconds that each batch takes.
+        raises, kills: numbers of the cases that raise an error, or end the process.
+    """
+
+    def __init__(self, log=None, pause=0.0, raises=(), kills=()):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer = nn.Conv2d(1, 3, 1)
+        self.log, self.pause, self.raises, self.kills = log, pause, raises, kills
+
+    def forward(self, images):
+        cases = sorted({round(float(x) * 100) for x in images[:, 0, 0, 0].detach()})
+        if self.log:
+            with open(self.log, "a") as file:
+                file.write("".join(f"{os.getpid()} {case}\n" for case in cases))
+        time.sleep(self.pause)
+        if set(cases) & set(self.raises):
+            raise RuntimeError(f"case {cases} is poison")
+        if set(cases) & set(self.kills):
+            os._exit(3)
+        return self.layer(images)
+
+
+def cell(data, ids=None, **values):
+    about = {"attacked": "net", "crafted_on": "net", "classes": data.classes, "steps": 3, "epsilon": 0.002}
+    return Cell(data.name, data.digest, data.size, tuple(ids or data.ids), **about | values)
+
+
+def single_cells(data, **values):
+    """A cell for each case."""
+    return {id: cell(data, [id], **values) for id in data.ids}
+
+
+def grid(data):
+    """Cells of all kinds, on networks "a" and "b"."""
+    on = {"attacked": "a", "crafted_on": "a"}
+    cells = {("white-box", e): cell(data, epsilon=e, **on) for e in (0.01, 0.05)}
+    cells |= {("black-box", e): cell(data, epsilon=e, attacked="a", crafted_on="b") for e in (0.01, 0.05)}
+    for attack in ("fast pgd", "fgsm", "no attack", "random noise", "shuffled noise"):
+        cells[attack, 0.05] = cell(data, epsilon=0.05, attack=attack, **on)
+    heart = Goal("shape", "heart")
+    cells["heart", 0.05] = cell(data, epsilon=0.05, goal=heart, **on)
+    cells["heart until 30", 0.05] = cell(data, epsilon=0.05, goal=heart, stop_at=30.0, **on)
+    cells["resize", 0.05] = cell(data, epsilon=0.05, goal=Goal("resize", "heart", 0.7), **on)
+    cells["8 bits", 0.05] = cell(data, epsilon=0.05, bits=8, **on)
+    for k, id in enumerate(data.ids):
+        cells[id, 0.02] = cell(data, [id], epsilon=0.02, seed=k, **on)
+    return cells
+
+
+NETWORKS = {"a": unet(0), "b": unet(1)}
