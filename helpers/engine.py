@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import yaml
 
 PATIENCE = 15  # seconds that a scheduler may take to answer, and be out of sight
@@ -86,7 +85,7 @@ def opened(engine="", *, device="cpu"):
         import distributed
     except ImportError:
         raise ValueError(f"engine {engine!r} needs Dask: pip install -e '.[cluster]'") from None
-    gpu = torch.device(device).type == "cuda"
+    gpu = str(device).startswith("cuda")
     threads = options.pop("threads", None)
     if kind == "workers":
         threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
@@ -105,7 +104,7 @@ def opened(engine="", *, device="cpu"):
 
 
 def _knock(address):
-    """Raise LostEngine if no scheduler answers; a Dask client waits for ever where somebody listens and says nothing."""
+    """Raise LostEngine if no scheduler answers; a Dask client waits for ever for one that listens and says nothing."""
     from distributed import Security
     from distributed.comm import connect
 
@@ -227,6 +226,8 @@ def _same(value):
 
 
 def _work(function, shared, task, threads):
+    import torch  # here, because `study` reads engines' texts before it starts anything
+
     torch.set_num_threads(threads)
     return function(shared, task)
 

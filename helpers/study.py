@@ -25,6 +25,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers import files
+from helpers.engine import parse
 
 
 class Kernel(AsyncKernelManager):
@@ -175,7 +176,7 @@ def plan(notebooks, profile, overrides=(), only=()):
         A list of (path, {name: value}).
 
     Raises:
-        ValueError: an unknown profile, notebook or parameter, or a value of the wrong type.
+        ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type.
     """
     values, overrides = read_profile(profile, notebooks), dict(overrides)
     defaults = {path: declared(path) for path in find(notebooks)}
@@ -191,8 +192,12 @@ def plan(notebooks, profile, overrides=(), only=()):
                 found = f"no notebook declares a parameter {name!r}; {hint}declared: {', '.join(known)}"
                 raise ValueError(f"{source}: {found}")
     values = values | overrides | {"profile": profile}
-    if values.get("root"):  # notebooks run in their own folder
-        values["root"] = str(Path(values["root"]).expanduser().resolve())
+    by_file = parse(values.get("engine") or "")[0] == "slurm"
+    if by_file and not Path(values["engine"]).expanduser().exists():
+        raise ValueError(f"engine {values['engine']}: there is no such file")
+    for name, is_path in (("root", True), ("engine", by_file)):
+        if values.get(name) and is_path:  # notebooks run in their own folder
+            values[name] = str(Path(values[name]).expanduser().resolve())
     typed_values = lambda path: {n: typed(n, values.get(n, d), d) for n, d in defaults[path].items()}  # noqa: E731
     return [(path, typed_values(path)) for path in chosen]
 
@@ -341,7 +346,8 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         if not marker.exists():
             raise ValueError(f"{notebook.stem} has not finished in {shown(folder)}; run {again}")
         record = json.loads(marker.read_text(encoding="utf-8"))
-        ran, wanted = (json.loads(json.dumps(values | {"root": ""})) for values in (record["parameters"], parameters))
+        elsewhere = {"root": "", "engine": ""}  # these do not change a result
+        ran, wanted = (json.loads(json.dumps(values | elsewhere)) for values in (record["parameters"], parameters))
         if record["source"] != source_digest(notebook) or ran != wanted:
             raise ValueError(f"{notebook.stem} in {shown(folder)} ran with other parameters or cells; run {again}")
         known |= record["files"]

@@ -103,6 +103,23 @@ def test_the_marker_says_what_ran(place):
     assert record["commit"] == files.commit() and record["versions"] == files.versions() and record["seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [("worker=2", "engine 'worker=2' is unknown; give"), ("no/slurm.yaml", "engine no/slurm.yaml: there is no such file")],
+)
+def test_an_engine_that_cannot_be_is_told_before_anything_runs(place, capsys, engine, told):
+    place.write("01_first", parameters=PARAMETERS + '\nengine = ""')
+    assert place.main("-p", f"engine={engine}") == 2
+    assert capsys.readouterr().err.startswith(f"study: {told}") and not place.runs.exists()
+
+
+def test_a_slurm_file_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
+    (tmp_path / "slurm.yaml").write_text("cores: 1\n")
+    monkeypatch.chdir(tmp_path)
+    place.write("01_first", f"assert engine == {str(tmp_path / 'slurm.yaml')!r}", parameters=PARAMETERS + '\nengine = ""')
+    assert place.main("-p", "engine=slurm.yaml") == 0
+
+
 def test_each_notebook_gets_only_what_it_declares(place):
     place.write("01_first", "assert size == 7")
     place.write("02_second", "assert 'size' not in globals()", parameters="steps = 100")
