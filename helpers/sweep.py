@@ -429,15 +429,15 @@ def _table(rows, cells, structures, names):
 def status(store):
     """(text, healthy): how many cells a store holds, of what, and what failed; whether nothing failed."""
     store = Store(store)
-    keys, failed = store.keys(), sorted((store.folder / "failed").glob("*.json"))
-    damaged = list((store.folder / "damaged").glob("*"))
-    cases = seconds = size = 0
-    for key in keys:
+    cells = cases = seconds = size = 0
+    for key in store.keys():
         cell, outcome = store.read_key(key)
         if cell is not None:
-            cases, seconds = cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
+            cells, cases, seconds = cells + 1, cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
             size += store.path(key).stat().st_size
-    lines = [f"{store.folder}: {len(keys)} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
+    failed = sorted((store.folder / "failed").glob("*.json"))
+    damaged = list((store.folder / "damaged").glob("*"))
+    lines = [f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
              f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"]  # fmt: skip
     for path in failed:
         key, error = path.stem[:12], json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]

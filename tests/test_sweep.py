@@ -17,12 +17,11 @@ import pytest
 import torch
 import toys
 from clusters import ENVIRONMENT, PYTHON, until
-from torch import nn
 from toys import NETWORKS, Acting, single_cells
 
 from helpers import sweep
 from helpers.cells import Goal, rebuild
-from helpers.data import Dataset, load
+from helpers.data import Dataset
 from helpers.engine import LostEngine
 from helpers.files import digest_json
 from helpers.loss import iou
@@ -151,33 +150,16 @@ def test_a_scheduler_started_by_hand_gives_the_same_table(tmp_path, expected):
     with clusters.started(tmp_path) as (address, _):
         assert_same(swept(tmp_path / "one", counting(DATA), engine=address), expected)
         assert Counting.asked  # the workers have no copy
-        data = load("phantom", size=32)
-        data = counting(data, split={"test": data.split["test"][:4]})
-        cells = {id: toys.cell(data, [id], steps=1, goal=Goal("shape", "heart")) for id in data.split["test"]}
-        network = {"net": Acting6()}
+        data = toys.on_disk(tmp_path / "data")
+        cells = {id: toys.cell(data, [id], goal=Goal("shape", "heart")) for id in data.split["test"][:4]}
         tables = {}
-        for name, origin in (("own", data.origin), ("elsewhere", data.origin | {"seed": 5}), ("none", None)):
-            Counting.asked.clear()
+        for name, origin in (("own", data.origin), ("elsewhere", data.origin | {"root": "/nowhere"}), ("none", None)):
             other = counting(data, origin=origin)
-            tables[name] = run(cells, other, network, store=tmp_path / name, engine=address, names=("case",))
+            tables[name] = run(cells, other, {"net": Acting()}, store=tmp_path / name, engine=address, names=("case",))
             assert bool(Counting.asked) == (name != "own")
-        assert_same(tables["elsewhere"], tables["own"])
-        assert_same(tables["none"], tables["own"])
-    assert_same(run(cells, data, network, store=tmp_path / "here", names=("case",)), tables["own"])
-
-
-class Acting6(nn.Module):
-    """Six classes from the brightness of a pixel."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(1, 6, 1)
-        with torch.no_grad():
-            self.layer.weight[:, 0, 0, 0] = torch.linspace(-3, 3, 6)
-            self.layer.bias[:] = torch.tensor([0.0, 1, -1, 2, 0.5, 0.1])
-
-    def forward(self, images):
-        return self.layer(images)
+    tables["here"] = run(cells, data, {"net": Acting()}, store=tmp_path / "here", names=("case",))
+    for table in tables.values():
+        assert_same(table, tables["own"])
 
 
 def test_slurm_jobs_give_the_same_table(tmp_path, expected, monkeypatch):
@@ -505,12 +487,11 @@ def test_status_and_export_tell_what_a_store_holds(tmp_path, expected):
 
 
 def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
-    data = load("phantom", size=32)
-    id = data.split["test"][0]
-    cell = toys.cell(data, [id], steps=1)
-    store, healthy = tmp_path / "store", Acting6()
+    data = toys.on_disk(tmp_path / "data")
+    cell = toys.cell(data, data.split["test"][:1])
+    store, healthy = tmp_path / "store", Acting()
 
-    class Broken(Acting6):
+    class Broken(Acting):
         def forward(self, images):
             raise RuntimeError("broken")
 
@@ -561,9 +542,7 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
 
 
 def test_workers_train_the_same_networks(tmp_path):
-    data = load("phantom", size=32)
-    few = {name: ids[:4] for name, ids in data.split.items()}
-    data = replace(data, split=few)
+    data = toys.on_disk(tmp_path / "data")
     roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1, "precision": "fp32"}
     here = train_all(data, roles, folder=tmp_path / "here", **settings)
     there = train_all(data, roles, folder=tmp_path / "there", engine="workers=2 threads=1", **settings)
