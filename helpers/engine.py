@@ -105,7 +105,7 @@ def opened(engine="", *, device="cpu"):
 
 
 def _knock(address):
-    """Raise LostEngine if no scheduler answers; a Dask client waits for ever where somebody listens and says nothing."""
+    """Raise LostEngine if no scheduler answers; a Dask client waits for ever for one that listens and says nothing."""
     from distributed import Security
     from distributed.comm import connect
 

@@ -175,7 +175,9 @@ def _train(shared, task):
 class _Task:
     cells: tuple
     again: bool = False  # its cell failed before
-    cases: tuple | None = field(default=None, compare=False)  # images and labels, where a worker has no copy of the data
+    cases: tuple | None = field(
+        default=None, compare=False
+    )  # images and labels, where a worker has no copy of the data
 
 
 class _Work:

@@ -44,7 +44,9 @@ def test_any_other_text_is_refused_with_the_choices(text):
     assert "workers=2" in str(caught.value) and repr(str(text)) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"])
+@pytest.mark.parametrize(
+    "content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"]
+)
 def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
     path = tmp_path / "slurm.yaml"
     if content is not None:
@@ -137,7 +139,9 @@ def test_workers_of_this_machine(tmp_path):
         assert place.slots == 2
         address = place.client.scheduler.address
         assert address.startswith("tcp://127.0.0.1:")
-        assert all(worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info(n_workers=-1)["workers"])
+        assert all(
+            worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info(n_workers=-1)["workers"]
+        )
         check_map(place)
         check_following(place)
         found = [result for _, result, _ in place.map(act, following(range(12)), None)]

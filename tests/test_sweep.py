@@ -299,7 +299,9 @@ def test_a_cell_that_raises_is_named_and_the_others_finish(tmp_path, capsys):
         record = json.loads((store / "failed" / f"{key}.json").read_text())
         assert "Traceback" in record["error"] and "in forward" in record["error"] and digest_json(record["cell"]) == key
     assert main(["status", str(store)]) == 1
-    assert "2 failed" in (output := capsys.readouterr().out) and cells["c1"].key[:12] in output and "is poison" in output
+    assert (
+        "2 failed" in (output := capsys.readouterr().out) and cells["c1"].key[:12] in output and "is poison" in output
+    )
     table = run(cells, DATA, {"net": Acting()}, store=store, names=("case",))  # the cause is mended
     assert_same(table, plain(tmp_path))
     assert not list((store / "failed").iterdir()) and main(["status", str(store)]) == 0
@@ -400,11 +402,13 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
 
     def nobody(code, *words):
         start = "import os\nos.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
-        return subprocess.run([PYTHON, "-c", "import toys, helpers.sweep\n" + start + code, *map(str, words)], text=True,
-                              env=ENVIRONMENT, capture_output=True)  # fmt: skip
+        return subprocess.run([PYTHON, "-c", f"import toys, helpers.sweep\n{start}{code}", *map(str, words)],
+                              text=True, env=ENVIRONMENT, capture_output=True)  # fmt: skip
 
     found = nobody(DRIVER, store, "", "", 0)
-    assert found.returncode == 1 and "SweepError: the store cannot be written (Permission denied); 5 of 6" in found.stderr
+    assert (
+        found.returncode == 1 and "SweepError: the store cannot be written (Permission denied); 5 of 6" in found.stderr
+    )
     assert "Traceback" not in found.stderr
     found = nobody(DRIVER, tmp_path / "new", "", "", 0)
     assert found.returncode == 1 and "cannot be used (Permission denied): name another folder" in found.stderr
@@ -447,7 +451,9 @@ def test_a_store_of_a_newer_format_is_refused(tmp_path, capsys):
 
 
 def command(*words):
-    return subprocess.run([PYTHON, "-m", "helpers.sweep", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        [PYTHON, "-m", "helpers.sweep", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True
+    )
 
 
 def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
@@ -520,7 +526,9 @@ def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
 def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
     goal, network = Goal("shape", "heart"), {"a": NETWORKS["a"]}
     cell = toys.cell(DATA, attacked="a", crafted_on="a", goal=goal, steps=10)
-    found = smallest_epsilon({"x": cell}, DATA, network, store=tmp_path, reached=60.0, low=0.01, high=0.64, rounds=3)["x"]
+    found = smallest_epsilon({"x": cell}, DATA, network, store=tmp_path, reached=60.0, low=0.01, high=0.64, rounds=3)[
+        "x"
+    ]
     levels = [round(0.01 * 64 ** (k / 8), 9) for k in range(1, 9)]
     tried = {(str(e),): replace(cell, epsilon=e, stop_at=60.0) for e in levels}
     table = run(tried, DATA, network, store=tmp_path / "all", names=("level",))
