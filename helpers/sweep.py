@@ -31,6 +31,7 @@ from helpers.training import find_weights, install, load_weights, make_recipe, t
 
 COMPARISONS = ("target", "truth")
 ABOUT = ("commit", "torch", "device", "threads")
+COLUMNS = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings", "seconds", "cell", *ABOUT)
 BATCH = 8  # images of 256×256 at a time
 
 
@@ -70,6 +71,11 @@ def run(
         LostEngine: the scheduler has gone. What is finished is kept.
     """
     cells = {name if isinstance(name, tuple) else (name,): cell for name, cell in cells.items()}
+    for name in cells:
+        if len(name) != len(names):
+            raise ValueError(f"cells are named by {name}, names has {len(names)} columns: {', '.join(names)}")
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
     networks = _networks(networks, cells.values())
     for cell in cells.values():
         if (cell.dataset, cell.source, cell.size) != (dataset.name, dataset.digest, dataset.size):
@@ -153,21 +159,25 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
     missing = deque(role for role, path in paths.items() if not path.exists())
     if missing and engine:
         with opened(engine, device=device) as place:
-            shared = {"origin": dataset.origin, "digest": dataset.digest, "dataset": dataset, "device": device}
+            shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
+                      "dataset": None if dataset.origin else dataset}  # fmt: skip
             following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
             for _, trained, error in place.map(_train, following, shared):
                 if error:
                     raise error
-                install(*trained, folder)
+                if trained is not None:  # else the worker has no copy of the data: it is trained here
+                    install(*trained, folder)
     make = partial(train, dataset, folder=folder, device=device)
     return {role: make(name, **values) for role, (name, values) in asked.items()}
 
 
 def _train(shared, task):
     role, settings = task
-    data = _own_copy(**shared["origin"] or {}, digest=shared["digest"]) or shared["dataset"]
-    trained = train(data, role, device=shared["device"], **settings)
-    path = weights_path(trained.recipe, files.WEIGHTS)
+    data = _data(shared)
+    if data is None:
+        return None
+    trained = train(data, role, folder=shared["folder"], device=shared["device"], **settings)
+    path = weights_path(trained.recipe, shared["folder"])
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
@@ -260,7 +270,7 @@ class _Work:
     def _take(self, task, found, error):
         """Keep what a task came to, or try its cells again one by one."""
         with self.claims.pop(task):
-            if found is _NO_COPY:
+            if error is None and found is None:
                 ids = list(dict.fromkeys(id for cell in task.cells for id in cell.ids))
                 self.queue.appendleft(replace(task, cases=(ids, *self.dataset.take(ids))))
             elif error is None:
@@ -344,18 +354,15 @@ class Status:
         self.bar.close()
 
 
-_NO_COPY = "no copy of the data"
-
-
 def _compute(shared, task):
-    """Outcomes of a task's cells, or _NO_COPY. Runs in a worker, or here."""
+    """Outcomes of a task's cells, or None without a copy of the data. Runs in a worker, or here."""
     if task.cases is not None:
         ids, images, truth = task.cases
     else:
         ids = list(dict.fromkeys(id for cell in task.cells for id in cell.ids))
-        data = shared["dataset"] or _own_copy(**shared["origin"] or {}, digest=shared["digest"])
+        data = _data(shared)
         if data is None:
-            return _NO_COPY
+            return None
         images, truth = data.take(ids)
     device = shared["device"]
     cases = [dict(zip(ids, part.to(device), strict=True)) for part in (images, truth)]
@@ -364,9 +371,15 @@ def _compute(shared, task):
                    batch_size=shared["batch_size"])  # fmt: skip
 
 
+def _data(shared):
+    """The dataset that was sent along, or this machine's own copy of it, or None."""
+    if shared["dataset"] is not None or shared["origin"] is None:
+        return shared["dataset"]
+    return _own_copy(shared["digest"], **shared["origin"])
+
+
 @lru_cache(maxsize=1)
 def _own_copy(digest, **origin):
-    """This machine's own copy of a dataset, or None if it has not the same."""
     try:
         data = load(**origin)
     except (OSError, ValueError, TypeError):
@@ -400,8 +413,8 @@ def _shared(value):
 
 def _table(rows, cells, structures, names):
     """The tidy table of rows, a dict from the names of the cells, in their order."""
-    if any(len(name) != len(names) for name in rows):
-        raise ValueError(f"cells are named by {next(iter(rows))}, names has {len(names)} columns: {', '.join(names)}")
+    if not rows:
+        return pd.DataFrame(columns=[*names, *COLUMNS])
     numbers, doubts, seconds, about = zip(*rows.values(), strict=True)
     numbers, pairs = np.concatenate(numbers), len(structures) * len(COMPARISONS)
     sizes = [pairs * len(cell.ids) for cell in cells]
@@ -424,22 +437,22 @@ def _table(rows, cells, structures, names):
 
 
 def status(store):
-    """Text: how many cells a store holds, of what, and what failed."""
+    """(text, healthy): how many cells a store holds, of what, and what failed; whether nothing failed."""
     store = Store(store)
-    keys, failed = store.keys(), sorted((store.folder / "failed").glob("*.json"))
-    damaged = list((store.folder / "damaged").glob("*"))
-    cases = seconds = size = 0
-    for key in keys:
+    cells = cases = seconds = size = 0
+    for key in store.keys():
         cell, outcome = store.read_key(key)
         if cell is not None:
-            cases, seconds = cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
+            cells, cases, seconds = cells + 1, cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
             size += store.path(key).stat().st_size
-    lines = [f"{store.folder}: {len(keys)} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
+    failed = sorted((store.folder / "failed").glob("*.json"))
+    damaged = list((store.folder / "damaged").glob("*"))
+    lines = [f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
              f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"]  # fmt: skip
     for path in failed:
         key, error = path.stem[:12], json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]
         lines.append(f"  {key}: {error}\n    alone: python -m helpers.sweep run {store.folder} {key}")
-    return "\n".join(lines)
+    return "\n".join(lines), not failed
 
 
 def export(store):
@@ -455,7 +468,7 @@ def export(store):
         parts["classes"] = " ".join(map(str, cell.classes))
         structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
         tables.append(_table({tuple(parts[name] for name in names): _row(outcome)}, [cell], structures, names))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def run_alone(store, key):
@@ -465,6 +478,8 @@ def run_alone(store, key):
     if len(found) != 1:
         raise ValueError(f"{folder}/failed has {len(found)} cells that begin with {key!r}; `status` lists them")
     record = json.loads(found[0].read_text(encoding="utf-8"))
+    if record["origin"] is None:
+        raise ValueError("the dataset of this cell was put together by hand: run the sweep again that made it")
     cell, data = Cell.read(record["cell"]), load(**record["origin"])
     networks = _networks({}, [cell])
     check(cell, structures=data.structures, weights=networks)
@@ -495,7 +510,7 @@ def main(argv=None):
         command.add_argument("store", help="folder of the store")
         if name == "run":
             command.add_argument("cell", help="first characters of the cell's key")
-    options = parser.parse_args(argv)
+    options, healthy = parser.parse_args(argv), True
     try:
         if not (Path(options.store) / "format.json").exists():
             raise ValueError(f"{options.store} is not a store of cells (it has no format.json)")
@@ -507,13 +522,14 @@ def main(argv=None):
                 outcome = run_alone(options.store, options.cell)
                 print(f"done: IoU with the target {np.nanmean(outcome.iou['target']):.1f}")
             else:
-                print(status(options.store))
+                text, healthy = status(options.store)
+                print(text)
     except (ValueError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
     for warning in caught:
         print(f"sweep: {warning.message}", file=sys.stderr)
-    return int(bool(caught))
+    return int(bool(caught) or not healthy)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def assert_is(outcome, cell, adv_images, labels, doubts=None):
         loss = loss_of(cell)(NETWORKS[cell.attacked](adv_images), labels)
     assert outcome.loss == pytest.approx(loss.numpy(), abs=1e-6)
     if doubts is not None:
-        assert outcome.warnings == tuple("; ".join(t for t, which in doubts.items() if which[k]) for k in range(len(maps)))
+        assert outcome.warnings == tuple(
+            "; ".join(t for t, which in doubts.items() if which[k]) for k in range(len(maps))
+        )
 
 
 # --- each cell is its attack alone ------------------------------------------------------------------------------------
@@ -175,7 +177,9 @@ def test_controls_are_no_larger_than_the_attack_and_in_its_region():
     region = Region("box", "heart", 1)
     masks = region.masks(DATA.labels, DATA.structures, DATA.ids)[:, None]
     for epsilon in (0.01, 0.2):
-        random, shuffled = (noise_of(f"{name} noise", epsilon=epsilon, region=region) for name in ("random", "shuffled"))
+        random, shuffled = (
+            noise_of(f"{name} noise", epsilon=epsilon, region=region) for name in ("random", "shuffled")
+        )
         assert 0.9 * epsilon < random.abs().max() <= epsilon + 1e-6 and shuffled.abs().max() <= epsilon + 1e-6
         assert not random[~masks].any()
 
@@ -191,7 +195,9 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
     images, truth = {"x": DATA.images[2], "c0": DATA.images[2]}, {"x": DATA.labels[2], "c0": DATA.labels[2]}
     moved = [replace(on_a(attack="random noise"), ids=ids) for ids in (("x", "c0"), ("c0",))]
     found = compute(moved, images, truth, structures=DATA.structures, networks=NETWORKS)
-    assert np.array_equal(found[0].noise[1], found[1].noise[0]) and not np.array_equal(found[0].noise[0], found[0].noise[1])
+    assert np.array_equal(found[0].noise[1], found[1].noise[0]) and not np.array_equal(
+        found[0].noise[0], found[0].noise[1]
+    )
     assert np.array_equal(found[0].noise[1], outcomes({"": on_a(attack="random noise")})[""].noise[0])
     torch.testing.assert_close(noise_of("random noise", epsilon=0.2), whole * 4, atol=0.004, rtol=0)
     for control in ("random noise", "shuffled noise"):
@@ -216,7 +222,11 @@ def test_every_field_changes_the_key():
     cells = [LITERAL, *(replace(LITERAL, **{name: value}) for name, value in OTHER.items())]
     goals = {"kind": "resize", "structure": "lung", "ratio": 0.35, "shape": "♥", "basis": "prediction"}
     regions = {"kind": "around", "structure": "lung", "extent": 5}
-    cells += [replace(LITERAL, goal=replace(LITERAL.goal, **{name: value})) for name, value in goals.items() if name != "ratio"]
+    cells += [
+        replace(LITERAL, goal=replace(LITERAL.goal, **{name: value}))
+        for name, value in goals.items()
+        if name != "ratio"
+    ]
     cells += [replace(LITERAL, region=replace(LITERAL.region, **{n: v})) for n, v in regions.items() if n != "extent"]
     assert set(goals) == {field.name for field in fields(Goal)} and set(regions) == {f.name for f in fields(Region)}
     assert len({each.key for each in cells}) == len(cells)

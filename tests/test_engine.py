@@ -1,15 +1,16 @@
 """Engines: their texts, and what becomes of tasks, errors and lost workers."""
 
-import math
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from clusters import end, free_port, started, until
+from clusters import end, started, until
 
+import helpers.engine
 from helpers.engine import Here, LostEngine, left, opened, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -43,7 +44,9 @@ def test_any_other_text_is_refused_with_the_choices(text):
     assert "workers=2" in str(caught.value) and repr(str(text)) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"])
+@pytest.mark.parametrize(
+    "content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"]
+)
 def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
     path = tmp_path / "slurm.yaml"
     if content is not None:
@@ -54,9 +57,9 @@ def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
 
 
 @pytest.mark.parametrize("listening", [False, True])
-def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening):
-    import socket
-
+def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening, monkeypatch):
+    assert helpers.engine.PATIENCE <= 15
+    monkeypatch.setattr(helpers.engine, "PATIENCE", 3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         if listening:
@@ -64,7 +67,7 @@ def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening):
         start = time.monotonic()
         with pytest.raises(LostEngine) as caught, opened(f"tcp://127.0.0.1:{mute.getsockname()[1]}"):
             pass
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 8
     assert "no Dask scheduler answers at tcp://127.0.0.1" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -136,7 +139,9 @@ def test_workers_of_this_machine(tmp_path):
         assert place.slots == 2
         address = place.client.scheduler.address
         assert address.startswith("tcp://127.0.0.1:")
-        assert all(worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info()["workers"])
+        assert all(
+            worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info(n_workers=-1)["workers"]
+        )
         check_map(place)
         check_following(place)
         found = [result for _, result, _ in place.map(act, following(range(12)), None)]
@@ -170,9 +175,3 @@ def test_a_scheduler_that_dies_is_an_error_soon(tmp_path):
                     end(scheduler, 9)
                     start = time.monotonic()
     assert time.monotonic() - start < 25
-
-
-def test_workers_that_come_late_are_used(tmp_path):
-    with started(tmp_path, workers=0) as (address, _), opened(address) as place:
-        assert place.slots == 1
-    assert math.isfinite(free_port())

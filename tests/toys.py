@@ -4,10 +4,11 @@ import os
 import time
 
 import torch
+from PIL import Image
 from torch import nn
 
 from helpers.cells import Cell, Goal
-from helpers.data import Dataset
+from helpers.data import Dataset, load
 from helpers.network import UNet
 
 
@@ -23,6 +24,18 @@ def dataset(n=6, size=16, name="toy", origin=None):
         labels[k, a + 1 : a + b - 1, a + 1 + k % 2 : a + b - 1] = 1
     ids = tuple(f"c{k}" for k in range(n))
     return Dataset(name, size, ids, ("heart", "lung"), images, labels, {"test": ids}, f"{name}-{n}-{size}", origin)
+
+
+def on_disk(folder, n=16, size=32):
+    """The same cases as files, loaded from there: a dataset that has an origin."""
+    data = dataset(n, size)
+    for id, image, labels in zip(data.ids, data.images, data.labels, strict=True):
+        parts = {"images": ((image[0] + 0.5) * 255).byte()}
+        parts |= {f"masks/{name}": (labels == k).byte() * 255 for k, name in enumerate(data.structures, 1)}
+        for name, pixels in parts.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(folder / name / f"{id}.png")
+    return load("folder", size=size, root=folder)
 
 
 @torch.no_grad()

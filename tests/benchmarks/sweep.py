@@ -132,7 +132,9 @@ def measure_memory():
         for count in MANY:
             for work in ("first", "again", "status"):
                 words = [sys.executable, __file__, "child", work, str(count), f"{folder}/{count}"]
-                child = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2])
+                child = json.loads(
+                    subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2]
+                )
                 rows += [[f"{count} cases, {work}: {name}", child[name], unit]
                          for name, unit in (("peak", "MiB"), ("time", "s"))]  # fmt: skip
     return rows
