@@ -59,8 +59,8 @@ class Frames:
 
     def __init__(self, dataset, attacked, surrogate=None, *, store, which="test", steps=100, device="cpu", **options):
         self.dataset, self.steps, self.device = dataset, steps, find_device(device)
+        images, truth = (part.to(self.device) for part in dataset.take(which))
         self.ids = tuple(dataset.split[which] if isinstance(which, str) else which)
-        images, truth = (part.to(self.device) for part in dataset.take(self.ids))
         self.images, self.truth = (dict(zip(self.ids, part, strict=True)) for part in (images, truth))
         base = template(dataset, attacked, which=self.ids, device=device, steps=steps, **options)
         self.bases, self.networks = {"white-box": base}, {attacked.digest: attacked.network.to(self.device)}

@@ -1,6 +1,7 @@
 """Pictures of one attack in milliseconds, as PNG bytes from arrays: for sliders that must feel instant."""
 
 import io
+from pathlib import Path
 
 import contourpy
 import matplotlib
@@ -162,4 +163,5 @@ def _write_number(pen, mask, number, scale):
         pen.text(at, str(number), fill="white", font=_FONT, anchor="mm", stroke_width=3, stroke_fill="black")
 
 
-_FONT, _BIG, _SMALL = (ImageFont.load_default(size) for size in (28, 15, 13))
+_TYPE = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+_FONT, _BIG, _SMALL = (ImageFont.truetype(_TYPE, size) for size in (26, 14, 12))
