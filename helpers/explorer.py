@@ -124,6 +124,7 @@ class Explorer(widgets.VBox):
         self.heading, self.bars, self.message, self.saved = (widgets.HTML() for _ in range(4))
         self.captions = [widgets.HTML(layout=layout) for _ in range(2)]
         super().__init__(_arrange(self))
+        self.add_class("attack-explorer")
         self._listen()
         self._changed()
 
@@ -193,8 +194,6 @@ class Explorer(widgets.VBox):
         for widget, caption in zip(self.captions, captions, strict=True):
             widget.value = html.escape(caption)
         self.bars.value = _bars(frame, self.frames.dataset.structures)
-        self.radiograph.tooltip = f"{captions[0]}: {self.text}"
-        self.noise.tooltip = captions[1]
 
     def _pictures(self, frame):
         c, cell, data = self.controls, frame.cell, self.frames.dataset

@@ -265,7 +265,7 @@ def test_every_control_has_a_description_and_none_says_something_by_colour_alone
     for k, structure in enumerate(complete.frames.dataset.structures):
         assert f"{k + 1} {structure}" in complete.bars.value
     assert "dashed: target" in complete.captions[0].value and "blue −" in complete.captions[1].value
-    assert complete.text in complete.radiograph.tooltip
+    assert complete.text in complete.heading.value
 
 
 def test_an_error_in_a_callback_is_shown_and_the_next_change_clears_it(complete, monkeypatch):
@@ -560,7 +560,7 @@ def chromium():
 
 def drive(page, store, name, capsys):
     """Go through all noise levels by keyboard, another case and another goal; compare with the store."""
-    page.wait_for_selector(".attack-explorer img.widget-image", timeout=120_000)
+    page.wait_for_selector(".attack-explorer img.widget-image", timeout=45_000)
     box = page.locator(".attack-explorer")
     status, heading = box.locator("[role=status]"), box.locator("b").first
     settled = lambda: page.wait_for_function(  # noqa: E731
@@ -635,8 +635,8 @@ def explored(tmp_path):
 def test_in_jupyterlab_keys_change_the_picture(chromium, tmp_path, capsys):
     last, store = explored(tmp_path)
     notebook(tmp_path / "explorer.ipynb", last)
-    words = ["jupyterlab", "--IdentityProvider.token=t", "--ServerApp.ip=127.0.0.1", "--allow-root", "--LabApp.news_url=",
-             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+    words = ["jupyterlab", "--IdentityProvider.token=t", "--ServerApp.ip=127.0.0.1", "--allow-root",
+             "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     with serving(tmp_path, *words, path="/lab/tree/explorer.ipynb?token=t&reset") as address:
         page = chromium.new_page(viewport={"width": 1500, "height": 1300})
         page.goto(address, timeout=120_000)
