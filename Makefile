@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 PEERS := $(VENV)/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help study full test lab bench clean FORCE
+.PHONY: help study full test lab app bench clean FORCE
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -25,6 +25,10 @@ test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attac
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+app: $(STAMP) ## serve the explorer alone, as a page in the browser
+	@$(RUN) -c 'import voila' 2>/dev/null || $(RUN) -m pip install -qq -c constraints.txt -e ".[test,app]"
+	@$(RUN) -m voila notebooks/app/explorer.ipynb $(ARGS)
 
 bench: $(PEERS)/.stamp ## time a phantom, training and attacks on this machine, beside five attack libraries
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)

@@ -3,7 +3,7 @@
 Import what you need from its module, for example ``from helpers.attack import pgd``.
 Data flows through the modules in this order, and a module imports only from those above it:
 files, phantom, data, network, loss, training, attack, targets, evaluation, verdicts, engine, cells, store, sweep,
-plots, publish, study.
+plots, pictures, frames, explorer, publish, study.
 """
 
 __version__ = "0.1.0"

@@ -169,6 +169,38 @@ def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30
     return pgd(network, images, labels, loss=loss, epsilon=epsilon, targeted=targeted, steps=steps, **ours | options)
 
 
+def shortened(
+    network, images, labels, result, adv_images, *, loss, epsilon, steps, targeted=False, region=None,
+    precision="auto", batch_size=8, seed=0,
+):  # fmt: skip
+    """What `pgd` would have come to with fewer steps of the same size, from what a longer attack passed through.
+
+    For plain attacks: from the image on, without schedule, momentum and `stop_at`, the last iterate kept.
+
+    Args:
+        network, images, labels, loss, epsilon, targeted, region, precision, batch_size, seed: of the longer attack.
+        result: its AttackResult.
+        adv_images: what its `observe` was handed after `steps` steps.
+        steps: from 1 to those of the longer attack.
+
+    Returns:
+        AttackResult.
+    """
+    epsilon, region = _check(images, labels, epsilon, region, (-1.0, 1.0))
+    steps = _whole("steps", steps, most=len(result.zero_gradients))
+    frozen, limits = (
+        frozen_copy(network, precision=precision, example=images[:1]),
+        epsilon[:, None, None, None] * region,
+    )
+    noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in _keys(seed, len(images))]) * limits
+    loss_so_far, zeros = result.loss[: steps + 1], result.zero_gradients[:steps]
+    result = AttackResult(adv_images, loss_so_far, None, zeros, torch.full_like(result.taken, steps))
+    found = _doubts(network, frozen, images, noise, labels, result, limits, result.loss[0], loss=loss,
+                    targeted=targeted, steps=steps, stop_at=None, value_range=(-1.0, 1.0),
+                    batch_size=batch_size)  # fmt: skip
+    return replace(result, doubts=found)
+
+
 def uniform_noise(images, *, epsilon, seed=0):
     """Noise drawn uniformly from ±ε: image i of a batch gets the same noise whatever ε is.
 

@@ -236,11 +236,8 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
     Returns:
         A list of Outcome, without noise left out.
     """
-    start, work = time.monotonic(), {}
-    for cell in cells:
-        x, y = (torch.stack([part[id] for id in cell.ids]) for part in (images, truth))
-        clean = predict(networks[cell.attacked], x) if cell.goal.basis == "prediction" else None
-        work[cell] = x, y, cell.goal.labels(y, clean, structures, cell.ids), cell.region.masks(y, structures, cell.ids)
+    start = time.monotonic()
+    work = {cell: _work(cell, images, truth, structures, networks) for cell in cells}
     made = _attack_all({_plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
                        structures, networks, batch_size)  # fmt: skip
     results = []
@@ -262,6 +259,57 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
     outcomes = [_score(*result, structures, networks, batch_size) for result in results]
     seconds = (time.monotonic() - start) / sum(len(cell.ids) for cell in cells)
     return [replace(outcome, seconds=seconds) for outcome in outcomes]
+
+
+def follow(cell, steps, images, truth, *, structures, networks, observe=None):
+    """Outcomes of a "pgd" cell and of the same cell with fewer steps, which is the beginning of the same attack.
+
+    Args:
+        cell: a Cell without `stop_at` and `bits`.
+        steps: the numbers of steps that are wanted besides those of the cell, each from 1 to that number.
+        images, truth, structures, networks: as for `compute`.
+        observe: as of `attack.pgd`; an exception that it raises ends the attack.
+
+    Yields:
+        (Cell, Outcome), the whole attack first.
+    """
+    if cell.attack != "pgd" or cell.stop_at is not None or cell.bits:
+        raise ValueError(f"attack is {cell.attack!r}; a plain 'pgd' without stop_at and bits can be followed")
+    start, seen = time.monotonic(), {}
+    x, y, goal, region = _work(cell, images, truth, structures, networks)
+
+    def watch(step, adv_images, logits):
+        if step in steps:
+            seen[step] = adv_images.clone()
+        if observe:
+            observe(step, adv_images, logits)
+
+    network, about = networks[cell.crafted_on], {
+        "loss": loss_of(cell), "targeted": cell.goal.kind != "untargeted", "precision": cell.precision,
+        "epsilon": cell.epsilon, "batch_size": len(x), "seed": [(cell.seed, id) for id in cell.ids],
+        "region": None if region.all() else region}  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are kept in the outcome
+        result = attacks.pgd(network, x, goal, steps=cell.steps, observe=watch, **about)
+    for count in [cell.steps, *sorted(set(seen) - {0, cell.steps}, reverse=True)]:
+        part = result
+        if count < cell.steps:
+            part = attacks.shortened(network, x, goal, result, seen.pop(count), steps=count, **about)
+        case = replace(cell, steps=count)
+        outcome = _score(case, x, y, goal, part.adv_images, _texts(part), structures, networks, len(x))
+        yield case, replace(outcome, seconds=(time.monotonic() - start) / len(x) * count / cell.steps)
+
+
+def _work(cell, images, truth, structures, networks):
+    """Images, truth, label maps to reach and region of a cell."""
+    x, y = (torch.stack([part[id] for id in cell.ids]) for part in (images, truth))
+    clean = predict(networks[cell.attacked], x) if cell.goal.basis == "prediction" else None
+    return x, y, cell.goal.labels(y, clean, structures, cell.ids), cell.region.masks(y, structures, cell.ids)
+
+
+def _texts(result):
+    """What speaks against trusting each image of an AttackResult, a text each."""
+    return ["; ".join(text for text, which in result.doubts.items() if which[k]) for k in range(len(result.taken))]
 
 
 def _plain(cell):
@@ -298,7 +346,7 @@ def _attack_all(work, structures, networks, batch_size):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are kept in the table
             result = attack(networks[alike.crafted_on], images, labels, **options)
-        doubts = ["; ".join(text for text, which in result.doubts.items() if which[k]) for k in range(len(images))]
+        doubts = _texts(result)
         for cell, end in zip(cells, np.cumsum(sizes), strict=True):
             part = slice(end - len(cell.ids), end)
             made[cell] = result.adv_images[part], doubts[part]

@@ -1,5 +1,7 @@
 """Target label maps (heart symbol, resized structure, any shape) and the regions that noise may be restricted to."""
 
+import base64
+import io
 import math
 import os
 import re
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from fontTools.pens.basePen import BasePen
 from fontTools.svgLib.path import parse_path
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import find_objects
 from torch.nn.functional import max_pool2d
 
@@ -20,6 +22,9 @@ from helpers.network import receptive_field
 SMALL, LARGE = 0.34, 2.25  # area of the paper's heart symbols / area of the heart
 FINENESS = 2048  # longest side of a drawn outline [pixels] before it is scaled
 LARGEST = 64  # a shape may span so many times the image's pixels
+MOST_PIXELS = 16_000_000  # of a PNG file; a larger one is refused before it is decoded
+PATH_DATA = r"\s*[Mm][-+\d.,\sEeMZLHVCSQTAmzlhvcsqta]*"
+PNG_TEXT = "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,8 @@ def read_shape(shape):
             path of a .png: inside is where alpha is at least half, if any pixel is transparent, otherwise where the
                 grey value is at least half of white (in an image of 0 and one other value: where it is not 0);
             path of an .svg with one <path>, of which nothing but the path data is read;
-            SVG path data, such as "M0 0 H9 V9 Z", every part closed.
+            SVG path data, such as "M0 0 H9 V9 Z", every part closed;
+            text of a .png file: "data:image/png;base64,…", see `png_text`.
             Outlines are filled by the even-odd rule: a part inside a part is a hole.
 
     Returns:
@@ -152,9 +158,11 @@ def read_shape(shape):
     """
     if isinstance(shape, str | os.PathLike):
         suffix = Path(shape).suffix.lower()
-        if suffix == ".png":
-            raster = _read_png(shape)
-        elif suffix == ".svg" or re.fullmatch(r"\s*[Mm][-+\d.,\sEeMZLHVCSQTAmzlhvcsqta]*", str(shape)):
+        if str(shape).startswith(PNG_TEXT):
+            raster = _read_png("the PNG", _from_base64(str(shape)))
+        elif suffix == ".png":
+            raster = _read_png(shape, Path(shape).read_bytes())
+        elif suffix == ".svg" or re.fullmatch(PATH_DATA, str(shape)):
             raster = _fill(_outlines(_read_svg(shape) if suffix == ".svg" else shape))
         else:
             raise ValueError(f"shape {str(shape)!r} is unknown; give an array, a .png, an .svg or SVG path data")
@@ -171,6 +179,20 @@ def read_shape(shape):
     if not raster.any():
         raise ValueError("the shape is empty: no area lies inside it")
     return raster[find_objects(raster.astype(np.uint8))[0]]
+
+
+def png_text(raster, *, most=512):
+    """A shape as text that `read_shape` reads: a PNG of black and white.
+
+    Args:
+        raster: bool (h, w).
+        most: longest side [pixels]; larger rasters are made smaller.
+    """
+    picture = Image.fromarray(np.asarray(raster, dtype=np.uint8) * 255)
+    picture.thumbnail((most, most), Image.Resampling.BOX)
+    file = io.BytesIO()
+    picture.point(lambda grey: 255 * (grey >= 128)).convert("1").save(file, "PNG", optimize=True)
+    return PNG_TEXT + base64.b64encode(file.getvalue()).decode()
 
 
 # Regions: where noise is allowed. A mask of one's own, bool (N, H, W), is a region as it is.
@@ -378,18 +400,28 @@ def _read_svg(path):
     return found[0].get("d", "")
 
 
-def _read_png(path):
+def _from_base64(text):
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        return base64.b64decode(text.removeprefix(PNG_TEXT), validate=True)
+    except ValueError as error:
+        raise ValueError(f"the PNG is not base64 ({error})") from None
+
+
+def _read_png(name, content):
+    """Raster of a PNG file's bytes; `name` is for messages."""
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and width * height > MOST_PIXELS:
+        raise ValueError(f"{name}: {width} × {height} pixels are too many; make it {MOST_PIXELS:,} at most")
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.has_transparency_data:
                 alpha = np.asarray(image.convert("RGBA"))[..., 3]
                 if alpha.min() < 255:
                     return alpha >= 128
             grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a PNG file that can be read ({error})") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name}: not a PNG file that can be read ({why})") from None
     if grey.min() == 0 and len(np.unique(grey)) <= 2:
         return grey > 0
     return grey >= (32768 if grey.itemsize > 1 else 128)

@@ -16,7 +16,7 @@ from helpers.files import ROOT
 
 ORDER = (
     "files phantom data network loss training attack targets evaluation verdicts engine cells store sweep plots "
-    "publish study"
+    "pictures frames explorer publish study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},
@@ -24,6 +24,7 @@ MUST_NOT_KNOW = {
     "attack": {"phantom", "data"},
     "targets": {"attack"},
     "plots": {"network"},
+    "pictures": {"network"},
 }
 CONDA_NAMES = {"torch": "pytorch", "jupyter-client": "jupyter_client"}
 
@@ -88,7 +89,7 @@ def test_nothing_asks_for_torchvision():
     every = requirements(*EXTRAS)
     assert str(next(each for each in every if each.name == "torch").specifier) == "==2.13.0"
     assert "torchvision" not in {each.name for each in every}
-    assert set(EXTRAS) == {"test", "cluster", "browser", "bench", "dev"}
+    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "bench", "dev"}
     assert not [path.name for path in (ROOT / "helpers").glob("*.py") if "torchvision" in path.read_text("utf-8")]
 
 
