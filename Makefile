@@ -32,7 +32,7 @@ app: $(STAMP) ## serve the explorer alone, as a page in the browser
 
 bench: $(PEERS)/.stamp ## time a phantom, training and attacks on this machine, beside five attack libraries
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
-	@$(RUN) tests/benchmarks/sweep.py $(ARGS)
+	@$(RUN) tests/benchmarks/sweep.py
 	@PYTHONPATH=$(CURDIR) $(PEERS)/bin/python tests/benchmarks/peers.py $(ARGS)
 
 clean: ## remove .venv, runs and caches (your data in data/ stays)

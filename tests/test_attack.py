@@ -760,8 +760,9 @@ def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, t
 
 def test_the_whole_range_is_enough_to_bend_a_trained_network_with_steps_of_a_sensible_size(trained):
     network, images, truth = trained
-    options = {"loss": partial(iou_loss, classes=(1, 2)), "classes": (1, 2), "precision": "fp32", "step_size": 0.02}
-    result = pgd(network, images, truth.roll((3, 3), (1, 2)), epsilon=2, targeted=True, steps=200, keep="iou", **options)
+    target, options = truth.roll((3, 3), (1, 2)), {"loss": partial(iou_loss, classes=(1, 2)), "classes": (1, 2)}
+    result = pgd(network, images, target, epsilon=2, targeted=True, steps=200, step_size=0.02, keep="iou",
+                 precision="fp32", **options)  # fmt: skip
     reached = result.iou.gather(0, result.taken[None])[0]
     assert (result.iou[0] < 60).all() and reached.mean() >= 97
 

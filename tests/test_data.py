@@ -180,7 +180,8 @@ def test_a_streamed_dataset_gives_the_same_cases_and_holds_none(own, monkeypatch
             assert torch.equal(one, other) and one.dtype == other.dtype
     with pytest.raises(ValueError, match="has no case 'nobody'"):
         streamed.take(["nobody"])
-    monkeypatch.setattr(data, "_content_digest", lambda source: pytest.fail("read again"))  # known by the files' names, sizes and dates
+    # known by the files' names, sizes and dates
+    monkeypatch.setattr(data, "_content_digest", lambda source: pytest.fail("read again"))
     assert load("folder", size=32, root=own, stream=True).digest == whole.digest
 
 

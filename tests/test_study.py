@@ -105,7 +105,7 @@ def test_the_marker_says_what_ran(place):
 
 @pytest.mark.parametrize(
     ("engine", "told"),
-    [("worker=2", "engine 'worker=2' is unknown; give"), ("no/slurm.yaml", "engine no/slurm.yaml: there is no such file")],
+    [("worker=2", "engine 'worker=2' is unknown; give"), ("no/s.yaml", "engine no/s.yaml: there is no such file")],
 )
 def test_an_engine_that_cannot_be_is_told_before_anything_runs(place, capsys, engine, told):
     place.write("01_first", parameters=PARAMETERS + '\nengine = ""')
@@ -116,7 +116,8 @@ def test_an_engine_that_cannot_be_is_told_before_anything_runs(place, capsys, en
 def test_a_slurm_file_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
     (tmp_path / "slurm.yaml").write_text("cores: 1\n")
     monkeypatch.chdir(tmp_path)
-    place.write("01_first", f"assert engine == {str(tmp_path / 'slurm.yaml')!r}", parameters=PARAMETERS + '\nengine = ""')
+    check = f"assert engine == {str(tmp_path / 'slurm.yaml')!r}"
+    place.write("01_first", check, parameters=PARAMETERS + '\nengine = ""')
     assert place.main("-p", "engine=slurm.yaml") == 0
 
 
