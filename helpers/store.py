@@ -5,7 +5,6 @@ import os
 import warnings
 import zlib
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -65,7 +64,7 @@ class Store:
         shapes = {"predictions": outcome.predictions.shape}
         if noise:
             arrays["noise"], shapes["noise"] = _pack(outcome.noise), outcome.noise.shape
-        about = {"cell": asdict(cell), "shapes": shapes, "warnings": outcome.warnings, "seconds": outcome.seconds,
+        about = {"cell": cell.values(), "shapes": shapes, "warnings": outcome.warnings, "seconds": outcome.seconds,
                  "about": outcome.about, "format": FORMAT}  # fmt: skip
         text = json.dumps(about, sort_keys=True)
         with replacing(self.path(cell.key)) as file:
@@ -161,5 +160,5 @@ def _unpack(packed, shape, kind):
 def _digest(arrays, text):
     parts = [text.encode()]
     for name, array in sorted(arrays.items()):
-        parts += [f"{name} {array.dtype} {array.shape}".encode(), array.tobytes()]
+        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
     return digest_bytes(*parts)

@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -195,6 +195,7 @@ class _Work:
         self.dataset, self.networks, self.store, self.noise, self.device = dataset, networks, store, noise, device
         self.batch_size = batch_size or max(1, min(4 * BATCH, BATCH * 256**2 // dataset.size**2))
         self.rows, self.failed, self.elsewhere, self.claims = {}, {}, [], {}
+        self.blamed = {path.stem for path in (self.store.folder / "failed").glob("*.json")}  # in an earlier run
         self.todo = {}
         for cell in cells.values():
             if cell.key not in self.rows and cell.key not in self.todo and not self._look(cell):
@@ -205,7 +206,8 @@ class _Work:
         """Compute what is left."""
         self.status, self.queue, self.slots = Status(self.total, self.before), deque(), 1
         try:
-            with opened(engine, device=self.device) as place:
+            # nearly all that writing takes is waiting for the disk
+            with opened(engine, device=self.device) as place, ThreadPoolExecutor(8) as self.disk:
                 self.slots = place.slots
                 self.queue.extend(self._chunks())
                 shared = {"structures": self.dataset.structures, "networks": self.networks, "device": self.device,
@@ -285,12 +287,12 @@ class _Work:
     def _write(self, cells, outcomes):
         keep = partial(self.store.write, noise=self.noise)
         try:
-            with ThreadPoolExecutor(8) as pool:  # nearly all of it is waiting for the disk
-                list(pool.map(keep, cells, outcomes))
+            list(self.disk.map(keep, cells, outcomes))
         except OSError as error:
             raise self._no_store(error) from None
         for cell, outcome in zip(cells, outcomes, strict=True):
-            self._failure(cell).unlink(missing_ok=True)
+            if cell.key in self.blamed:
+                self._failure(cell).unlink(missing_ok=True)
             self._keep(cell, outcome)
 
     def _show(self):
@@ -313,7 +315,7 @@ class _Work:
         """Write down a cell that fails, and return the first line of the error."""
         text = "".join(traceback.format_exception(error))
         with files.replacing(self._failure(cell), "w") as file:
-            json.dump({"cell": asdict(cell), "error": text, "origin": self.dataset.origin}, file, indent=1)
+            json.dump({"cell": cell.values(), "error": text, "origin": self.dataset.origin}, file, indent=1)
         return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
     def _report(self):
@@ -462,8 +464,8 @@ def export(store):
         cell, outcome = store.read_key(key)
         if cell is None:
             continue
-        parts = asdict(cell) | {f"goal_{name}": value for name, value in asdict(cell.goal).items()}
-        parts |= {f"region_{name}": value for name, value in asdict(cell.region).items()}
+        parts = cell.values() | {f"goal_{name}": value for name, value in vars(cell.goal).items()}
+        parts |= {f"region_{name}": value for name, value in vars(cell.region).items()}
         names = [name for name in parts if name not in ("ids", "goal", "region")]
         parts["classes"] = " ".join(map(str, cell.classes))
         structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
