@@ -26,7 +26,7 @@ from helpers import pictures, plots
 from helpers.cells import Goal
 from helpers.data import load
 from helpers.evaluation import provenance
-from helpers.files import FIGURES, RUNS, replacing, versions
+from helpers.files import CELLS, FIGURES, RUNS, replacing, versions
 from helpers.frames import Frames
 from helpers.plots import COLOURS
 from helpers.targets import LARGE, PATH_DATA, PNG_TEXT, SMALL, png_text, read_shape
@@ -39,8 +39,8 @@ MOST_TEXT, MOST_BYTES = 10_000, 8_000_000  # characters of SVG path data, bytes 
 
 
 def explore(
-    dataset, target, surrogate=None, *, store, epsilons, steps=100, structure=None, goal="small symbol", small=SMALL,
-    large=LARGE, factors=FACTORS, which="test", device="cpu", folder=RUNS / "explorer", **options,
+    dataset, target, surrogate=None, *, epsilons, store=CELLS, steps=100, structure=None, goal="small symbol",
+    small=SMALL, large=LARGE, factors=FACTORS, which="test", device="cpu", folder=RUNS / "explorer", **options,
 ):  # fmt: skip
     """The explorer as one widget: end a notebook's cell with it. `close` stops its attack and frees its memory.
 
