@@ -577,7 +577,7 @@ def write_dicom(path, image, description):
     values = {
         "SOPClassUID": meta.MediaStorageSOPClassUID, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
         "StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "Modality": "OT",
-        "ConversionType": "WSD", "PatientName": "Adversarial^Attack", "PatientID": "synthetic", "StudyDate": "",
+        "ConversionType": "WSD", "PatientName": "Adversarial^Attack", "PatientID": "", "StudyDate": "",
         "StudyTime": "", "StudyID": "", "SeriesNumber": 1, "InstanceNumber": 1, "AccessionNumber": "",
         "ReferringPhysicianName": "", "PatientBirthDate": "", "PatientSex": "", "ImageComments": description,
         "Rows": grey.shape[0], "Columns": grey.shape[1], "SamplesPerPixel": 1, "PixelRepresentation": 0,
@@ -623,7 +623,7 @@ def main():
     """Draw figures/explorer.gif with the networks of `make study`. Returns the exit code."""
     data = load("phantom", size=128, test_cases=4)
     target = train(data, "target", depth=3, epochs=40, augmentation="elastic")
-    explorer = explore(data, target, store=RUNS / "quick" / "cells", epsilons=[0.01, 0.02, 0.04, 0.08, 0.16])
+    explorer = explore(data, target, epsilons=[0.01, 0.02, 0.04, 0.08, 0.16])
     animate(explorer, FIGURES / "explorer.gif")
     explorer.close()
     return 0
