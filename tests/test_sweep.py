@@ -20,14 +20,14 @@ from clusters import ENVIRONMENT, PYTHON, until
 from toys import NETWORKS, Acting, single_cells
 
 from helpers import sweep
-from helpers.cells import Goal, rebuild
+from helpers.cells import Goal
 from helpers.data import Dataset
 from helpers.engine import LostEngine
 from helpers.files import digest_json
 from helpers.loss import iou
 from helpers.network import predict
 from helpers.store import FORMAT, Store
-from helpers.sweep import SweepError, export, main, outcomes, run, smallest_epsilon, train_all
+from helpers.sweep import SweepError, export, main, pictures, run, smallest_epsilon, train_all
 from helpers.training import Trained
 
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(120)]
@@ -76,13 +76,13 @@ def test_the_table_has_a_row_for_each_case_structure_and_comparison(expected, tm
         rows = found[(found["attack"] == attack) & (found["epsilon"] == epsilon)]
         assert set(rows["cell"]) == {cell.key} and rows["id"].tolist() == [id for id in cell.ids for _ in range(4)]
         assert (rows["linf"] <= epsilon + 1e-6).all()
-    for name, outcome in outcomes(cells, store=tmp_path).items():
-        images, truth = DATA.take(cells[name].ids)
-        maps = torch.from_numpy(outcome.predictions).long()
-        scores = found[(found["cell"] == cells[name].key) & (found["compared_with"] == "truth")]["iou"].to_numpy()
+    adv_images, predictions = pictures(cells, DATA, store=tmp_path)
+    for name, cell in cells.items():
+        truth = DATA.take(cell.ids)[1]
+        scores = found[(found["cell"] == cell.key) & (found["compared_with"] == "truth")]["iou"].to_numpy()
+        maps = predictions[name].long()
         assert np.array_equal(scores, iou(maps, truth, classes=(1, 2)).numpy().ravel(), equal_nan=True)
-        seen = predict(NETWORKS["a"], rebuild(images, outcome))
-        assert (seen == maps).float().mean() > 0.99
+        assert (predict(NETWORKS["a"], adv_images[name]) == maps).float().mean() > 0.99
     assert_same(found, expected)
 
 
@@ -113,14 +113,14 @@ def test_noise_that_was_not_kept_is_made_again(tmp_path):
     options = {"store": tmp_path, "names": ("name",)}
     run(cells, DATA, {"net": Acting()}, **options)
     with pytest.raises(ValueError, match="noise=True"):
-        rebuild(DATA.images, outcomes(cells, store=tmp_path)["x"])
+        pictures(cells, DATA, store=tmp_path)
     run(cells, DATA, {"net": Acting()}, noise=True, **options)
-    assert rebuild(DATA.images, outcomes(cells, store=tmp_path)["x"]).shape == DATA.images.shape
+    assert pictures(cells, DATA, store=tmp_path)[0]["x"].shape == DATA.images.shape
 
 
-def test_no_cells_and_outcomes_of_none(tmp_path):
+def test_no_cells_and_pictures_of_none(tmp_path):
     with pytest.raises(ValueError, match="cell x is not in"):
-        outcomes({"x": toys.cell(DATA)}, store=tmp_path)
+        pictures({"x": toys.cell(DATA)}, DATA, store=tmp_path)
     assert run({}, DATA, NETWORKS, store=tmp_path).empty
 
 
