@@ -16,8 +16,8 @@ import math
 import os
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -178,7 +178,8 @@ class OnDask:
     @property
     def slots(self):
         """Tasks at a time: the threads of all workers, or their GPUs."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        with _noticing():
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         count = lambda worker: worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]  # noqa: E731
         return max(1, int(sum(map(count, workers))))
 
@@ -191,26 +192,31 @@ class OnDask:
             while True:
                 while len(running) < self.slots and (task := following()) is not None:
                     # a task of its own: unlike scattered data, it is made again if the worker that holds it dies
-                    common = common or self.client.submit(_same, shared, pure=False)
-                    future = self.client.submit(_work, function, common, task, self.threads, pure=False,
-                                                resources=self.resources)  # fmt: skip
+                    with _noticing():
+                        common = common or self.client.submit(_same, shared, pure=False)
+                        future = self.client.submit(_work, function, common, task, self.threads, pure=False,
+                                                    resources=self.resources)  # fmt: skip
                     running[future] = task
                 if not running:
                     return
-                try:
-                    with self.client.as_current():
-                        done = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
-                except TimeoutError:
-                    done = ()
+                with _noticing():
+                    try:
+                        with self.client.as_current():
+                            done = wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done
+                    except TimeoutError:
+                        done = ()
                 self._check()
                 for future in done:
-                    task, error = running.pop(future), future.exception()
+                    with _noticing():
+                        error = future.exception()
+                        result = None if error else future.result()
                     if future.cancelled():
                         raise LostEngine("the Dask scheduler has gone")
-                    yield task, None if error else future.result(), error
+                    yield running.pop(future), result, error
         finally:
             if self.client.status == "running":
-                self.client.cancel(list(running), force=True)
+                with suppress(OSError, CancelledError):
+                    self.client.cancel(list(running), force=True)
 
     def _check(self):
         """Raise LostEngine unless the scheduler is there; a short break of the connection is waited for."""
@@ -219,6 +225,15 @@ class OnDask:
             if self.client.status in ("closed", "closing", "newly-created") or time.monotonic() > end:
                 raise LostEngine("the Dask scheduler has gone")
             time.sleep(0.2)
+
+
+@contextmanager
+def _noticing():
+    """Turn what Dask raises on a connection that has broken into LostEngine."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise LostEngine("the Dask scheduler has gone") from error
 
 
 def _same(value):
