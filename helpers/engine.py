@@ -179,7 +179,7 @@ class OnDask:
     def slots(self):
         """Tasks at a time: the threads of all workers, or their GPUs."""
         with _noticing():
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            workers = self.client.scheduler_info(n_workers=-1).get("workers", {}).values()  # none, if it has gone
         count = lambda worker: worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]  # noqa: E731
         return max(1, int(sum(map(count, workers))))
 

@@ -578,14 +578,15 @@ def drive(page, store, name, capsys):
         image.addEventListener("load", () => window.times.push(performance.now() - window.pressed));
     }"""
     )
-    seen, last = {}, None
+    seen, last, picture = {}, heading.inner_text(), page.evaluate(PIXELS)
     for key in ["ArrowLeft"] + ["ArrowRight"] * len(LEVELS):
         count = page.evaluate("window.times.length")
         page.keyboard.press(key)
         page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
         page.wait_for_function(f"document.querySelector('.attack-explorer b').innerText != {json.dumps(last)}")
-        last = heading.inner_text()
-        picture = page.evaluate(PIXELS)
+        last, before, end = heading.inner_text(), picture, time.monotonic() + 10
+        while (picture := page.evaluate(PIXELS)) == before and time.monotonic() < end:
+            page.wait_for_timeout(10)
         seen[last] = picture
     assert len(set(seen.values())) == len(seen) == len(LEVELS) + 1
     found = {}
