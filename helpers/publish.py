@@ -9,6 +9,7 @@ from helpers.evaluation import markdown, side_by_side
 from helpers.files import replacing
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
+WIDGET = "application/vnd.jupyter.widget-view+json"
 ACROSS = {"clean": "structure", "table1": "epsilon", "table2": "epsilon"}  # what becomes columns for reading
 
 
@@ -52,8 +53,8 @@ def renew_readme(readme, figures):
 
 
 def renew_outputs(notebook, executed):
-    """Give a notebook the outputs of its executed copy, but for what the batch run added and for warnings (which name
-    paths of the machine), and return its path."""
+    """Give a notebook the outputs of its executed copy, but for what the batch run added, for warnings (they name
+    paths of the machine) and for widgets. Returns its path."""
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
     renewed, count = json.loads(notebook.read_text(encoding="utf-8")), 0
@@ -64,6 +65,8 @@ def renew_outputs(notebook, executed):
             for output in outputs:
                 if "execution_count" in output:
                     output["execution_count"] = count
+                if WIDGET in output.get("data", {}):  # of a kernel that is gone; the picture beside it stays
+                    output["data"] = {kind: content for kind, content in output["data"].items() if kind != WIDGET}
             cell.update(execution_count=count, outputs=outputs)
     with replacing(notebook, "w") as file:
         file.write(json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
