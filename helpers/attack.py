@@ -29,7 +29,6 @@ class AttackResult:
         zero_gradients: (steps, N) share of the values in the region whose gradient is zero [percent].
         taken: int64 (N,), the steps after which `adv_images` was kept.
         doubts: what speaks against trusting the result, a dict from a sentence to bool (N,): which images it is about.
-        warnings: the same, a line each.
     """
 
     adv_images: torch.Tensor
@@ -41,6 +40,7 @@ class AttackResult:
 
     @property
     def warnings(self):
+        """The doubts, a line each, with the number of images where it is not all: a tuple."""
         count = lambda which: "" if which.all() else f"{int(which.sum())} of {len(which)} images: "  # noqa: E731
         return tuple(f"{count(which)}{text}" for text, which in self.doubts.items())
 
@@ -188,10 +188,8 @@ def shortened(
     """
     epsilon, region = _check(images, labels, epsilon, region, (-1.0, 1.0))
     steps = _whole("steps", steps, most=len(result.zero_gradients))
-    frozen, limits = (
-        frozen_copy(network, precision=precision, example=images[:1]),
-        epsilon[:, None, None, None] * region,
-    )
+    frozen = frozen_copy(network, precision=precision, example=images[:1])
+    limits = epsilon[:, None, None, None] * region
     noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in _keys(seed, len(images))]) * limits
     loss_so_far, zeros = result.loss[: steps + 1], result.zero_gradients[:steps]
     result = AttackResult(adv_images, loss_so_far, None, zeros, torch.full_like(result.taken, steps))

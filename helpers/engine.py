@@ -12,7 +12,6 @@ only, unless the YAML file names another.
 """
 
 import asyncio
-import math
 import os
 import re
 import time
@@ -245,9 +244,3 @@ def _work(function, shared, task, threads):
 
     torch.set_num_threads(threads)
     return function(shared, task)
-
-
-def left(seconds):
-    """Text of a time, such as "1:05" or "2:00:00"."""
-    minutes, seconds = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"

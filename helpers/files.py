@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -72,6 +73,12 @@ def tell(line):
             print(line, file=file)
     else:
         print(line, flush=True)
+
+
+def clock(seconds):
+    """Text of a time, such as "1:05" or "2:00:00"."""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
 def digest_bytes(*parts):

@@ -24,7 +24,7 @@ import torch
 from helpers import files
 from helpers.cells import Cell, check, compute, rebuild
 from helpers.data import load
-from helpers.engine import LostEngine, left, opened
+from helpers.engine import LostEngine, opened
 from helpers.network import find_device
 from helpers.store import Store
 from helpers.training import find_weights, install, load_weights, make_recipe, train, weights_path
@@ -341,6 +341,7 @@ class Status:
         self.bar = files.progress_bar(total=total, initial=done, desc="cells", unit="cell")
 
     def show(self, done, failed):
+        """Bring the bar up to date, or print a line if the last one is ten seconds old or all is done."""
         now = time.monotonic()
         self.bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
         self.bar.update(done - self.bar.n)
@@ -348,11 +349,12 @@ class Status:
             new, self.told = done - self.before, now
             rate = new / max(now - self.start, 1e-9)
             rest = self.total - done - failed
-            eta = f", {left(rest / rate)} left" if new else ""
+            eta = f", {files.clock(rest / rate)} left" if new else ""
             text = f"{done} of {self.total} cells, {failed} failed, {rest} left, {60 * rate:.1f} a minute{eta}"
             files.tell(text)
 
     def close(self):
+        """Remove the bar."""
         self.bar.close()
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 
-from helpers.files import WEIGHTS, commit, digest_bytes, digest_json, progress_bar, replacing, tell, versions
+from helpers.files import WEIGHTS, clock, commit, digest_bytes, digest_json, progress_bar, replacing, tell, versions
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, native_bf16
 
@@ -413,6 +413,5 @@ def _progress(role, history, epochs):
         bar.set_postfix_str(text, refresh=False)
         bar.update()
         if bar.disable:
-            eta = f"{left // 60:.0f}:{left % 60:02.0f} left"
-            tell(f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {eta}")
+            tell(f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {clock(left)} left")
     bar.close()

@@ -16,6 +16,7 @@ from helpers.loss import iou
 from helpers.network import predict
 from helpers.training import Trained
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = dataset(5, size=32)
 LITERAL = Cell("phantom", "abc", 128, ("p1", "p2"), "0123", "4567", (1, 2, 3), Goal("shape", "heart", 0.34),
                Region("box", "heart", 4), "pgd", 0.04, 100, "iou", None, 0, "fp32", 7, 1)  # fmt: skip
@@ -25,14 +26,6 @@ OTHER = {
     "epsilon": 0.05, "steps": 99, "loss": "margin", "stop_at": 95.0, "bits": 8, "precision": "bf16", "seed": 8,
     "version": 2,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def outcomes(cells, data=DATA, *, batch_size=8, order=None):

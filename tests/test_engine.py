@@ -11,7 +11,7 @@ import torch
 from clusters import end, started, until
 
 import helpers.engine
-from helpers.engine import Here, LostEngine, left, opened, parse
+from helpers.engine import Here, LostEngine, opened, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -75,11 +75,6 @@ def test_this_process_needs_no_dask():
     code = "import sys\nfrom helpers.engine import opened\nwith opened('') as place: assert place.slots == 1\n"
     code += "import helpers.sweep\nassert not {'dask', 'distributed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
-def test_a_time_is_written_as_on_a_clock(seconds, text):
-    assert left(seconds) == text
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------

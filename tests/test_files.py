@@ -148,8 +148,13 @@ def test_versions_name_python_and_the_numerical_packages():
     assert files.versions()["python"].split(".")[:2] == [str(part) for part in sys.version_info[:2]]
 
 
-@pytest.mark.parametrize("profile", ["", ".", "..", "../elsewhere", "/tmp/x", "a/b"])
+@pytest.mark.parametrize("profile", ["", ".", "..", "../elsewhere", "/elsewhere", "a/b"])
 def test_results_stay_in_the_run_folder(profile):
     assert files.run_folder("quick") == files.RUNS / "quick"
     with pytest.raises(ValueError, match="give the name of a folder"):
         files.run_folder(profile)
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")])
+def test_a_time_is_written_as_on_a_clock(seconds, text):
+    assert files.clock(seconds) == text

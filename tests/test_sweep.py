@@ -30,17 +30,13 @@ from helpers.store import FORMAT, Store
 from helpers.sweep import SweepError, export, main, pictures, run, smallest_epsilon, train_all
 from helpers.training import Trained
 
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.timeout(120),
+]
 DATA = toys.dataset()
 KEYS = ("attack", "epsilon")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def swept(store, data=DATA, **options):
