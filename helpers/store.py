@@ -119,8 +119,8 @@ class Store:
             folder.mkdir(exist_ok=True)
             os.replace(path, place)
         except OSError as problem:
-            return f"is not used ({error}), and cannot be moved away ({problem.strerror}); it is computed again"
-        return f"is not used ({error}); it was moved to damaged/{place.name} and is computed again"
+            return f"is not used ({error}), and cannot be moved away ({problem.strerror}); a sweep computes it again"
+        return f"is not used ({error}); it was moved to damaged/{place.name}, and a sweep computes it again"
 
     @contextmanager
     def claimed(self, keys):

@@ -6,6 +6,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 import time
 import traceback
@@ -528,6 +529,9 @@ def main(argv=None):
             else:
                 text, healthy = status(options.store)
                 print(text)
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2

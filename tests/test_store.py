@@ -84,7 +84,7 @@ def test_a_file_is_small_where_maps_are_smooth(store):
 def damaged(store):
     """Read a cell that is damaged: the file goes aside, with a warning, and can be written again."""
     before = store.path(CELL.key).read_bytes()
-    with pytest.warns(UserWarning, match="moved to damaged/.*computed again") as caught:
+    with pytest.warns(UserWarning, match="moved to damaged/.*, and a sweep computes it again") as caught:
         assert store.read(CELL) is None
     assert len(caught) == 1 and CELL.key[:12] in str(caught[0].message) and "\n" not in str(caught[0].message)
     assert not store.path(CELL.key).exists() and store.keys() == []
@@ -158,7 +158,7 @@ def test_a_damaged_file_that_cannot_be_moved_is_told_as_that(store, monkeypatch)
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("helpers.store.os.replace", refuse)
-    with pytest.warns(UserWarning, match="cannot be moved away .Permission denied.; it is computed again"):
+    with pytest.warns(UserWarning, match="cannot be moved away .Permission denied.; a sweep computes it again"):
         assert store.read(CELL) is None
 
 

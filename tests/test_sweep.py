@@ -489,6 +489,13 @@ def test_status_and_export_tell_what_a_store_holds(tmp_path, expected):
     assert {"goal_kind", "goal_ratio", "region_kind", "attack", "steps", "precision", "version"} <= set(table.columns)
 
 
+def test_a_reader_who_has_seen_enough_of_a_table_is_no_error(tmp_path):
+    swept(tmp_path)
+    words = f"set -o pipefail; '{PYTHON}' -m helpers.sweep export '{tmp_path}' | true"
+    found = subprocess.run(["bash", "-c", words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
     data = toys.on_disk(tmp_path / "data")
     cell = toys.cell(data, data.split["test"][:1])
