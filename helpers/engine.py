@@ -84,22 +84,24 @@ def opened(engine="", *, device="cpu"):
         import distributed
     except ImportError:
         raise ValueError(f"engine {engine!r} needs Dask: pip install -e '.[cluster]'") from None
-    gpu = str(device).startswith("cuda")
+    gpu, made, before = str(device).startswith("cuda"), None, dict(os.environ)
     threads = options.pop("threads", None)
-    if kind == "workers":
-        threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
-        made = _local(options["workers"], gpu)
-    elif kind == "slurm":
-        made, threads = _slurm(options["path"])
-    else:
-        made = None
-        _knock(options["address"])
     try:
+        if kind == "workers":
+            threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
+            made = _local(options["workers"], gpu)
+        elif kind == "slurm":
+            made, threads = _slurm(options["path"])
+        else:
+            _knock(options["address"])
         with distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False) as client:
             yield OnDask(client, threads or 1, gpu)
     finally:
         if made is not None:
             made.close(timeout=PATIENCE)
+        for name in set(os.environ) - set(before):  # Dask leaves OMP_NUM_THREADS=1 for all that is started later
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _knock(address):

@@ -419,9 +419,7 @@ class Explorer(widgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         if not self.closed and self.shown is not None:
             file = io.BytesIO()
-            radiograph = self._pictures(self.shown)[0]  # without the noise, which no file format makes small
-            small = radiograph.resize([3 * side // 4 for side in radiograph.size], Image.Resampling.LANCZOS)
-            small.quantize(40, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+            self.picture().quantize(32, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
             picture = base64.b64encode(file.getvalue()).decode()
             bundle |= {"text/plain": f"Explorer: {self.text}", "image/png": picture}
         return bundle

@@ -77,7 +77,8 @@ def until(condition, seconds=60):
 
 
 SBATCH = """#!/bin/sh
-setsid sh "$1" > "{folder}/job.$$.log" 2>&1 &
+cp "$1" "{folder}/job.$$.sh"  # as Slurm does: the script may be gone when the job starts
+setsid sh "{folder}/job.$$.sh" > "{folder}/job.$$.log" 2>&1 &
 echo $! >> "{folder}/jobs"
 echo "Submitted batch job $!"
 """

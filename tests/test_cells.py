@@ -16,7 +16,6 @@ from helpers.loss import iou
 from helpers.network import predict
 from helpers.training import Trained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 DATA = dataset(5, size=32)
 LITERAL = Cell("phantom", "abc", 128, ("p1", "p2"), "0123", "4567", (1, 2, 3), Goal("shape", "heart", 0.34),
                Region("box", "heart", 4), "pgd", 0.04, 100, "iou", None, 0, "fp32", 7, 1)  # fmt: skip

@@ -129,6 +129,14 @@ def test_tasks_in_this_process():
     assert next(lazy)[1] == 1  # each when it is asked for
 
 
+def test_workers_of_this_machine_leave_its_environment_alone(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    with opened("workers=1"):
+        pass
+    assert dict(os.environ) == before
+
+
 def test_workers_of_this_machine(tmp_path):
     with opened("workers=2 threads=2") as place:
         assert place.slots == 2

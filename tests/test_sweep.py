@@ -31,7 +31,6 @@ from helpers.sweep import SweepError, export, main, pictures, run, smallest_epsi
 from helpers.training import Trained
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.timeout(120),
 ]
