@@ -178,3 +178,22 @@ def test_a_scheduler_that_dies_is_an_error_soon(tmp_path):
                     end(scheduler, 9)
                     start = time.monotonic()
     assert time.monotonic() - start < 25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_workers_keep_the_memory_of_a_tensor_for_the_next():
+    code = """if True:
+        import resource, sys
+        import torch
+        from helpers.engine import _work
+        def faults(*_):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(60):
+                torch.ones(10_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print(faults(), _work(faults, None, None, 1))
+    """
+    given = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # as Dask's nannies set it
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    as_dask_has_it, ours = map(int, done.stdout.split())
+    assert ours < as_dask_has_it / 5
