@@ -251,8 +251,8 @@ def _work(function, shared, task, threads):
 
 
 def _keep_memory():
-    """Have glibc keep a tensor's memory for the next: Dask's workers give it back at once, and attacks take twice as long
-    for fresh pages."""
+    """Have glibc keep a tensor's memory for the next: Dask's workers give it back at once, and attacks take twice as
+    long for fresh pages."""
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX
