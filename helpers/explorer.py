@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
+from ipyevents import Event as Listener
 from PIL import Image
 
 from helpers import pictures, plots
@@ -117,6 +118,7 @@ class Explorer(widgets.VBox):
         self.lock, self.closed, self.job, self.queue = RLock(), False, None, []
         self.shown = self.wanted = None
         self.shape = self.text = self.error = ""
+        self.corners = None  # of a polygon that is being drawn [pixels of the picture]
         self.counts = step_grid(frames.steps)
         self.controls = _controls(frames, epsilons, self.counts, structure, goal, factors)
         layout = widgets.Layout(width=f"{pictures.SIDE}px", max_width="100%")
@@ -138,6 +140,9 @@ class Explorer(widgets.VBox):
         c.played.observe(self._choose_played, "value")
         c.path.observe(self._paste, "value")
         c.upload.observe(self._load, "value")
+        c.draw.observe(self._draw, "value")
+        self.clicks = Listener(source=self.radiograph, watched_events=["click"])
+        self.clicks.on_dom_event(self._click)
         for name in ("compute", "cancel", "save_figure", "save_image", "save_dicom"):
             getattr(c, name).on_click(getattr(self, f"_{name}"))
 
@@ -200,7 +205,8 @@ class Explorer(widgets.VBox):
         reference = data.classes if cell.goal.kind == "untargeted" else [data.class_of(cell.goal.structure)]
         radiograph = pictures.radiograph(
             self.frames.attacked(frame), frame.prediction, self.frames.goal(cell), classes=data.classes,
-            reference_classes=reference, window=(c.centre.value, c.width.value))  # fmt: skip
+            reference_classes=reference, window=(c.centre.value, c.width.value), corners=self.corners or (),
+        )  # fmt: skip
         return radiograph, pictures.noise_map(frame.values, limit=self._limit(frame))
 
     def _limit(self, frame):
@@ -336,6 +342,26 @@ class Explorer(widgets.VBox):
         self._changed()
 
     @_guarded
+    def _draw(self, change):
+        """Begin a polygon, or close it and take it as the shape."""
+        self.controls.draw.description, self.error = "Close the polygon" if change["new"] else "Draw a polygon", ""
+        if change["new"]:
+            self.corners = []
+            self._say("click the corners on the radiograph, one after the other, then press Close the polygon")
+            return
+        corners, self.corners = self.corners, None
+        self._redraw()
+        if len(corners) < 3:
+            raise ValueError(f"a polygon of {len(corners)} corners has no area: draw one of three or more")
+        self.controls.path.value = "M" + " L".join(f"{x:g} {y:g}" for x, y in corners) + " Z"
+
+    @_guarded
+    def _click(self, event):
+        if self.corners is not None:
+            self.corners.append((event["dataX"], event["dataY"]))
+            self._redraw()
+
+    @_guarded
     def _load(self, change):
         if not change["new"]:
             return
@@ -434,7 +460,7 @@ class Explorer(widgets.VBox):
             job.join(10)
         self.job = self.shown = self.wanted = None
         self.frames.clear()
-        for widget in [*self.controls.__dict__.values(), *_inside(self)]:
+        for widget in [self.clicks, *self.controls.__dict__.values(), *_inside(self)]:
             widget.close()
         super().close()
 
@@ -503,8 +529,10 @@ def _controls(frames, epsilons, counts, structure, goal, factors):
     level = max((epsilon for epsilon in epsilons if epsilon <= 0.04), default=0) or epsilons[1]
     path = widgets.Textarea(description="SVG path data", placeholder="M0 0 H9 V9 Z", continuous_update=False, **about)
     upload = widgets.FileUpload(description="Load a PNG", accept=".png", multiple=False, layout={"width": "auto"})
-    text = widgets.HTML("The shape: white or opaque parts of a PNG, or closed SVG path data (what stands in "
-                        "<code>d=\"…\"</code>).")  # fmt: skip
+    draw = widgets.ToggleButton(description="Draw a polygon", tooltip="Click its corners on the radiograph",
+                                layout={"width": "auto"})  # fmt: skip
+    text = widgets.HTML("The shape, put at the structure's centre: white or opaque parts of a PNG, closed SVG path "
+                        "data (what stands in <code>d=\"…\"</code>), or a polygon that is drawn here.")  # fmt: skip
     save_dicom = button("Save DICOM", "Attacked image as secondary capture")
     save_dicom.layout.display = "" if importlib.util.find_spec("pydicom") else "none"
     factors = sorted({*factors, 1.0})
@@ -521,7 +549,7 @@ def _controls(frames, epsilons, counts, structure, goal, factors):
         play=widgets.Play(description="Play", min=0, max=len(counts) - 1, value=len(counts) - 1, interval=500),
         centre=slide("Window centre", -1.0, 1.0, 0.0, 0.05), width=slide("Window width", 0.1, 2.0, 2.0, 0.05),
         gain=choose("Noise ×", [(f"{gain:g}", gain) for gain in (0.5, 1.0, 2.0, 5.0, 10.0)], 1.0),
-        path=path, upload=upload, own=widgets.VBox([text, widgets.HBox([upload, path])]),
+        path=path, upload=upload, draw=draw, own=widgets.VBox([text, widgets.HBox([upload, draw, path])]),
         compute=button("Compute every ε", "Attack this case at every noise level"),
         cancel=button("Cancel", "Stop computing"), save_figure=button("Save figure", "PNG with its provenance"),
         save_image=button("Save attacked image", "16-bit PNG"), save_dicom=save_dicom)  # fmt: skip

@@ -18,7 +18,9 @@ FINER = 2  # times larger while lines are drawn, for smooth edges
 DASH, GAP = 12, 9  # of the reference's outline [pixels of the larger picture]
 
 
-def radiograph(image, labels, reference, *, window=(0.0, 2.0), classes, reference_classes, side=SIDE):
+def radiograph(
+    image, labels, reference, *, window=(0.0, 2.0), classes, reference_classes, corners=(), side=SIDE
+):  # fmt: skip
     """A radiograph with the outlines of a label map, numbered and in the structures' colours, and dashed white ones.
 
     Args:
@@ -27,6 +29,7 @@ def radiograph(image, labels, reference, *, window=(0.0, 2.0), classes, referenc
         reference: label map (H, W), such as the target, outlined dashed and white.
         window: centre and width of the display window [units of the images].
         classes, reference_classes: the classes to outline.
+        corners: (x, y) of a polygon that is being drawn [pixels of the picture].
         side: of the picture [pixels].
 
     Returns:
@@ -47,6 +50,11 @@ def radiograph(image, labels, reference, *, window=(0.0, 2.0), classes, referenc
                 pen.line(dash, fill="white", width=3)
     for c in classes:
         _write_number(pen, labels == c, c, scale)
+    drawn = [(x * FINER, y * FINER) for x, y in corners]
+    for width, colour in ((9, "black"), (5, "yellow")):
+        pen.line(drawn, fill=colour, width=width)
+        for corner in drawn:
+            pen.circle(corner, width + 3, fill=colour)
     return large.reduce(FINER)
 
 

@@ -414,6 +414,44 @@ def test_a_polygon_of_two_points_is_refused():
         read_shape([(0, 0), (5, 5)])
 
 
+def test_a_polygon_is_drawn_by_clicks_and_becomes_the_target(make):
+    explorer = make()
+    c, corners = explorer.controls, [(100, 80), (300, 120), (220, 300)]
+    click = lambda x, y: explorer.clicks._dom_handlers({"type": "click", "dataX": x, "dataY": y})  # noqa: E731
+    before = explorer.radiograph.value
+    click(5, 5)
+    assert explorer.radiograph.value == before, "a click by chance draws nothing"
+    c.goal.value = "own shape"
+    assert "draw" in c.own.children[0].value and explorer.error
+    c.draw.value = True
+    assert c.draw.description == "Close the polygon" and "click the corners" in explorer.message.value
+    drawn = [explorer.radiograph.value]
+    for corner in corners:
+        click(*corner)
+        drawn.append(explorer.radiograph.value)
+    assert len(set(drawn)) == 4
+    yellow = lambda content: (abs(pixels(content) - (255, 255, 0)).sum(axis=2) < 40).nonzero()  # noqa: E731
+    assert not yellow(drawn[0])[0].size
+    rows, columns = yellow(drawn[-1])
+    assert abs(rows - 80).min() <= 3 and rows.max() < 310 and abs(columns - 300).min() <= 3
+    c.draw.value = False
+    assert explorer.wait() and not explorer.error and explorer.corners is None
+    goal = explorer.wanted.goal
+    assert goal.shape == c.path.value == "M100 80 L300 120 L220 300 Z"
+    assert not yellow(explorer.radiograph.value)[0].size
+
+
+@pytest.mark.parametrize("clicks", [0, 1, 2])
+def test_a_polygon_of_too_few_clicks_is_refused(complete, clicks):
+    c = complete.controls
+    c.goal.value = "own shape"
+    c.draw.value = True
+    for k in range(clicks):
+        complete.clicks._dom_handlers({"type": "click", "dataX": 10 * k, "dataY": 9})
+    c.draw.value = False
+    assert f"a polygon of {clicks} corners has no area" in complete.error and complete.job is None
+
+
 @pytest.mark.parametrize("text", ["M0 0 H9 V9 Z", None])
 def test_a_shape_of_one_s_own_becomes_the_target(make, text):
     explorer = make()
@@ -609,6 +647,18 @@ def drive(page, store, name, capsys):
     box.locator("textarea").blur()
     settled()
     assert "step 12" in heading.inner_text()
+    box.get_by_role("button", name="Draw a polygon").click()
+    for x, y in ((0.25, 0.3), (0.75, 0.3), (0.5, 0.7)):
+        count = page.evaluate("window.times.length")
+        picture = box.locator("img.widget-image").first
+        side = picture.bounding_box()["width"]
+        picture.click(position={"x": x * side, "y": y * side})
+        page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
+    page.screenshot(path=str(RUNS / f"explorer-{name}-polygon.png"), full_page=True)
+    box.get_by_role("button", name="Close the polygon").click()
+    settled()
+    corners = [float(number) / pictures.SIDE for number in re.findall(r"\d+", box.locator("textarea").input_value())]
+    assert np.allclose(corners, [0.25, 0.3, 0.75, 0.3, 0.5, 0.7], atol=0.02)
     page.screenshot(path=str(RUNS / f"explorer-{name}-own.png"), full_page=True)
     with capsys.disabled():
         times = page.evaluate("window.times")[: len(LEVELS) + 1]
