@@ -20,8 +20,8 @@ full: ## run all notebooks with the parameters of the committed figures (an afte
 	@$(MAKE) --no-print-directory study PROFILE=full
 
 test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attack")
-	@$(RUN) -m pytest tests notebooks --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 $(ARGS)
+	@$(RUN) -m pytest tests notebooks -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -3,11 +3,13 @@
 import json
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scipy.ndimage import gaussian_filter1d
@@ -107,6 +109,7 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best validation epoch. A
     checkpoint is written after each epoch: killed at any moment, the same call goes on and ends with the same weights.
+    If another process trains the same, its weights are waited for.
 
     Args:
         dataset: a `helpers.data.Dataset`.
@@ -126,7 +129,9 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
     recipe = make_recipe(dataset, role, **settings)
     path = weights_path(recipe, folder)
     if not path.exists():
-        _fit(recipe, dataset, role, path, torch.device(device))
+        with _alone(role, path.with_suffix(".lock")):
+            if not path.exists():
+                _fit(recipe, dataset, role, path, torch.device(device))
     trained = load_weights(path)
     if trained.recipe != recipe:
         raise ValueError(f"{path.name} was trained by another recipe than its name says: delete it and train again")
@@ -315,6 +320,22 @@ def _affine(draw):
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _alone(role, path):
+    """Wait until no other process is in this block; the operating system lets go of one that dies."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        tell(f"{role}: waiting for another process, which trains the same network")
+        lock.acquire()
+    try:
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def _fit(recipe, dataset, role, path, device):

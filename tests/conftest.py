@@ -8,3 +8,10 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)  # as workers do; small networks gain nothing by more
 settings.register_profile("study", derandomize=True, deadline=None)
 settings.load_profile("study")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests have measured, also those of other processes."""
+    for report in sum(terminalreporter.stats.values(), []):
+        for name, text in report.user_properties if getattr(report, "when", "") == "call" else ():
+            terminalreporter.write_line(f"{name}: {text}")

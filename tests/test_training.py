@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from itertools import combinations
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
@@ -153,6 +156,25 @@ def test_the_same_recipe_is_loaded_and_not_trained_again(trained, monkeypatch):
     assert (again.digest, again.recipe, again.history) == (result.digest, result.recipe, result.history)
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert all(torch.equal(v, result.network.state_dict()[n]) for n, v in again.network.state_dict().items())
+
+
+def test_another_process_that_trains_the_same_is_waited_for(trained, tmp_path, monkeypatch):
+    result, folder = trained
+    told, found = [], []
+    monkeypatch.setattr(training, "tell", told.append)
+    monkeypatch.setattr(training, "_fit", None)
+    path = training.weights_path(result.recipe, tmp_path)
+    with FileLock(path.with_suffix(".lock")):
+        waiting = Thread(target=lambda: found.append(train(toy(), "target", folder=tmp_path, **SETTINGS)))
+        waiting.start()
+        while not told:
+            assert waiting.is_alive()
+            waiting.join(0.1)
+        assert told == ["target: waiting for another process, which trains the same network"] and not found
+        for file in folder.iterdir():
+            shutil.copy(file, tmp_path)
+    waiting.join(30)
+    assert found[0].digest == result.digest and not list(tmp_path.glob("*.lock"))
 
 
 def test_another_recipe_is_another_file(trained, tmp_path):
