@@ -508,7 +508,7 @@ def test_a_saved_figure_says_where_it_comes_from(complete):
 
 
 def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
-    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    pytest.importorskip("pydicom", reason="pip install -e '.[dicom]'")
     complete.controls.save_dicom.click()
     assert not complete.error and "differs in 0 of 1024 pixels" in complete.saved.value
 

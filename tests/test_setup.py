@@ -89,7 +89,7 @@ def test_nothing_asks_for_torchvision():
     every = requirements(*EXTRAS)
     assert str(next(each for each in every if each.name == "torch").specifier) == "==2.13.0"
     assert "torchvision" not in {each.name for each in every}
-    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "bench", "dev"}
+    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "dicom", "bench", "dev"}
     assert not [path.name for path in (ROOT / "helpers").glob("*.py") if "torchvision" in path.read_text("utf-8")]
 
 
