@@ -29,6 +29,35 @@ def publish_files(folder, names, figures):
     return list(contents)
 
 
+def publish_summary(folder, names, figures):
+    """Write figures/<profile>.csv, one table of a run on a dataset of one's own, and return its path in a list.
+
+    Its columns are goal, attack, epsilon, n, iou, low, high and the provenance: IoU of all structures with the truth
+    (untargeted), of the symbol with its target, and of the other structures with theirs.
+
+    Args:
+        folder, names, figures: as in `publish_files`; clean.csv and the tables 1 to 3 count.
+
+    Raises:
+        ValueError: one of these is not among the names.
+    """
+    wanted = ("clean.csv", "table1.csv", "table2.csv", "table3.csv")
+    if lacking := [name for name in wanted if name not in names]:
+        raise ValueError(f"{folder} has no {' and no '.join(lacking)}: publish 02, 03 and 04 together")
+    clean, *tables = (pd.read_csv(folder / name, dtype=str, keep_default_na=False) for name in wanted)
+    clean = clean[(clean["network"] == "target") & (clean["structure"] == "mean")]
+    tables[1] = tables[1][tables[1]["compared_with"] == "target"]
+    parts = [clean.assign(goal="untargeted", attack="no attack", epsilon="0.0"), tables[0].assign(goal="untargeted")]
+    parts += [table.assign(goal=table["symbol"] + " symbol" + more)
+              for table, more in zip(tables[1:], ("", ": the others"), strict=True)]  # fmt: skip
+    origin = clean.columns[clean.columns.get_loc("dataset") :]
+    path = figures / f"{folder.name}.csv"
+    with replacing(path, "w") as file:
+        columns = ["goal", "attack", "epsilon", "n", "iou", "low", "high", *origin]
+        pd.concat(parts)[columns].to_csv(file, index=False, lineterminator="\n")
+    return [path]
+
+
 def renew_readme(readme, figures):
     """Write each published table anew between its marks ``<!-- FILE -->`` and ``<!-- end -->``.
 
@@ -79,7 +108,8 @@ def markdown_table(path):
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]
-    if path.stem in ACROSS:
+    across = "epsilon" if "goal" in table else ACROSS.get(path.stem)
+    if across:
         facts = [f"n = {table['n'].max()}", *facts]
-        table = side_by_side(table, columns=ACROSS[path.stem]).reset_index()
+        table = side_by_side(table, columns=across).reset_index()
     return f"{markdown(table)}\n\n*{', '.join(facts)}.*"

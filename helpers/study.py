@@ -329,7 +329,8 @@ def summary(folder):
 
 def publish(profile, notebooks, runs, figures, readme, only=()):
     """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only if they
-    show phantoms), renew the README's tables and, after a run with the notebooks' own parameters, their outputs.
+    show phantoms; of a dataset of one's own, one table), renew the README's tables and, after a run with the notebooks'
+    own parameters, their outputs.
 
     Returns:
         The paths written.
@@ -338,9 +339,9 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         ValueError: a notebook has not finished with the profile's parameters and its present cells, or a file
             is not as the run left it. Nothing is copied then.
     """
-    from helpers.publish import publish_files, renew_outputs, renew_readme  # here, because torch takes a second
+    from helpers.publish import publish_files, publish_summary, renew_outputs, renew_readme  # torch takes a second
 
-    folder, known, pictures, steps = runs / profile, {}, True, plan(notebooks, profile, only=only)
+    folder, known, datasets, steps = runs / profile, {}, set(), plan(notebooks, profile, only=only)
     for notebook, parameters in steps:
         marker, again = folder / f"{notebook.stem}.ok.json", resume(profile, [notebook.stem[:2]])
         if not marker.exists():
@@ -351,13 +352,13 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         if record["source"] != source_digest(notebook) or ran != wanted:
             raise ValueError(f"{notebook.stem} in {shown(folder)} ran with other parameters or cells; run {again}")
         known |= record["files"]
-        pictures &= parameters.get("dataset", "phantom") == "phantom"
-    names = [name for name in sorted(known) if pictures or name.endswith(".csv")]
+        datasets.add(parameters.get("dataset", "phantom"))
+    names = [name for name in sorted(known) if datasets == {"phantom"} or name.endswith(".csv")]
     for name in names:
         path = folder / name
         if not path.exists() or known[name] != files.digest_bytes(path.read_bytes()):
             raise ValueError(f"{shown(path)} is not as the run left it; run {resume(profile)}")
-    written = publish_files(folder, names, figures)
+    written = (publish_summary if "folder" in datasets else publish_files)(folder, names, figures)
     if profile == "quick":
         written += [renew_outputs(notebook, folder / notebook.name) for notebook, _ in steps]
     return written + renew_readme(readme, figures)

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import files
-from helpers.publish import markdown_table, renew_readme
+from helpers.publish import markdown_table, publish_summary, renew_readme
 
 TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
 white-box,0.01,20,25.14,20.00,30.20,30.50,phantom,128,2,ab/cd,100,0,0123
@@ -30,6 +30,35 @@ def test_a_table_for_reading_has_ours_with_interval_above_the_papers(figures):
         "| random-noise | ours | 90.0 (89.0–91.0) | 90.0 (89.0–91.0) |",
     ]
     assert lines[-1] == "*n = 20, dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
+
+
+def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
+    run, end = tmp_path / "runs" / "mine", "7,90,89,91,,folder-mine,64,2,ab,100,0,0123\n"
+    head = "n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit\n"
+    run.mkdir(parents=True)
+    (run / "clean.csv").write_text(
+        f"network,structure,{head}target,lung,{end}target,mean,{end}surrogate,mean,{end}".replace(",100,", ",,")
+    )
+    (run / "table1.csv").write_text(f"attack,epsilon,{head}white-box,0.04,{end}")
+    (run / "table2.csv").write_text(
+        f"compared_with,symbol,attack,epsilon,{head}target,small,no attack,0.0,{end}truth,small,white-box,0.04,{end}"
+    )
+    (run / "table3.csv").write_text(f"symbol,attack,epsilon,{head}small,white-box,0.04,{end}")
+    names = [path.name for path in run.iterdir()]
+    (path,) = publish_summary(run, names, tmp_path / "figures")
+    assert path.relative_to(tmp_path).as_posix() == "figures/mine.csv"
+    assert path.read_text().splitlines() == [
+        "goal,attack,epsilon,n,iou,low,high,dataset,size,depth,weights,steps,seed,commit",
+        "untargeted,no attack,0.0,7,90,89,91,folder-mine,64,2,ab,,0,0123",
+        "untargeted,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
+        "small symbol,no attack,0.0,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
+        "small symbol: the others,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
+    ]
+    lines = markdown_table(path).splitlines()
+    assert lines[0] == "| goal | attack | source | 0.0 | 0.04 |"
+    assert "| small symbol | no attack | ours | 90.0 (89.0–91.0) |  |" in lines and len(lines) == 8
+    with pytest.raises(ValueError, match="mine has no table3.csv: publish 02, 03 and 04 together"):
+        publish_summary(run, [name for name in names if name != "table3.csv"], tmp_path / "figures")
 
 
 def test_verdicts_are_shown_as_they_are(tmp_path):
