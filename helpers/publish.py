@@ -36,21 +36,25 @@ def publish_summary(folder, names, figures):
     (untargeted), of the symbol with its target, and of the other structures with theirs.
 
     Args:
-        folder, names, figures: as in `publish_files`; clean.csv and the tables 1 to 3 count.
+        folder, names, figures: as in `publish_files`; clean.csv and the tables 1 to 3 count, if they are there.
 
     Raises:
-        ValueError: one of these is not among the names.
+        ValueError: none of them is.
     """
-    wanted = ("clean.csv", "table1.csv", "table2.csv", "table3.csv")
-    if lacking := [name for name in wanted if name not in names]:
-        raise ValueError(f"{folder} has no {' and no '.join(lacking)}: publish 02, 03 and 04 together")
-    clean, *tables = (pd.read_csv(folder / name, dtype=str, keep_default_na=False) for name in wanted)
-    clean = clean[(clean["network"] == "target") & (clean["structure"] == "mean")]
-    tables[1] = tables[1][tables[1]["compared_with"] == "target"]
-    parts = [clean.assign(goal="untargeted", attack="no attack", epsilon="0.0"), tables[0].assign(goal="untargeted")]
-    parts += [table.assign(goal=table["symbol"] + " symbol" + more)
-              for table, more in zip(tables[1:], ("", ": the others"), strict=True)]  # fmt: skip
-    origin = clean.columns[clean.columns.get_loc("dataset") :]
+    goals = {
+        "clean.csv": lambda t: t[(t["network"] == "target") & (t["structure"] == "mean")].assign(
+            goal="untargeted", attack="no attack", epsilon="0.0"
+        ),
+        "table1.csv": lambda t: t.assign(goal="untargeted"),
+        "table2.csv": lambda t: t[t["compared_with"] == "target"].assign(goal=t["symbol"] + " symbol"),
+        "table3.csv": lambda t: t.assign(goal=t["symbol"] + " symbol: the others"),
+    }
+    parts = [take(pd.read_csv(folder / name, dtype=str, keep_default_na=False))
+             for name, take in goals.items() if name in names]  # fmt: skip
+    if not parts:
+        raise ValueError(f"{folder} has none of {', '.join(goals)}: run 02, 03 or 04")
+    columns = parts[0].columns
+    origin = [name for name in columns[columns.get_loc("dataset") :] if name not in ("goal", "attack", "epsilon")]
     path = figures / f"{folder.name}.csv"
     with replacing(path, "w") as file:
         columns = ["goal", "attack", "epsilon", "n", "iou", "low", "high", *origin]

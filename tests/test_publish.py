@@ -57,8 +57,10 @@ def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
     lines = markdown_table(path).splitlines()
     assert lines[0] == "| goal | attack | source | 0.0 | 0.04 |"
     assert "| small symbol | no attack | ours | 90.0 (89.0–91.0) |  |" in lines and len(lines) == 8
-    with pytest.raises(ValueError, match="mine has no table3.csv: publish 02, 03 and 04 together"):
-        publish_summary(run, [name for name in names if name != "table3.csv"], tmp_path / "figures")
+    publish_summary(run, ["table1.csv"], tmp_path / "figures")
+    assert len(path.read_text().splitlines()) == 2
+    with pytest.raises(ValueError, match="mine has none of clean.csv, .*: run 02, 03 or 04"):
+        publish_summary(run, ["table4.csv"], tmp_path / "figures")
 
 
 def test_verdicts_are_shown_as_they_are(tmp_path):
