@@ -315,8 +315,9 @@ def _ascend(
 
 
 def logits_of(network, x):
-    """Logits of a copy of x; a single small image, which torch convolves and rounds in another way, gets a twin."""
-    twins = x.repeat(2, 1, 1, 1) if len(x) == 1 and x.numel() <= 20480 else x.clone()
+    """Logits of a copy of x; a single small image, which torch rounds in another way in float32, gets a twin."""
+    alone = len(x) == 1 and x.numel() <= 20480 and x.dtype == torch.float32
+    twins = x.repeat(2, 1, 1, 1) if alone else x.clone()
     return network(twins)[: len(x)].float()
 
 

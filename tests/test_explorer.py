@@ -29,6 +29,7 @@ from helpers import pictures
 from helpers.cells import Goal, compute, follow
 from helpers.data import load
 from helpers.files import CELLS, ROOT, RUNS
+from helpers.network import UNet
 from helpers.store import Store
 from helpers.targets import place_shape, png_text, read_shape
 
@@ -549,6 +550,23 @@ def test_how_long_a_frame_takes_is_printed(complete, record_property):
             times.append(1000 * (time.perf_counter() - start))
     record_property("frame change in the kernel", spread(times))
     assert np.median(times) < 500 and complete.frames.computed == 0
+
+
+def test_how_long_a_frame_takes_that_is_computed_is_printed(tmp_path, record_property):
+    """At 128×128, with a network as deep as that of the quick profile."""
+    scope, seen = {}, []
+    exec(TINY, scope)
+    deep = replace(scope["target"], network=UNet(num_classes=3, depth=3).eval(), digest="3" * 64)
+    explorer = module.explore(scope["tiny"](128), deep, store=tmp_path, epsilons=[0.02, 0.04])
+    assert explorer.wait(300)
+    start = time.perf_counter()
+    explorer.heading.observe(lambda change: seen.append((change["new"], time.perf_counter() - start)), "value")
+    explorer.controls.epsilon.value = 0.02
+    assert explorer.wait(300) and not explorer.error
+    seen = [(text, seconds) for text, seconds in seen if "ε = 0.02" in text]
+    explorer.close()
+    record_property("a frame that is computed", f"first steps after {seen[0][1]:.1f} s, all after {seen[-1][1]:.1f} s")
+    assert "step 100:" not in seen[0][0] and "step 100:" in seen[-1][0]
 
 
 def spread(times):
