@@ -243,7 +243,7 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
     """
     start = time.monotonic()
     work = {cell: _work(cell, images, truth, structures, networks) for cell in cells}
-    made = _attack_all({_plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
+    made = _attack_all({plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
                        structures, networks, batch_size)  # fmt: skip
     results = []
     for cell in cells:
@@ -255,7 +255,7 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
             noise = attacks.uniform_noise(x, epsilon=cell.epsilon, seed=keys) * region[:, None]
             adv_images = (x + noise).clamp(-1, 1)
         else:
-            adv_images, doubts = made[_plain(cell)]
+            adv_images, doubts = made[plain(cell)]
             if cell.attack == "shuffled noise":
                 adv_images = attacks.shuffle_noise(x, adv_images, seed=keys)
         if cell.bits:
@@ -317,8 +317,8 @@ def _texts(result):
     return ["; ".join(text for text, which in result.doubts.items() if which[k]) for k in range(len(result.taken))]
 
 
-def _plain(cell):
-    """The attack that a cell starts from."""
+def plain(cell):
+    """The cell of the attack that a cell's noise comes from, before it is shuffled or rounded."""
     return replace(cell, bits=0, attack="pgd" if cell.attack == "shuffled noise" else cell.attack)
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from helpers import files
-from helpers.cells import Cell, check, compute, rebuild
+from helpers.cells import Cell, check, compute, plain, rebuild
 from helpers.data import load
 from helpers.engine import LostEngine, opened
 from helpers.network import find_device
@@ -237,16 +237,18 @@ class _Work:
         """Tasks of a batch each, of cells that have the most in common; smaller where there are workers to feed."""
         alike = {}
         for cell in self.todo.values():
-            alike.setdefault((cell.crafted_on, cell.attack, cell.steps, cell.loss, cell.classes), []).append(cell)
-        images = sum(len(cell.ids) for cell in self.todo.values())
+            start = plain(cell)  # an attack is run once for all that is made of it
+            group = alike.setdefault((start.crafted_on, start.attack, start.steps, start.loss, start.classes), {})
+            group.setdefault(start, []).append(cell)
+        images = sum(len(start.ids) for group in alike.values() for start in group)
         most = min(self.batch_size, math.ceil(images / (4 * self.slots))) if self.slots > 1 else self.batch_size
-        for cells in alike.values():
-            chunk = []
-            for cell in cells:
-                if chunk and sum(len(other.ids) for other in chunk) + len(cell.ids) > most:
+        for group in alike.values():
+            chunk, size = [], 0
+            for start, cells in group.items():
+                if chunk and size + len(start.ids) > most:
                     yield _Task(tuple(chunk))
-                    chunk = []
-                chunk.append(cell)
+                    chunk, size = [], 0
+                chunk, size = chunk + cells, size + len(start.ids)
             yield _Task(tuple(chunk))
 
     def _next(self):

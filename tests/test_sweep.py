@@ -19,6 +19,7 @@ import toys
 from clusters import ENVIRONMENT, PYTHON, until
 from toys import NETWORKS, Acting, single_cells
 
+from helpers import cells as cells_module
 from helpers import sweep
 from helpers.cells import Goal
 from helpers.data import Dataset
@@ -101,6 +102,16 @@ def test_equal_cells_under_two_names_are_computed_once_and_shown_twice(tmp_path)
     cell = toys.cell(DATA)
     table = run({"x": cell, "y": replace(cell)}, DATA, {"net": Acting()}, store=tmp_path, names=("name",))
     assert len(stamps(tmp_path)) == 1 and table["name"].tolist() == ["x"] * 24 + ["y"] * 24
+
+
+def test_an_attack_is_run_once_for_all_that_is_made_of_it(tmp_path, monkeypatch):
+    sizes, pgd = [], cells_module.attacks.pgd
+    monkeypatch.setattr(cells_module.attacks, "pgd", lambda network, images, *rest, **more: (
+        sizes.append(len(images)) or pgd(network, images, *rest, **more)))  # fmt: skip
+    cell = toys.cell(DATA, attacked="a", crafted_on="a")
+    made = [cell, replace(cell, attack="shuffled noise"), replace(cell, bits=8), replace(cell, bits=12)]
+    run(dict(enumerate(made)), DATA, NETWORKS, store=tmp_path, names=("way",), batch_size=4)
+    assert sizes == [len(cell.ids)]
 
 
 def test_noise_that_was_not_kept_is_made_again(tmp_path):
