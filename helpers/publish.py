@@ -10,7 +10,7 @@ from helpers.files import replacing
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
 WIDGET = "application/vnd.jupyter.widget-view+json"
-ACROSS = {"clean": "structure", "table1": "epsilon", "table2": "epsilon"}  # what becomes columns for reading
+ACROSS = {"clean": "structure", "steps": "steps", "table1": "epsilon", "table2": "epsilon"}  # what becomes columns
 
 
 def publish_files(folder, names, figures):
