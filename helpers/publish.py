@@ -108,7 +108,7 @@ def renew_outputs(notebook, executed):
 
 def markdown_table(path):
     """Markdown of a result table (CSV) for reading, with its provenance in a line below."""
-    frame = pd.read_csv(path, dtype=dict.fromkeys(("size", "depth", "steps", "seed", "commit"), str))
+    frame = pd.read_csv(path, dtype=dict.fromkeys(("size", "depth", "weights", "steps", "seed", "commit"), str))
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]

@@ -45,7 +45,8 @@ class Kernel(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs):
         paths = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
-        jsrt = {name: os.path.abspath(os.environ[name]) for name in ("JSRT_DIR",) if os.environ.get(name)}
+        folder = os.environ.get("JSRT_DIR")
+        jsrt = {"JSRT_DIR": os.path.abspath(os.path.expanduser(folder))} if folder else {}
         await super().start_kernel(env=os.environ | {"PYTHONPATH": paths, "TQDM_DISABLE": "1"} | jsrt, **kwargs)
 
     async def shutdown_kernel(self, now=False, restart=False):
@@ -154,10 +155,10 @@ def typed(name, value, default):
             value = yaml.safe_load(value)
         if isinstance(default, float) and not isinstance(value, bool):
             return float(value)
-        if isinstance(default, list | tuple) and isinstance(value, list | tuple):
-            return [typed(name, item, default[0]) if default else item for item in value]
     except (yaml.YAMLError, TypeError, ValueError):
         pass
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
+        return [typed(name, item, default[0]) if default else item for item in value]
     if default is not None and type(value) is not type(default):
         raise ValueError(f"parameter {name} must be of type {type(default).__name__} like {default!r}, found {value!r}")
     return value

@@ -46,7 +46,7 @@ def judge(results, notebook=None, *, source=None):
         DataFrame with claim, paper, ours, rule, verdict ("holds", "does not hold", with the likely reason, or "not
         decided by this run").
     """
-    tables = {path.stem: pd.read_csv(path) for path in sorted(results.glob("*.csv"))}
+    tables = {path.stem: pd.read_csv(path, dtype={"weights": str}) for path in sorted(results.glob("*.csv"))}
     if source:
         same_run = lambda table: len(table) == 0 or _identity(table.iloc[0]) == _identity(source)  # noqa: E731
         tables = {name: table for name, table in tables.items() if same_run(table)}

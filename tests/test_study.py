@@ -198,11 +198,19 @@ def test_a_parameter_may_hold_an_equals_sign_and_take_several_lines(place):
 
 @pytest.mark.parametrize(
     ("value", "default", "result"),
-    [("[0, 1e-2]", [0.5], [0.0, 0.01]), ("(1)", (1,), None), ("2", 0.5, 2.0), ("no", True, False), ("no", "", "no")],
+    [
+        ("[0, 1e-2]", [0.5], [0.0, 0.01]),
+        ("(1)", (1,), None),
+        ("[0.01, abc]", [0.5], None),
+        ("[1, 3.5]", [1], None),
+        ("2", 0.5, 2.0),
+        ("no", True, False),
+        ("no", "", "no"),
+    ],
 )
 def test_a_value_takes_the_declared_type(value, default, result):
     if result is None:
-        with pytest.raises(ValueError, match="must be of type tuple"):
+        with pytest.raises(ValueError, match="must be of type (tuple|float|int)"):
             study.typed("name", value, default)
     else:
         found = study.typed("name", value, default)

@@ -522,7 +522,7 @@ def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
         main(["run", str(store), cell.key[:12]])
     monkeypatch.setattr(sweep, "_networks", lambda *_: {"net": healthy})
     assert main(["run", str(store), cell.key[:12]]) == 0 and "done: IoU" in capsys.readouterr().out
-    assert Store(store).read(cell) is not None and main(["status", str(store)]) == 0
+    assert Store(store).read(cell, noise=True) is not None and main(["status", str(store)]) == 0
     monkeypatch.undo()
     with pytest.raises(SweepError):
         run({"x": replace(cell, seed=1)}, data, {"net": Broken()}, store=store, names=("name",))
