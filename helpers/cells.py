@@ -28,7 +28,7 @@ class Goal:
             another size.
         structure: the one to replace or to resize.
         ratio: area of the shape / area of the structure; of "resize", new length / old length.
-        shape: "heart", or what `targets.read_shape` reads from text.
+        shape: "heart", or SVG path data, or the text of a PNG (`targets.png_text`): not a file, which may change.
         basis: "truth" or "prediction": the label maps that the target is made from.
     """
 
@@ -43,6 +43,8 @@ class Goal:
         _check_choice("basis", self.basis, ("truth", "prediction"))
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
             raise ValueError(f"ratio is {self.ratio!r}; it must be above 0")
+        if self.shape.lower().endswith((".png", ".svg")):
+            raise ValueError(f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) of it")
 
     def labels(self, truth, clean, structures, ids):
         """The label maps to reach, or (untargeted) to get away from: int64 (N, H, W), as `truth` and `clean`."""
@@ -163,7 +165,7 @@ class Outcome:
         loss: float32 (N,) of the attacked network's prediction, to the target (to the truth, if untargeted).
         warnings: N texts: what speaks against trusting the case.
         predictions: uint8 (N, H, W), what the attacked network sees.
-        noise: int8 (N, C, H, W) in steps of linf / 127, so at most epsilon / 254 off; None if not kept.
+        noise: int8 (N, C, H, W) in steps of linf / 127, so at most linf / 254 off; None if not kept.
         seconds: of computing, per case.
         about: commit, versions, device and threads.
     """
@@ -367,14 +369,18 @@ def _score(cell, images, truth, goal, adv_images, doubts, structures, networks, 
             maps.append(logits.argmax(dim=1))
             losses.append(loss(logits, labels).float())
     maps, classes = torch.cat(maps), range(1, len(structures) + 1)
-    noise = adv_images - images
-    linf = noise.abs().flatten(1).amax(dim=1)
-    steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round().to(torch.int8)
+    steps, linf = in_steps(adv_images - images)
     array = lambda tensor: tensor.cpu().numpy()  # noqa: E731
     scores = {name: array(iou(maps, labels, classes=classes)) for name, labels in (("target", goal), ("truth", truth))}
     about = {**_origin(), "device": images.device.type, "threads": torch.get_num_threads()}
     return Outcome(scores, array(linf), array(torch.cat(losses)), tuple(doubts), array(maps).astype(np.uint8),
                    array(steps), 0.0, about)  # fmt: skip
+
+
+def in_steps(noise):
+    """Noise (N, C, H, W) rounded to int8 steps of linf / 127, and linf (N,)."""
+    linf = noise.abs().flatten(1).amax(dim=1)
+    return (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round().to(torch.int8), linf
 
 
 @cache

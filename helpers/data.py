@@ -160,7 +160,7 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
     split = _split(source, test_cases=test_cases, seed=seed)
     about = {"ids": list(source.patients), "structures": list(source.structures), "code": _text_digest(__file__)}
     path = CACHE / f"{place}.safetensors"
-    found = (None, None, _streamed_digest(path, about, stamp, digest)) if stream else None
+    found = (None, None, _streamed_digest(path, about, stamp, digest, cache)) if stream else None
     if cache and not stream:
         found = _read_cache(path, about, stamp, digest)
     if found is None:
@@ -556,8 +556,10 @@ def _write_cache(path, images, labels, digest, about, stamp):
         warnings.warn(f"{path} could not be written, so the next load takes as long: {error}", stacklevel=3)
 
 
-def _streamed_digest(path, about, stamp, digest):
+def _streamed_digest(path, about, stamp, digest, cache):
     """Digest of the content, kept beside the cache as long as names, sizes and dates of the files are the same."""
+    if not cache:
+        return digest()
     path = path.with_suffix(".digest.json")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))

@@ -92,7 +92,7 @@ def opened(engine="", *, device="cpu"):
             threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
             made = _local(options["workers"], gpu)
         elif kind == "slurm":
-            made, threads = _slurm(options["path"])
+            made, threads = _slurm(options["path"], gpu)
         else:
             _knock(options["address"])
         with distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False) as client:
@@ -132,10 +132,13 @@ def _local(workers, gpu):
                             memory_limit=0, resources={"GPU": 1} if gpu else None, silence_logs=50)  # fmt: skip
 
 
-def _slurm(path):
+def _slurm(path, gpu):
     """The cluster and the torch threads of a worker."""
-    from dask_jobqueue import SLURMCluster
-
+    try:
+        from dask_jobqueue import SLURMCluster
+        from distributed import Status
+    except ImportError:
+        raise ValueError(f"engine {path} needs dask-jobqueue: pip install -e '.[cluster]'") from None
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         jobs, cores = options.pop("jobs", 1), options["cores"]
@@ -143,11 +146,22 @@ def _slurm(path):
         options["scheduler_options"] = {"dashboard_address": None} | options.get("scheduler_options", {})
         if "interface" not in options:
             options["scheduler_options"] = {"host": "127.0.0.1"} | options["scheduler_options"]
+        if gpu:
+            options["worker_extra_args"] = ["--resources", "GPU=1", *options.get("worker_extra_args", [])]
         cluster = SLURMCluster(**options | {"cores": options["processes"]})  # one task at a time in a process
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"engine {path}: not usable for Slurm ({what}); see the README for an example") from None
-    cluster.scale(jobs=jobs)
+    try:  # not by `scale`, which tells nobody that a job was refused
+        for _ in range(jobs):
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        cluster.sync(cluster._correct_state)
+    except (OSError, RuntimeError, ValueError) as error:
+        for job in cluster.workers.values():  # `close` does not know jobs that were never begun
+            job.status = Status.failed
+        cluster.close(timeout=PATIENCE)
+        raise ValueError(f"engine {path}: Slurm takes no job ({' '.join(str(error).split())})") from None
+    cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that has come to its end is followed by another
     return cluster, threads
 
 
@@ -172,7 +186,8 @@ class Here:
 
 
 class OnDask:
-    """Workers of a Dask client. A task whose worker dies is done again by another; one that kills two is given up."""
+    """Workers of a Dask client. A task whose worker dies is done again by another; one that kills two of this machine's
+    workers (elsewhere as many as the scheduler's setting `allowed-failures` says, and one) is given up."""
 
     def __init__(self, client, threads, gpu):
         self.client, self.threads, self.resources = client, threads, {"GPU": 1} if gpu else None

@@ -373,13 +373,15 @@ class Explorer(widgets.VBox):
             self.shape = png_text(read_shape(text))
         except ValueError as error:
             raise ValueError(f"{file['name']}: {error}") from None
+        self.controls.path.value = ""  # the same text pasted once more is a change again
         self._changed()
 
     # files
 
     @_guarded
     def _save_figure(self, _):
-        frame, cell = self.shown, self.shown.cell
+        frame = self._picture()
+        cell = frame.cell
         parts = (self.frames.image(cell.ids[0]), self.frames.attacked(frame), frame.prediction, self.frames.goal(cell))
         name = "truth" if cell.goal.kind == "untargeted" else "target"
         figure = plots.plot_attacks({self._attacker(cell): parts}, structures=self.frames.dataset.structures,
@@ -393,21 +395,28 @@ class Explorer(widgets.VBox):
 
     @_guarded
     def _save_image(self, _):
-        path = self._path("image.png")
-        pictures.write_grey(path, self.frames.attacked(self.shown), self._notes(self.shown))
+        frame, path = self._picture(), self._path("image.png")
+        pictures.write_grey(path, self.frames.attacked(frame), self._notes(frame))
         self._tell_saved(path, f"rounded to 16 bits; {self._lost(pictures.read_grey(path))}")
 
     @_guarded
     def _save_dicom(self, _):
-        path = self._path("image.dcm")
-        write_dicom(path, self.frames.attacked(self.shown), self._notes(self.shown)["Description"])
+        frame, path = self._picture(), self._path("image.dcm")
+        write_dicom(path, self.frames.attacked(frame), self._notes(frame)["Description"])
         self._tell_saved(path, f"rounded to 16 bits; {self._lost(read_dicom(path))}")
+
+    def _picture(self):
+        """The Frame that is shown."""
+        if self.shown is None:
+            raise ValueError("there is no picture yet: choose another goal or structure")
+        return self.shown
 
     def _path(self, kind):
         cell = self.shown.cell
-        words = [*cell.ids, self._attacker(cell), self.controls.goal.value, cell.goal.structure,
-                 f"epsilon-{cell.epsilon:g}", f"step-{cell.steps if cell.epsilon else 0}"]  # fmt: skip
-        return self.folder / re.sub(r"[^\w.-]+", "-", "_".join([word for word in words if word] + [kind]))
+        goal = [f"{cell.goal.kind}-{cell.goal.ratio:g}", cell.goal.structure] if cell.goal.structure else ["untargeted"]
+        words = [*cell.ids, self._attacker(cell), *goal, f"epsilon-{cell.epsilon:g}",
+                 f"step-{cell.steps if cell.epsilon else 0}", cell.key[:8]]  # fmt: skip
+        return self.folder / re.sub(r"[^\w.-]+", "-", "_".join([*words, kind]))
 
     def _about(self, frame):
         goal = {"kind": frame.cell.goal.kind, "structure": frame.cell.goal.structure, "ratio": frame.cell.goal.ratio}
@@ -433,7 +442,7 @@ class Explorer(widgets.VBox):
 
     def picture(self):
         """What is shown, as one PIL image."""
-        data, frame = self.frames.dataset, self.shown
+        data, frame = self.frames.dataset, self._picture()
         with self.lock:
             name = "truth" if frame.cell.goal.kind == "untargeted" else "target"
             rows = [(structure, k + 1, float(frame.iou["target"][k])) for k, structure in enumerate(data.structures)]

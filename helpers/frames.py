@@ -8,13 +8,12 @@ from threading import Lock
 import numpy as np
 import torch
 
-from helpers.cells import Cell, check, follow, template
+from helpers.cells import Cell, check, follow, in_steps, template
 from helpers.loss import iou
 from helpers.network import find_device, predict
 from helpers.store import Store
 
 MEMORY = 128 * 2**20  # of frames that are kept at hand [bytes]
-ATTACKERS = ("white-box", "black-box")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +80,7 @@ class Frames:
         return self.images[id][0].cpu().numpy()
 
     def attacked(self, frame):
-        """The attacked image, float32 (H, W): exact but for where noise met the ends of the range, there ε / 254 off.
+        """The attacked image, float32 (H, W): exact but where noise met the ends of the range, there up to ε / 112 off.
 
         Noise is made in strides of ε / 20, so what the store rounded is moved to the stride that it comes from.
         """
@@ -176,12 +175,10 @@ class Frames:
         return {name: iou(maps, each[None], classes=classes)[0].numpy() for name, each in labels.items()}
 
     def _partial(self, cell, step, adv_images, logits):
-        noise = (adv_images[0, 0] - self.images[cell.ids[0]][0]).cpu().numpy()
-        linf = float(np.abs(noise).max())
+        noise, linf = (part[0].cpu().numpy() for part in in_steps(adv_images - self.images[cell.ids[0]]))
         prediction = logits[0].argmax(dim=0).cpu().numpy().astype(np.uint8)
-        steps = (noise / max(linf, 1e-12) * 127).round().astype(np.int8)
         cell = replace(cell, steps=step) if step else replace(cell, attack="no attack")
-        return Frame(cell, steps, linf, prediction, self._scores(cell, prediction))
+        return Frame(cell, noise[0], float(linf), prediction, self._scores(cell, prediction))
 
     def _take(self, cell, outcome, k):
         """The Frame of the k-th case of an outcome."""

@@ -115,7 +115,7 @@ def pictures(cells, dataset, *, store=files.CELLS):
 def smallest_epsilon(cells, *args, reached=95.0, low=0.001, high=0.16, rounds=6, **options):
     """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection of log ε.
 
-    Each round is a sweep of its own, of cells of one case, which end at the step that reaches the IoU.
+    Each round is a sweep of its own, of cells of one case, which end once they are past the IoU.
 
     Args:
         cells: dict from a name to a Cell with a target; its ε does not matter.
@@ -128,7 +128,8 @@ def smallest_epsilon(cells, *args, reached=95.0, low=0.001, high=0.16, rounds=6,
         (high / low)^(1 / 2^rounds) times too high; infinity where none was. A case for which `low` is enough ends just
         above it.
     """
-    single = {(name, id): replace(cell, ids=(id,), stop_at=reached) for name, cell in cells.items() for id in cell.ids}
+    beyond = min(reached + 1, 100.0)  # the attack's own precision may count a pixel more than the judge
+    single = {(name, id): replace(cell, ids=(id,), stop_at=beyond) for name, cell in cells.items() for id in cell.ids}
     bounds, best = {key: (low, high) for key in single}, dict.fromkeys(single, math.inf)
     for index in range(rounds + 1):
         tried = {key: high if index == 0 else round(math.sqrt(a * b), 9) for key, (a, b) in bounds.items()}
@@ -156,8 +157,12 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
     """
     asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
              for role in roles}  # fmt: skip
-    paths = {role: weights_path(make_recipe(dataset, name, **values), folder) for role, (name, values) in asked.items()}
-    missing = deque(role for role, path in paths.items() if not path.exists())
+    missing = deque()
+    for role, (name, values) in asked.items():
+        recipe = make_recipe(dataset, name, **values)
+        asked[role] = name, values | {"precision": recipe.precision}  # "auto" is not the same everywhere
+        if not weights_path(recipe, folder).exists():
+            missing.append(role)
     if missing and engine:
         with opened(engine, device=device) as place:
             shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
@@ -196,7 +201,6 @@ class _Work:
         self.dataset, self.networks, self.store, self.noise, self.device = dataset, networks, store, noise, device
         self.batch_size = batch_size or max(1, min(4 * BATCH, BATCH * 256**2 // dataset.size**2))
         self.rows, self.failed, self.elsewhere, self.claims = {}, {}, [], {}
-        self.blamed = {path.stem for path in (self.store.folder / "failed").glob("*.json")}  # in an earlier run
         self.todo = {}
         for cell in cells.values():
             if cell.key not in self.rows and cell.key not in self.todo and not self._look(cell):
@@ -294,8 +298,7 @@ class _Work:
         except OSError as error:
             raise self._no_store(error) from None
         for cell, outcome in zip(cells, outcomes, strict=True):
-            if cell.key in self.blamed:
-                self._failure(cell).unlink(missing_ok=True)
+            self._failure(cell).unlink(missing_ok=True)  # of an earlier run
             self._keep(cell, outcome)
 
     def _show(self):

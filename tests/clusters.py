@@ -67,6 +67,14 @@ def wait_for(port, seconds=60):
     raise TimeoutError(f"nobody listens on port {port}")
 
 
+def alive(pid):
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def until(condition, seconds=60):
     """Wait until a condition holds; its value."""
     deadline = time.monotonic() + seconds

@@ -148,7 +148,8 @@ def test_stop_at_ends_an_attack_when_the_structure_is_there():
     goal = Goal("shape", "heart")
     full, stopped = (outcomes({"": on_a(goal=goal, stop_at=stop, steps=8)})[""] for stop in (100.0, 1.0))
     reached = full.iou["target"][:, 0] >= 1
-    assert (stopped.iou["target"][reached, 0] >= 1).all() and (stopped.linf <= full.linf).all()
+    assert reached.any() and (stopped.iou["target"][reached, 0] >= 1).all() and (stopped.linf <= full.linf).all()
+    assert (stopped.linf[reached] < full.linf[reached]).any()
 
 
 def test_rounded_images_are_on_the_grid_of_their_bits():
@@ -235,8 +236,6 @@ def test_a_cell_comes_back_from_json():
 @pytest.mark.parametrize("epsilon", [0, 0.01, 0.3])
 def test_the_kept_noise_rebuilds_the_images_to_half_a_step(epsilon):
     one = on_a(epsilon=epsilon)
-    outcome = outcomes({"": one})[""]
-    images = torch.cat([DATA.images[:2] * 0 + 0.99, DATA.images[2:]])
     for kind in ("pgd", "random noise"):
         outcome = outcomes({"": replace(one, attack=kind)})[""]
         images, truth = DATA.take(one.ids)
@@ -256,6 +255,12 @@ def test_a_template_is_the_white_box_attack_on_a_split():
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["own.png", "a folder/own.SVG"])
+def test_a_shape_is_no_file_since_files_change(shape):
+    with pytest.raises(ValueError, match="is a file, which may change"):
+        Goal("shape", "heart", shape=shape)
 
 
 @pytest.mark.parametrize(

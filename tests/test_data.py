@@ -185,6 +185,12 @@ def test_a_streamed_dataset_gives_the_same_cases_and_holds_none(own, monkeypatch
     assert load("folder", size=32, root=own, stream=True).digest == whole.digest
 
 
+def test_nothing_is_kept_without_a_cache(own):
+    for stream in (False, True):
+        load("folder", size=32, root=own, cache=False, stream=stream)
+    assert not data.CACHE.exists() or not list(data.CACHE.iterdir())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_dataset_says_how_to_load_it_again(own, stream):
     first = load("folder", size=32, root=own, test_cases=2, seed=3, stream=stream)

@@ -1,11 +1,13 @@
 """Engines: their texts, and what becomes of tasks, errors and lost workers."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 
+import clusters
 import pytest
 import torch
 from clusters import end, started, until
@@ -99,16 +101,11 @@ def check_map(place):
     assert len(list(place.map(square, following([1, 1, 1]), {"offset": 0}))) == 3  # equal tasks are still three
 
 
-def check_following(place):
-    """A task is asked for when there is room, also again after there was none."""
-    waiting, given = [1, 2, None, 4], []
-
-    def give():
-        given.append(waiting.pop(0) if waiting else None)
-        return given[-1]
-
-    done = [task for task, *_ in place.map(square, give, {"offset": 0})]
-    assert sorted(done)[:2] == [1, 2]
+def check_following(place, expected):
+    """A task is asked for when there is room, also again after there was none, until nothing runs any more."""
+    waiting = [1, None, 2, None, None, 4]
+    give = lambda: waiting.pop(0) if waiting else None  # noqa: E731
+    assert [task for task, *_ in place.map(square, give, {"offset": 0})] == expected
 
 
 def act(shared, task):
@@ -124,7 +121,7 @@ def act(shared, task):
 
 def test_tasks_in_this_process():
     check_map(Here())
-    check_following(Here())
+    check_following(Here(), [1])
     lazy = Here().map(square, following(iter([1, 3, 2])), {"offset": 0})
     assert next(lazy)[1] == 1  # each when it is asked for
 
@@ -146,7 +143,7 @@ def test_workers_of_this_machine(tmp_path):
             worker.startswith("tcp://127.0.0.1:") for worker in place.client.scheduler_info(n_workers=-1)["workers"]
         )
         check_map(place)
-        check_following(place)
+        check_following(place, [1, 2])
         found = [result for _, result, _ in place.map(act, following(range(12)), None)]
         workers = {pid for pid, *_ in found}
         assert len(workers) == 2 and os.getpid() not in workers and {threads for _, threads, _ in found} == {2}
@@ -178,6 +175,31 @@ def test_a_scheduler_that_dies_is_an_error_soon(tmp_path):
                     end(scheduler, 9)
                     start = time.monotonic()
     assert time.monotonic() - start < 25
+
+
+def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, monkeypatch):
+    import dask
+
+    clusters.slurm(tmp_path, monkeypatch)
+    path, jobs = tmp_path / "slurm.yaml", tmp_path / "jobs"
+    path.write_text(f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), opened(str(path), device="cuda:0") as place:
+        (first,) = {result for _, result, _ in place.map(act, following(["a"]), None)}
+        os.killpg(int(jobs.read_text()), signal.SIGKILL)  # as Slurm does at the end of the walltime
+        (second,) = {result for _, result, _ in place.map(act, following(["b"]), None)}
+    assert first[0] != second[0] and len(jobs.read_text().split()) == 2
+    assert all("--resources GPU=1" in script.read_text() for script in tmp_path.glob("job.*.sh"))
+
+
+@pytest.mark.parametrize("sbatch", ["#!/bin/sh\necho 'invalid partition specified: gpu' >&2\nexit 1\n", None])
+def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sbatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    (tmp_path / "sbatch").write_text(sbatch) if sbatch else (tmp_path / "sbatch").unlink()
+    path = tmp_path / "slurm.yaml"
+    path.write_text(f"cores: 1\nmemory: 4GB\njobs: 2\nlocal_directory: {tmp_path}\n")
+    with pytest.raises(ValueError, match="invalid partition" if sbatch else "sbatch") as caught, opened(str(path)):
+        pass
+    assert f"engine {path}: Slurm takes no job" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")

@@ -472,6 +472,16 @@ def test_a_shape_of_one_s_own_becomes_the_target(make, text):
     assert np.array_equal(explorer.frames.goal(explorer.shown.cell), wanted.numpy())
 
 
+def test_a_text_that_is_pasted_again_after_a_file_counts(make):
+    explorer = make()
+    c, text = explorer.controls, "M0 0 H9 V9 Z"
+    c.goal.value, c.path.value = "own shape", text
+    upload(explorer, disc())
+    assert explorer.wait() and explorer.wanted.goal.shape != text and c.path.value == ""
+    c.path.value = text
+    assert explorer.wait() and explorer.wanted.goal.shape == text and not explorer.error
+
+
 def test_a_shape_as_text_is_the_shape():
     shape = np.random.default_rng(0).random((40, 60)) > 0.5
     assert np.array_equal(read_shape(png_text(shape)), read_shape(shape))
@@ -495,7 +505,16 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
         with Image.open(path) as file:
             assert file.mode == "I;16" and json.loads(file.text["Description"])["epsilon"] == epsilon
     assert len(list(complete.folder.glob("*_image.png"))) == len(complete.epsilons)
-    assert 'download="case-0_white-box_small-symbol_heart_epsilon-0.4_step-12_image.png"' in complete.saved.value
+    name = f"case-0_white-box_shape-0.34_heart_epsilon-0.4_step-12_{complete.shown.cell.key[:8]}_image.png"
+    assert f'download="{name}"' in complete.saved.value
+
+
+def test_what_is_not_there_cannot_be_saved(complete):
+    complete.shown = None
+    for name in ("save_figure", "save_image"):
+        complete.controls.__dict__[name].click()
+        assert "there is no picture yet" in complete.error
+    assert not complete.folder.exists() or not list(complete.folder.iterdir())
 
 
 def test_a_saved_figure_says_where_it_comes_from(complete):

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
+from clusters import alive, until
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from helpers import files, study
@@ -56,22 +56,6 @@ class Place:
 @pytest.fixture
 def place(tmp_path):
     return Place(tmp_path)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def alive(process):
-    """Whether a process runs (a zombie does not)."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_notebooks_run_in_order_and_leave_their_markers(place, capsys):
@@ -266,13 +250,13 @@ def test_an_interrupt_leaves_nothing_half_written_and_no_kernel(place, tmp_path,
     place.write("01_first", cell)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(place.command(), cwd=files.ROOT, **pipes)
-    wait_for(lambda: pid.exists() and pid.read_text())
+    until(lambda: pid.exists() and pid.read_text())
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in out
     assert len(error.splitlines()) == 1 and "resume:" in error
     assert place.in_run() == []
-    wait_for(lambda: not alive(int(pid.read_text())), 10)
+    until(lambda: not alive(int(pid.read_text())), 10)
 
 
 def test_the_kernel_is_this_interpreters_whatever_jupyter_knows(place, tmp_path, monkeypatch):

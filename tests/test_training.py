@@ -22,7 +22,6 @@ from helpers.data import Dataset
 from helpers.files import ROOT
 from helpers.network import UNet
 from helpers.training import (
-    Recipe,
     augment,
     elastic_field,
     load_weights,
@@ -657,7 +656,3 @@ def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given
     assert torch.equal(changed, images) and torch.equal(classes, labels)
     augment(images, labels, torch.Generator().manual_seed(0), " ".join(training.AUGMENTATIONS))
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
-
-
-def test_the_recipe_has_no_entry_that_its_key_forgets():
-    assert set(asdict(make_recipe(toy(), "target", **SETTINGS))) == set(Recipe.__dataclass_fields__)
