@@ -36,7 +36,7 @@ def publish_summary(folder, names, figures):
     (untargeted), of the symbol with its target, and of the other structures with theirs.
 
     Args:
-        folder, names, figures: as in `publish_files`; clean.csv and the tables 1 to 3 count, if they are there.
+        folder, names, figures: as in `publish_files`; of those, clean.csv, tables 1 to 3 and steps.csv count.
 
     Raises:
         ValueError: none of them is.
@@ -48,6 +48,9 @@ def publish_summary(folder, names, figures):
         "table1.csv": lambda t: t.assign(goal="untargeted"),
         "table2.csv": lambda t: t[t["compared_with"] == "target"].assign(goal=t["symbol"] + " symbol"),
         "table3.csv": lambda t: t.assign(goal=t["symbol"] + " symbol: the others"),
+        "steps.csv": lambda t: t[t["schedule"] == "faster"].assign(
+            goal=t["symbol"] + " symbol", attack="white-box, " + t["steps"] + " faster steps"
+        ),
     }
     parts = [take(pd.read_csv(folder / name, dtype=str, keep_default_na=False))
              for name, take in goals.items() if name in names]  # fmt: skip

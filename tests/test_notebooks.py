@@ -228,7 +228,8 @@ def test_noise_is_restricted_in_every_way_and_at_every_margin(tiny):
 
 
 def test_the_numbers_behind_the_other_figures_are_kept(tiny):
-    for name, first in (("steps", "schedule symbol steps n iou low high"), ("smallest_epsilon", "id symbol epsilon"),
+    for name, first in (("steps", "schedule symbol steps n iou low high epsilon"),
+                        ("smallest_epsilon", "id symbol epsilon"),
                         ("clavicle_shrinking", "structure factor n share low high before disturbed"),
                         ("visibility", "setting window psnr ssim"),
                         ("noise_energy", "setting,in the structure,in its receptive field,beyond")):  # fmt: skip

@@ -44,6 +44,10 @@ def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
         f"compared_with,symbol,attack,epsilon,{head}target,small,no attack,0.0,{end}truth,small,white-box,0.04,{end}"
     )
     (run / "table3.csv").write_text(f"symbol,attack,epsilon,{head}small,white-box,0.04,{end}")
+    (run / "steps.csv").write_text(
+        "schedule,symbol,steps,n,iou,low,high,epsilon,dataset,size,depth,weights,seed,commit\n"
+        + "".join(f"{way},small,30,7,90,89,91,0.04,folder-mine,64,2,ab,0,0123\n" for way in ("even", "faster"))
+    )
     names = [path.name for path in run.iterdir()]
     (path,) = publish_summary(run, names, tmp_path / "figures")
     assert path.relative_to(tmp_path).as_posix() == "figures/mine.csv"
@@ -53,10 +57,11 @@ def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
         "untargeted,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
         "small symbol,no attack,0.0,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
         "small symbol: the others,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
+        'small symbol,"white-box, 30 faster steps",0.04,7,90,89,91,folder-mine,64,2,ab,30,0,0123',
     ]
     lines = markdown_table(path).splitlines()
     assert lines[0] == "| goal | attack | source | 0.0 | 0.04 |"
-    assert "| small symbol | no attack | ours | 90.0 (89.0–91.0) |  |" in lines and len(lines) == 8
+    assert "| small symbol | no attack | ours | 90.0 (89.0–91.0) |  |" in lines and len(lines) == 9
     publish_summary(run, ["table1.csv"], tmp_path / "figures")
     assert len(path.read_text().splitlines()) == 2
     with pytest.raises(ValueError, match="mine has none of clean.csv, .*: run 02, 03 or 04"):
