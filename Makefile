@@ -24,7 +24,7 @@ test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attac
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url= $(ARGS)
 
 app: $(STAMP) ## serve the explorer alone, as a page in the browser
 	@$(RUN) -c 'import voila' 2>/dev/null || $(RUN) -m pip install -qq -c constraints.txt -e ".[test,app]"

@@ -380,7 +380,7 @@ class Explorer(widgets.VBox):
 
     @_guarded
     def _save_figure(self, _):
-        frame = self._picture()
+        frame = self._frame()
         cell = frame.cell
         parts = (self.frames.image(cell.ids[0]), self.frames.attacked(frame), frame.prediction, self.frames.goal(cell))
         name = "truth" if cell.goal.kind == "untargeted" else "target"
@@ -395,17 +395,17 @@ class Explorer(widgets.VBox):
 
     @_guarded
     def _save_image(self, _):
-        frame, path = self._picture(), self._path("image.png")
+        frame, path = self._frame(), self._path("image.png")
         pictures.write_grey(path, self.frames.attacked(frame), self._notes(frame))
         self._tell_saved(path, f"rounded to 16 bits; {self._lost(pictures.read_grey(path))}")
 
     @_guarded
     def _save_dicom(self, _):
-        frame, path = self._picture(), self._path("image.dcm")
+        frame, path = self._frame(), self._path("image.dcm")
         write_dicom(path, self.frames.attacked(frame), self._notes(frame)["Description"])
         self._tell_saved(path, f"rounded to 16 bits; {self._lost(read_dicom(path))}")
 
-    def _picture(self):
+    def _frame(self):
         """The Frame that is shown."""
         if self.shown is None:
             raise ValueError("there is no picture yet: choose another goal or structure")
@@ -442,7 +442,7 @@ class Explorer(widgets.VBox):
 
     def picture(self):
         """What is shown, as one PIL image."""
-        data, frame = self.frames.dataset, self._picture()
+        data, frame = self.frames.dataset, self._frame()
         with self.lock:
             name = "truth" if frame.cell.goal.kind == "untargeted" else "target"
             rows = [(structure, k + 1, float(frame.iou["target"][k])) for k, structure in enumerate(data.structures)]

@@ -536,6 +536,8 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
     options = {"reached": 10.0, "low": 0.01, "high": 0.64, "rounds": 3}  # an untrained network goes no further
     found = smallest_epsilon({"x": cell}, DATA, network, store=tmp_path, **options)["x"]
     levels = [round(0.01 * 64 ** (k / 8), 9) for k in range(1, 9)]
+    kept = [Store(tmp_path).read_key(key)[0] for key in Store(tmp_path).keys()]
+    assert {one.stop_at for one in kept} == {11.0}  # rounding in the attack must not end it short of what is judged
     tried = {(str(e),): replace(cell, epsilon=e, stop_at=11.0) for e in levels}
     table = run(tried, DATA, network, store=tmp_path / "all", names=("level",))
     rows = table[(table["structure"] == "heart") & (table["compared_with"] == "target")]
