@@ -345,9 +345,9 @@ def plot_margin(curve, levels, *, reach):
     ax.axvline(reach, color="#999999", linestyle=":", linewidth=1)
     ax.annotate("noise everywhere", (0.99, levels["structure only"]), xycoords=("axes fraction", "data"), ha="right",
                 xytext=(0, -3), textcoords="offset points", va="top", fontsize=8, color="#555555")  # fmt: skip
-    ax.annotate("half receptive field", (reach, 0.03), xycoords=("data", "axes fraction"), rotation=90, ha="right",
-                xytext=(-2, 0), textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
-    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100", ylim=(None, 101))
+    ax.annotate("half receptive field", (reach, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
+                xytext=(-3, 0), textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
+    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100", ylim=(None, 100.5))
     return figure
 
 
