@@ -180,18 +180,21 @@ class Outcome:
     about: dict
 
 
-def template(dataset, trained, *, which="test", device="cpu", **values):
+def template(dataset, trained, *, which="test", device="cpu", precision="auto", **values):
     """The cell of a white-box attack on cases of a dataset, to be varied with `dataclasses.replace`.
 
     Args:
         dataset: a `data.Dataset`.
         trained: the `training.Trained` that is attacked.
         which: name of a split, or ids.
-        device: where it will be computed; decides the precision, if that is not given.
+        device: where it will be computed.
+        precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the device multiplies it in hardware.
         **values: of the Cell.
     """
     ids = tuple(dataset.split[which] if isinstance(which, str) else which)
-    about = {"classes": dataset.classes, "precision": "bf16" if native_bf16(find_device(device)) else "fp32"}
+    if precision == "auto":
+        precision = "bf16" if native_bf16(find_device(device)) else "fp32"
+    about = {"classes": dataset.classes, "precision": precision}
     return Cell(dataset.name, dataset.digest, dataset.size, ids, trained.digest, trained.digest, **about | values)
 
 

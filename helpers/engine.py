@@ -74,7 +74,7 @@ def opened(engine="", *, device="cpu"):
         An object with the number of tasks `slots` that it does at a time and the method `map`.
 
     Raises:
-        ValueError: the text or the file cannot be used, or the extra `cluster` is not installed.
+        ValueError: the text or the file cannot be used, the extra `cluster` is not installed, or no worker has a GPU.
         LostEngine: no scheduler answers.
     """
     kind, options = parse(engine)
@@ -96,7 +96,10 @@ def opened(engine="", *, device="cpu"):
         else:
             _knock(options["address"])
         with distributed.Client(made or options["address"], timeout=PATIENCE, set_as_default=False) as client:
-            yield OnDask(client, threads or 1, gpu)
+            place = OnDask(client, threads or 1, gpu)
+            if gpu and (workers := place.workers()) and not any(worker["resources"].get("GPU") for worker in workers):
+                raise ValueError(f"engine {engine}: none of its workers has a GPU: start them with --resources GPU=1")
+            yield place
     finally:
         if made is not None:
             made.close(timeout=PATIENCE)
@@ -192,13 +195,16 @@ class OnDask:
     def __init__(self, client, threads, gpu):
         self.client, self.threads, self.resources = client, threads, {"GPU": 1} if gpu else None
 
+    def workers(self):
+        """What the scheduler says of each worker; nothing, if it has gone."""
+        with _noticing():
+            return list(self.client.scheduler_info(n_workers=-1).get("workers", {}).values())
+
     @property
     def slots(self):
         """Tasks at a time: the threads of all workers, or their GPUs."""
-        with _noticing():
-            workers = self.client.scheduler_info(n_workers=-1).get("workers", {}).values()  # none, if it has gone
         count = lambda worker: worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]  # noqa: E731
-        return max(1, int(sum(map(count, workers))))
+        return max(1, int(sum(map(count, self.workers()))))
 
     def map(self, function, following, shared=None):
         """As `Here.map`, in the order in which the tasks end."""

@@ -68,16 +68,22 @@ def receptive_field(depth):
 
 
 def find_device(name="auto"):
-    """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the processor where there is none.
+    """The torch device called "cpu" or "cuda" (or itself); "auto" is the GPU, or the processor where there is none.
+
+    On the GPU float32 is from then on what it is on the processor, not TF32, and a run is the same every time.
 
     Raises:
         ValueError: another name, or "cuda" without a GPU.
     """
+    name = name.type if isinstance(name, torch.device) else name
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {name!r} is unknown; choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    return torch.device("cuda")
 
 
 def native_bf16(device="cpu"):

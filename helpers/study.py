@@ -329,9 +329,9 @@ def summary(folder):
 
 
 def publish(profile, notebooks, runs, figures, readme, only=()):
-    """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only if they
-    show phantoms; of a dataset of one's own, one table), renew the README's tables and, after a run with the notebooks'
-    own parameters, their outputs.
+    """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only of the
+    profiles quick and full; of a dataset of one's own, one table), renew the README's tables and, after a run with the
+    notebooks' own parameters, their outputs.
 
     Returns:
         The paths written.
@@ -340,7 +340,8 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         ValueError: a notebook has not finished with the profile's parameters and its present cells, or a file
             is not as the run left it. Nothing is copied then.
     """
-    from helpers.publish import publish_files, publish_summary, renew_outputs, renew_readme  # torch takes a second
+    # here, since torch takes a second
+    from helpers.publish import MAIN, publish_files, publish_summary, renew_outputs, renew_readme
 
     folder, known, datasets, steps = runs / profile, {}, set(), plan(notebooks, profile, only=only)
     for notebook, parameters in steps:
@@ -354,7 +355,8 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
             raise ValueError(f"{notebook.stem} in {shown(folder)} ran with other parameters or cells; run {again}")
         known |= record["files"]
         datasets.add(parameters.get("dataset", "phantom"))
-    names = [name for name in sorted(known) if datasets == {"phantom"} or name.endswith(".csv")]
+    pictures = profile in MAIN and datasets == {"phantom"}
+    names = [name for name in sorted(known) if pictures or name.endswith(".csv")]
     for name in names:
         path = folder / name
         if not path.exists() or known[name] != files.digest_bytes(path.read_bytes()):

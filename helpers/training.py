@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from helpers.files import WEIGHTS, clock, commit, digest_bytes, digest_json, progress_bar, replacing, tell, versions
 from helpers.loss import iou_loss, soft_iou
-from helpers.network import UNet, evaluating, native_bf16
+from helpers.network import UNet, evaluating, find_device, native_bf16
 
 VERSION = 1  # of this training; raise it with a change that alters the weights
 GRID = 32  # side of the coarse grid on which elastic fields are drawn; its cells are 1/6 of the filter's sigma
@@ -72,9 +72,12 @@ class Trained:
 
 
 def make_recipe(
-    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto"
-):
+    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto",
+    device="cpu",
+):  # fmt: skip
     """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
+
+    `precision` "auto" is bf16 where `device` multiplies it in hardware, and fp32 elsewhere.
 
     Raises:
         ValueError: an unknown role, augmentation or precision, or a number below 1.
@@ -100,7 +103,7 @@ def make_recipe(
         depth=depth, features=features, epochs=epochs, batch_size=batch_size,
         seed=len(roles) * seed + roles.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
-        precision=("bf16" if native_bf16() else "fp32") if precision == "auto" else precision,
+        precision=("bf16" if native_bf16(find_device(device)) else "fp32") if precision == "auto" else precision,
     )  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
         dataset: a `helpers.data.Dataset`.
         role: "target" or "surrogate".
         folder: where weights and checkpoints are kept, under the key of their recipe.
-        device: where to train.
+        device: where to train: "cpu", "cuda" or "auto".
         **settings: depth, epochs and the other arguments of `make_recipe`.
 
     Returns:
@@ -126,16 +129,16 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
 
     Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not say.
     """
-    recipe = make_recipe(dataset, role, **settings)
+    recipe = make_recipe(dataset, role, device=device, **settings)
     path = weights_path(recipe, folder)
     if not path.exists():
         with _alone(role, path.with_suffix(".lock")):
             if not path.exists():
-                _fit(recipe, dataset, role, path, torch.device(device))
+                _fit(recipe, dataset, role, path, find_device(device))
     trained = load_weights(path)
     if trained.recipe != recipe:
         raise ValueError(f"{path.name} was trained by another recipe than its name says: delete it and train again")
-    trained.network.to(device)
+    trained.network.to(find_device(device))
     return trained
 
 

@@ -1,6 +1,7 @@
 """Settings of all tests: repeatable properties, no windows."""
 
 import matplotlib
+import pytest
 import torch
 from hypothesis import settings
 
@@ -8,6 +9,14 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)  # as workers do; small networks gain nothing by more
 settings.register_profile("study", derandomize=True, deadline=None)
 settings.load_profile("study")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu need one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 def pytest_terminal_summary(terminalreporter):

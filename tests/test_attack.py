@@ -304,13 +304,13 @@ def test_an_attack_leaves_the_global_random_state_alone():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("attack", [pgd, fast_pgd])
-def test_a_gpu_gives_nearly_the_same_answer(trained, attack):
+def test_a_gpu_gives_nearly_the_same_answer(trained, attack, precision):
     network, images, labels = trained
     options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "classes": (1, 2), "restarts": 2}
     here = attack(network, images, labels, precision="fp32", **options)
-    there = attack(copy.deepcopy(network).cuda(), images.cuda(), labels.cuda(), **options)
+    there = attack(copy.deepcopy(network).cuda(), images.cuda(), labels.cuda(), precision=precision, **options)
     assert there.adv_images.is_cuda and (there.adv_images.cpu() - images).abs().max() <= 0.2 + 1e-6
     torch.testing.assert_close(there.iou[-1].mean().cpu(), here.iou[-1].mean(), atol=3, rtol=0)
 

@@ -167,6 +167,15 @@ def test_tasks_that_nobody_waits_for_any_more_end(tmp_path):
         assert [task for task, *_ in place.map(act, following(["x"]), None)] == ["x"]
 
 
+def test_workers_without_a_gpu_are_told_of_rather_than_waited_for(tmp_path):
+    with started(tmp_path, workers=1) as (address, _):
+        with opened(address) as place:
+            until(place.workers)
+        with pytest.raises(ValueError, match="none of its workers has a GPU: start them with --resources GPU=1"):
+            with opened(address, device="cuda"):
+                pass
+
+
 def test_a_scheduler_that_dies_is_an_error_soon(tmp_path):
     with started(tmp_path, workers=1) as (address, scheduler):
         with pytest.raises(LostEngine, match="the Dask scheduler has gone"), opened(address) as place:

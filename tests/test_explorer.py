@@ -122,6 +122,13 @@ def pixels(content):
 # frames
 
 
+@pytest.mark.gpu
+def test_an_explorer_works_on_a_gpu(make):
+    explorer = make(device="cuda")
+    explorer.controls.compute.click()
+    assert explorer.wait() and not explorer.error and explorer.frames.computed
+
+
 def test_an_attack_that_is_followed_leaves_the_outcomes_of_fewer_steps(complete):
     frames = complete.frames
     cell = frames.cell("case-0", "white-box", Goal("shape", "heart", 0.34), 0.2, STEPS)

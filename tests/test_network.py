@@ -141,3 +141,13 @@ def test_an_unknown_device_is_named(name):
 
 def test_the_automatic_device_is_one_that_works():
     assert torch.ones(1, device=find_device()).item() == 1 and find_device("cpu").type == "cpu"
+    assert find_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.gpu
+def test_float32_is_not_rounded_on_a_gpu():
+    network, images = UNet(1, 3, 2, 8).eval(), torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        here = network(images)
+        there = network.to(find_device("cuda"))(images.cuda()).cpu()
+    assert (there - here).abs().max() < 1e-5 * here.abs().max()  # TF32 keeps three digits

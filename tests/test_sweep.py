@@ -82,6 +82,15 @@ def test_the_table_has_a_row_for_each_case_structure_and_comparison(expected, tm
     assert_same(found, expected)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_table_and_the_same_one_each_time(tmp_path, expected):
+    there = [swept(tmp_path / name, device="cuda", noise=True) for name in "ab"]
+    assert_same(there[0], there[1])
+    assert (there[0]["device"] == "cuda").all() and (there[0]["cell"] == expected["cell"]).all()
+    for name in ("iou", "linf", "loss"):
+        assert (there[0][name] - expected[name]).abs().mean() < 0.01 * expected[name].abs().mean()
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_any_batch_gives_the_same_table(tmp_path, expected, batch_size):
     assert_same(swept(tmp_path, batch_size=batch_size), expected)
@@ -558,7 +567,7 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
 
 
 def test_workers_train_the_same_networks(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.training.native_bf16", lambda: False)  # whoever asks says what "auto" is
+    monkeypatch.setattr("helpers.training.native_bf16", lambda device: False)  # whoever asks says what "auto" is
     data = toys.on_disk(tmp_path / "data")
     roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1}
     here = train_all(data, roles, folder=tmp_path / "here", **settings)

@@ -111,11 +111,23 @@ def test_the_order_of_augmentation_words_does_not_matter():
 
 def test_automatic_precision_is_written_down_as_what_it_is(monkeypatch):
     for native, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(training, "native_bf16", lambda *device, native=native: native)
+        monkeypatch.setattr(training, "native_bf16", lambda device, native=native: native)
         assert make_recipe(toy(), "target", **SETTINGS | {"precision": "auto"}).precision == precision
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_and_its_weights_work_on_the_processor(tmp_path, precision):
+    settings = SETTINGS | {"epochs": 20, "augmentation": "elastic affine intensity", "precision": precision}
+    there = train(toy(24), "target", folder=tmp_path / "there", device="cuda", **settings)
+    again = train(toy(24), "target", folder=tmp_path / "again", device="cuda", **settings)
+    assert there.digest == again.digest and next(there.network.parameters()).is_cuda
+    here = load_weights(next((tmp_path / "there").glob("*.safetensors"))).network
+    images, labels = toy(24).take("target-validation")
+    assert (here(images).argmax(dim=1) == labels).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
