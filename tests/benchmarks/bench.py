@@ -13,29 +13,31 @@ from helpers.attack import pgd
 from helpers.evaluation import write_table
 from helpers.files import RUNS
 from helpers.loss import iou_loss
-from helpers.network import UNet, native_bf16
+from helpers.network import UNet, find_device, native_bf16
 from helpers.phantom import draw_case
 from helpers.training import augment
 
 SIZE, DEPTH, BATCH, ROUNDS, STEPS = 256, 4, 4, 5, 10
+ATTACKED = {"cpu": 4, "cuda": 64}  # images at a time
 
 
 def seconds(work):
     """Median seconds of a few runs, after one to warm up."""
-    work()
     times = []
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return median(times)
+    return median(times[1:])
 
 
 def training_step(network, optimizer, images, labels, generator, *, bf16):
     """One step of `helpers.training`, augmentation included."""
     x, y = augment(images, labels, generator, "elastic")
     optimizer.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits = network(x.contiguous(memory_format=torch.channels_last))
     iou_loss(logits, y, classes=range(6)).mean().backward()
     optimizer.step()
@@ -47,29 +49,30 @@ def draw_phantom():
 
 
 def measure():
-    """Table: work, precision, milliseconds per image, and speed-up over float32 in the same run."""
-    torch.manual_seed(0)
-    generator, rows = torch.Generator().manual_seed(0), []
-    images, labels = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (BATCH, SIZE, SIZE))
-    network = UNet(depth=DEPTH).to(memory_format=torch.channels_last)
-    attacked = UNet(depth=DEPTH).eval()
-    optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
-    loss = partial(iou_loss, classes=range(1, 6))
-    for precision in ("fp32", "bf16") if native_bf16() else ("fp32",):
-        train = partial(training_step, network, optimizer, images, labels, generator, bf16=precision == "bf16")
-        attack = partial(pgd, attacked, images, labels, loss=loss, epsilon=0.04, steps=STEPS, precision=precision)
-        rows.append(["training step", precision, 1000 * seconds(train) / BATCH])
-        rows.append(["attack step", precision, 1000 * seconds(attack) / BATCH / STEPS])
-    rows.append(["phantom 512×512, one core", "fp32", 1000 * seconds(draw_phantom)])
-    table = pd.DataFrame(rows, columns=["work", "precision", "milliseconds_per_image"])
-    slow = table[table["precision"] == "fp32"].set_index("work")["milliseconds_per_image"]
-    return table.assign(speedup_over_fp32=table["work"].map(slow) / table["milliseconds_per_image"])
+    """Table: work, device, precision, images at a time, and milliseconds per image (an attack's: and step)."""
+    rows = [["phantom 512×512", "cpu, one core", "fp32", 1, 1000 * seconds(draw_phantom)]]
+    for device in dict.fromkeys((find_device("cpu"), find_device())):
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        for precision in ("fp32", "bf16") if native_bf16(device) else ("fp32",):
+            torch.manual_seed(0)
+            generator, n = torch.Generator().manual_seed(0), ATTACKED[device.type]
+            images, labels = torch.rand(n, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (n, SIZE, SIZE))
+            images, labels = images.to(device), labels.to(device)
+            network = UNet(depth=DEPTH).to(device, memory_format=torch.channels_last)
+            optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
+            loss, about = partial(iou_loss, classes=range(1, 6)), {"epsilon": 0.04, "steps": STEPS}
+            train = partial(training_step, network, optimizer, images[:BATCH], labels[:BATCH], generator)
+            attack = partial(pgd, UNet(depth=DEPTH).eval().to(device), images, labels, loss=loss, **about)
+            trained, attacked = partial(train, bf16=precision == "bf16"), partial(attack, precision=precision)
+            rows.append(["training step", name, precision, BATCH, 1000 * seconds(trained) / BATCH])
+            rows.append(["attack step", name, precision, n, 1000 * seconds(attacked) / (n * STEPS)])
+    return pd.DataFrame(rows, columns=["work", "device", "precision", "images", "milliseconds_per_image"])
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # an attack on random weights
     table = measure()
-    machine = {"size": SIZE, "depth": DEPTH, "batch": BATCH, "threads": torch.get_num_threads(),
+    machine = {"size": SIZE, "depth": DEPTH, "threads": torch.get_num_threads(),
                "processor": platform.processor() or platform.machine(), "torch": torch.__version__}  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(table.round(3).to_string(index=False))
