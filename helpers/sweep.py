@@ -495,7 +495,7 @@ def run_alone(store, key):
     networks = _networks({}, [cell])
     check(cell, structures=data.structures, weights=networks)
     shared = {"structures": data.structures, "networks": networks, "device": torch.device("cpu"), "dataset": data,
-              "batch_size": BATCH}  # fmt: skip
+              "batch_size": BATCH["cpu"]}  # fmt: skip
     (outcome,) = _compute(shared, _Task((cell,)))
     Store(store).write(cell, outcome, noise=True)  # whoever asks for the cell may want it
     found[0].unlink()
