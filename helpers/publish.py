@@ -6,7 +6,8 @@ import re
 import pandas as pd
 
 from helpers.evaluation import markdown, side_by_side
-from helpers.files import replacing
+from helpers.files import PUBLISHED, WEIGHTS, replacing
+from helpers.training import find_weights
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -23,6 +24,31 @@ def publish_files(folder, names, figures):
     """
     place = figures if folder.name in MAIN else figures / folder.name
     contents = {place / name: (folder / name).read_bytes() for name in names}
+    for path, content in contents.items():
+        with replacing(path) as file:
+            file.write(content)
+    return list(contents)
+
+
+def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
+    """Put the networks of a run's clean.csv into data/weights, in place of those that are there; return their paths.
+
+    Args:
+        folder: of the run.
+        weights: folder of trained weights.
+        place: where they go.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
+    found = {digest: find_weights(digest, weights) for digest in digests}
+    if None in found.values():
+        raise ValueError(f"{weights} lacks the network {min(d for d in digests if not found[d])}: train it again")
+    paths = [path for own in found.values() for path in (own, own.with_suffix(".json"))]
+    contents = {place / path.name: path.read_bytes() for path in paths}
+    for path in set(place.glob("*")) - set(contents):
+        path.unlink()
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)

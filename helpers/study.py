@@ -331,7 +331,7 @@ def summary(folder):
 def publish(profile, notebooks, runs, figures, readme, only=()):
     """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only of the
     profiles quick and full; of a dataset of one's own, one table), renew the README's tables and, after a run with the
-    notebooks' own parameters, their outputs.
+    notebooks' own parameters, their outputs; after a full one, the networks in data/weights.
 
     Returns:
         The paths written.
@@ -341,7 +341,7 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
             is not as the run left it. Nothing is copied then.
     """
     # here, since torch takes a second
-    from helpers.publish import MAIN, publish_files, publish_summary, renew_outputs, renew_readme
+    from helpers.publish import MAIN, publish_files, publish_summary, publish_weights, renew_outputs, renew_readme
 
     folder, known, datasets, steps = runs / profile, {}, set(), plan(notebooks, profile, only=only)
     for notebook, parameters in steps:
@@ -364,6 +364,8 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
     written = (publish_summary if "folder" in datasets else publish_files)(folder, names, figures)
     if profile == "quick":
         written += [renew_outputs(notebook, folder / notebook.name) for notebook, _ in steps]
+    if profile == "full" and "clean.csv" in names:
+        written += publish_weights(folder)
     return written + renew_readme(readme, figures)
 
 

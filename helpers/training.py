@@ -15,7 +15,18 @@ from safetensors.torch import save
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 
-from helpers.files import WEIGHTS, clock, commit, digest_bytes, digest_json, progress_bar, replacing, tell, versions
+from helpers.files import (
+    PUBLISHED,
+    WEIGHTS,
+    clock,
+    commit,
+    digest_bytes,
+    digest_json,
+    progress_bar,
+    replacing,
+    tell,
+    versions,
+)
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, native_bf16
 
@@ -108,7 +119,7 @@ def make_recipe(
 
 
 def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
-    """Train the network called `role`, or load it if the same recipe was trained before.
+    """Train the network called `role`, or load it if the same recipe was trained before or comes with the study.
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best validation epoch. A
     checkpoint is written after each epoch: killed at any moment, the same call goes on and ends with the same weights.
@@ -143,17 +154,18 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
 
 
 def weights_path(recipe, folder=WEIGHTS):
-    """Where the weights of a recipe are kept."""
-    return folder / f"{recipe.key[:16]}.safetensors"
+    """Where the weights of a recipe are kept: in the folder, unless they are only in data/weights."""
+    own, published = (place / f"{recipe.key[:16]}.safetensors" for place in (folder, PUBLISHED))
+    return published if published.exists() and not own.exists() else own
 
 
 def find_weights(digest, folder=WEIGHTS):
-    """The weights file of a digest, or None if there is none in the folder."""
-    for path in sorted(folder.glob("*.json")):
+    """The weights file of a digest (or its beginning); None if it is neither in the folder nor in data/weights."""
+    for path in (*sorted(folder.glob("*.json")), *sorted(PUBLISHED.glob("*.json"))):
         try:
-            if json.loads(path.read_text(encoding="utf-8"))["weights"] == digest:
+            if json.loads(path.read_text(encoding="utf-8"))["weights"].startswith(digest):
                 return path.with_suffix(".safetensors")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None
 

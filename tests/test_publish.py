@@ -1,9 +1,16 @@
 """What is published: the README's tables and the notebooks' outputs."""
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from helpers import files
-from helpers.publish import markdown_table, publish_summary, renew_readme
+from helpers.data import load
+from helpers.evaluation import provenance, write_table
+from helpers.publish import markdown_table, publish_summary, publish_weights, renew_readme
+from helpers.study import plan
+from helpers.training import find_weights, load_weights, make_recipe, train, weights_path
 
 TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
 white-box,0.01,20,25.14,20.00,30.20,30.50,phantom,128,2,ab/cd,100,0,0123
@@ -93,3 +100,38 @@ def test_the_readmes_tables_are_the_published_ones(tmp_path):
     renew_readme(copy, files.FIGURES)
     assert copy.read_text() == (files.ROOT / "README.md").read_text()
     assert ".csv -->\n|" in copy.read_text()
+
+
+# networks
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load("phantom", size=32, cache=False)
+
+
+def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, small):
+    settings = {"depth": 1, "features": 2, "epochs": 1, "folder": tmp_path / "weights"}
+    trained = [train(small, role, **settings) for role in ("target", "surrogate")]
+    write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), provenance(small, trained))
+    place = tmp_path / "published"
+    place.mkdir()
+    (place / "old.json").write_text("{}")
+    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
+    assert sorted(place.iterdir()) == sorted(written) and len(written) == 4
+    assert {load_weights(path).digest for path in place.glob("*.safetensors")} == {each.digest for each in trained}
+    with pytest.raises(ValueError, match="lacks the network"):
+        publish_weights(tmp_path, weights=tmp_path / "none", place=place)
+    assert len(list(place.iterdir())) == 4
+
+
+def test_the_published_networks_are_those_of_the_full_profile_and_are_found(tmp_path, small):
+    ((_, values),) = plan(files.NOTEBOOKS, "full", only=["02"])
+    named = pd.read_csv(files.FIGURES / "clean.csv").loc[0, "weights"].split("/")
+    data = replace(small, size=values["size"])  # the phantoms' digest is the same at all sizes
+    asked = {name: values[name] for name in ("depth", "epochs", "augmentation", "precision", "seed")}
+    for role, digest in zip(("target", "surrogate"), named, strict=True):
+        path = weights_path(make_recipe(data, role, **asked), tmp_path)
+        assert path.parent == files.PUBLISHED and path == find_weights(digest, tmp_path)
+        assert train(data, role, folder=tmp_path, **asked).digest.startswith(digest)
+    assert list(tmp_path.iterdir()) == []

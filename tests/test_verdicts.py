@@ -5,6 +5,7 @@ import math
 import pandas as pd
 import pytest
 
+from helpers import files
 from helpers.evaluation import PAPER, write_table
 from helpers.verdicts import CLAIMS, decide, judge
 
@@ -216,6 +217,22 @@ def test_numbers_without_attack_decide_nothing_about_resizing():
 def test_levels_at_which_both_symbols_get_there_do_not_tell_which_is_harder():
     table = agreeing_tables()["table2"]
     assert decide(BY_NAME[LARGE], table[table["epsilon"].isin([0.0, 0.04])])["verdict"] == NOT_DECIDED
+
+
+def test_where_both_symbols_get_there_at_the_same_level_the_one_before_tells():
+    at = lambda epsilon, iou: {"compared_with": "target", "attack": "white-box", "epsilon": epsilon, "iou": iou}  # noqa: E731
+    for ahead, verdict in ((81.0, "holds"), (79.0, "does not hold")):
+        rows = [{"symbol": "small", **at(0.02, ahead)}, {"symbol": "large", **at(0.02, 80.0)}]
+        rows += [{"symbol": symbol, **at(0.04, 96.0)} for symbol in ("small", "large")]
+        found = decide(BY_NAME[LARGE], pd.DataFrame(rows).assign(low=0.0, high=100.0))
+        assert found["verdict"].startswith(verdict) and found["ours"].startswith(f"both at 0.04; at 0.02 small {ahead}")
+
+
+@pytest.mark.parametrize("place", [path.parent for path in sorted(files.FIGURES.rglob("verdicts.csv"))], ids=str)
+def test_the_published_verdicts_follow_from_the_published_tables(place):
+    published = pd.read_csv(place / "verdicts.csv", keep_default_na=False)
+    found = judge(place, source=published.iloc[0])
+    pd.testing.assert_frame_equal(published[found.columns], found)
 
 
 def test_an_attack_that_fails_whatever_the_steps_does_not_decide_about_one_step():
