@@ -229,7 +229,7 @@ def plot_distribution(values, *, xlabel, unit="cases"):
         share = 100 * np.arange(1, len(found) + 1) / len(numbers)
         ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name)
     ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {unit} [%]", ylim=(0, 104))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

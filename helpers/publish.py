@@ -11,7 +11,13 @@ from helpers.training import find_weights
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
 WIDGET = "application/vnd.jupyter.widget-view+json"
-ACROSS = {"clean": "structure", "steps": "steps", "table1": "epsilon", "table2": "epsilon"}  # what becomes columns
+ACROSS = {  # what becomes columns
+    "clean": "structure",
+    "networks": "network",
+    "steps": "steps",
+    "table1": "epsilon",
+    "table2": "epsilon",
+}
 
 
 def publish_files(folder, names, figures):
@@ -141,7 +147,7 @@ def markdown_table(path):
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]
-    across = "epsilon" if "goal" in table else ACROSS.get(path.stem)
+    across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts = [f"n = {table['n'].max()}", *facts]
         table = side_by_side(table, columns=across).reset_index()

@@ -14,12 +14,12 @@ from helpers.network import find_device
 from helpers.study import plan
 from helpers.sweep import run, train_all
 
-EPSILON = 0.04
+EPSILON, NAMES = 0.04, ("goal", "attack", "epsilon")
 
 
 def measure(seeds, *, profile, dataset, root, size, test_cases, seed, structure, small, large, depth, epochs,
             augmentation, precision, steps, device, engine, **_):  # fmt: skip
-    """Table of a network each: IoU without attack, of both symbols, and of the other structures, with its provenance.
+    """Table of each network's IoU with the truth and with both symbols, and that of the other structures; provenance.
 
     Args:
         seeds: how many networks.
@@ -32,20 +32,18 @@ def measure(seeds, *, profile, dataset, root, size, test_cases, seed, structure,
     tables = []
     for (_, own), trained in networks.items():
         white = template(data, trained, steps=steps, epsilon=EPSILON, device=device, precision=precision)
-        cells = {("untargeted", "no attack"): replace(white, attack="no attack", epsilon=0.0)}
+        cells = {("untargeted", "no attack", 0.0): replace(white, attack="no attack", epsilon=0.0)}
         for symbol, ratio in {"small symbol": small, "large symbol": large}.items():
             cell = replace(white, goal=Goal("shape", structure, ratio))
-            cells[symbol, "no attack"] = replace(cell, attack="no attack", epsilon=0.0)
-            cells[symbol, "white-box"] = cell
-            cells[symbol, "white-box, faster steps"] = replace(cell, attack="fast pgd")
-        table = run(cells, data, [trained], engine=engine, device=device, names=("goal", "attack"))
-        table = table[table["compared_with"] == "target"].assign(scored=structure)
+            cells[symbol, "no attack", 0.0] = replace(cell, attack="no attack", epsilon=0.0)
+            cells[symbol, "white-box", EPSILON] = cell
+            cells[symbol, "white-box, faster steps", EPSILON] = replace(cell, attack="fast pgd")
+        table = run(cells, data, [trained], engine=engine, device=device, names=NAMES)
+        table = table[table["compared_with"] == "target"].assign(network=own, scored=structure)
         table.loc[table["structure"] != structure, "scored"] = "others"
-        found = summarise(table, by=["goal", "attack", "scored"]).assign(epsilon=EPSILON)
-        origin = provenance(data, [trained], steps=steps, seed=own)
-        tables.append(found.assign(**origin))
-        print(f"network {own} ({trained.digest[:12]}):", *found["iou"].round(1), flush=True)
-    return pd.concat(tables, ignore_index=True)
+        tables.append(summarise(table, by=["network", *NAMES, "scored"]))
+        print(f"network {own} ({trained.digest[:12]}):", *tables[-1]["iou"].map("{:.1f}".format), flush=True)
+    return pd.concat(tables, ignore_index=True), provenance(data, networks.values(), steps=steps, seed=seed)
 
 
 def main():
@@ -55,10 +53,11 @@ def main():
     parser.add_argument("--seeds", type=int, default=5, help="number of networks")
     arguments = parser.parse_args()
     ((_, parameters),) = plan(files.ROOT / "notebooks", arguments.profile, only=["04"])
-    table = measure(arguments.seeds, **parameters)
+    table, source = measure(arguments.seeds, **parameters)
     path = files.RUNS / arguments.profile / "networks.csv"
-    write_table(path, table, {})
-    print(table.groupby(["goal", "attack", "scored"], sort=False)["iou"].agg(["mean", "std", "min", "max"]).round(1))
+    write_table(path, table, source)
+    keys = ["goal", "attack", "scored"]
+    print(table.groupby(keys, sort=False)["iou"].agg(["mean", "std", "min", "max"]).round(1).to_string())
     print(f"written to {path}")
 
 
