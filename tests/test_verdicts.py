@@ -228,10 +228,12 @@ def test_where_both_symbols_get_there_at_the_same_level_the_one_before_tells():
         assert found["verdict"].startswith(verdict) and found["ours"].startswith(f"both at 0.04; at 0.02 small {ahead}")
 
 
-@pytest.mark.parametrize("place", [path.parent for path in sorted(files.FIGURES.rglob("verdicts.csv"))], ids=str)
+@pytest.mark.parametrize(
+    "place", [path.parent for path in sorted(files.FIGURES.rglob("verdicts.csv"))], ids=lambda p: p.name
+)
 def test_the_published_verdicts_follow_from_the_published_tables(place):
     published = pd.read_csv(place / "verdicts.csv", keep_default_na=False)
-    found = judge(place, source=published.iloc[0])
+    found = judge(place, source=published.iloc[0].to_dict())
     pd.testing.assert_frame_equal(published[found.columns], found)
 
 
