@@ -79,7 +79,7 @@ def pgd(
             Classes that are neither in prediction nor labels count 100.
         region: bool (H, W) or (N, H, W), where noise is allowed; default everywhere.
         value_range: least and greatest valid pixel.
-        precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the processor has it.
+        precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the device multiplies it in hardware.
         batch_size: images at a time; it bounds the memory and changes no result.
         seed: of random starts, and of the random noise that the attack is compared with: as in `uniform_noise`.
         observe: function of (step, adv_images, logits) of the images in the batch, called at the start and after each

@@ -12,7 +12,7 @@ import torch
 from helpers import attack as attacks
 from helpers.files import commit, digest_json, versions
 from helpers.loss import cross_entropy, iou, iou_loss, margin_loss
-from helpers.network import evaluating, find_device, native_bf16, predict
+from helpers.network import evaluating, find_device, find_precision, predict
 from helpers.targets import around, bounding_box, everywhere, heart_curve, place_shape, resize_structure
 
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
@@ -188,13 +188,11 @@ def template(dataset, trained, *, which="test", device="cpu", precision="auto", 
         trained: the `training.Trained` that is attacked.
         which: name of a split, or ids.
         device: where it will be computed.
-        precision: of the gradients: "bf16", "fp32", or "auto" for bf16 where the device multiplies it in hardware.
+        precision: of the gradients, as in `network.find_precision`.
         **values: of the Cell.
     """
     ids = tuple(dataset.split[which] if isinstance(which, str) else which)
-    if precision == "auto":
-        precision = "bf16" if native_bf16(find_device(device)) else "fp32"
-    about = {"classes": dataset.classes, "precision": precision}
+    about = {"classes": dataset.classes, "precision": find_precision(precision, find_device(device))}
     return Cell(dataset.name, dataset.digest, dataset.size, ids, trained.digest, trained.digest, **about | values)
 
 

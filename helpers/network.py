@@ -68,22 +68,22 @@ def receptive_field(depth):
 
 
 def find_device(name="auto"):
-    """The torch device called "cpu" or "cuda" (or itself); "auto" is the GPU, or the processor where there is none.
+    """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the processor where there is none.
 
-    On the GPU float32 is from then on what it is on the processor, not TF32, and a run is the same every time.
+    On a GPU float32 is from then on not rounded to TF32, and a run is the same every time. A device is given back.
 
     Raises:
         ValueError: another name, or "cuda" without a GPU.
     """
-    name = name.type if isinstance(name, torch.device) else name
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {name!r} is unknown; choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
+    kind = name.type if isinstance(name, torch.device) else name
+    if kind not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {kind!r} is unknown; choose auto, cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
-    if name == "cpu" or not torch.cuda.is_available():
+    if kind == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
-    return torch.device("cuda")
+    return name if isinstance(name, torch.device) else torch.device("cuda")
 
 
 def native_bf16(device="cpu"):
@@ -91,6 +91,17 @@ def native_bf16(device="cpu"):
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def find_precision(name, device="cpu"):
+    """ "bf16" or "fp32", as named; "auto" is bf16 where the device multiplies it in hardware, and fp32 elsewhere.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    return name if name != "auto" else "bf16" if native_bf16(device) else "fp32"
 
 
 @contextmanager
@@ -127,7 +138,7 @@ def frozen_copy(network, *, precision="auto", example=None):
 
     Args:
         network: any module from images to logits; it stays as it is.
-        precision: of weights and activations: "bf16", "fp32", or "auto" for bf16 where the processor has it.
+        precision: of weights and activations, as in `find_precision`.
         example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
 
     Returns:
@@ -136,13 +147,12 @@ def frozen_copy(network, *, precision="auto", example=None):
     Raises:
         ValueError: unknown precision, or the network does not return a tensor.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    precision = find_precision(precision, device)
     frozen = copy.deepcopy(network).eval().requires_grad_(False).float()
     if example is not None and len(example):
         frozen = _folded(frozen, example)
-    device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
-    if precision == "bf16" or precision == "auto" and native_bf16(device):
+    if precision == "bf16":
         frozen = frozen.to(torch.bfloat16)
     return frozen.to(memory_format=torch.channels_last)
 

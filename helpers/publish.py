@@ -5,9 +5,10 @@ import re
 
 import pandas as pd
 
-from helpers.evaluation import markdown, side_by_side
-from helpers.files import PUBLISHED, WEIGHTS, replacing
+from helpers.evaluation import markdown, side_by_side, write_table
+from helpers.files import PUBLISHED, WEIGHTS, commit, replacing
 from helpers.training import find_weights
+from helpers.verdicts import judge
 
 MAIN = ("full", "quick")  # these profiles are published to figures/ itself, any other to figures/<profile>/
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -21,7 +22,7 @@ ACROSS = {  # what becomes columns
 
 
 def publish_files(folder, names, figures):
-    """Copy files of a run, all or none, and return where they are now.
+    """Copy files of a run, all or none, and return where they are now; verdicts are decided anew, by the present rules.
 
     Args:
         folder: of the run, named after its profile.
@@ -33,6 +34,10 @@ def publish_files(folder, names, figures):
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)
+    if "verdicts.csv" in names:
+        verdicts = pd.read_csv(place / "verdicts.csv", dtype=str, keep_default_na=False)
+        source = verdicts.loc[0, "dataset":].to_dict() | {"commit": commit()}
+        write_table(place / "verdicts.csv", judge(place, source=source), source)
     return list(contents)
 
 
@@ -53,11 +58,11 @@ def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
         raise ValueError(f"{weights} lacks the network {min(d for d in digests if not found[d])}: train it again")
     paths = [path for own in found.values() for path in (own, own.with_suffix(".json"))]
     contents = {place / path.name: path.read_bytes() for path in paths}
-    for path in set(place.glob("*")) - set(contents):
-        path.unlink()
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)
+    for path in set(place.glob("*")) - set(contents):
+        path.unlink()
     return list(contents)
 
 

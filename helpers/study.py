@@ -337,8 +337,8 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         The paths written.
 
     Raises:
-        ValueError: a notebook has not finished with the profile's parameters and its present cells, or a file
-            is not as the run left it. Nothing is copied then.
+        ValueError: a notebook has not finished with the profile's parameters and its present cells, a file is not as
+            the run left it, or a network is missing. Nothing is copied then.
     """
     # here, since torch takes a second
     from helpers.publish import MAIN, publish_files, publish_summary, publish_weights, renew_outputs, renew_readme
@@ -361,11 +361,10 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         path = folder / name
         if not path.exists() or known[name] != files.digest_bytes(path.read_bytes()):
             raise ValueError(f"{shown(path)} is not as the run left it; run {resume(profile)}")
-    written = (publish_summary if "folder" in datasets else publish_files)(folder, names, figures)
+    written = publish_weights(folder) if profile == "full" and "clean.csv" in names else []
+    written += (publish_summary if "folder" in datasets else publish_files)(folder, names, figures)
     if profile == "quick":
         written += [renew_outputs(notebook, folder / notebook.name) for notebook, _ in steps]
-    if profile == "full" and "clean.csv" in names:
-        written += publish_weights(folder)
     return written + renew_readme(readme, figures)
 
 

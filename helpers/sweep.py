@@ -59,7 +59,7 @@ def run(
         names: of the columns that hold the parts of a name.
         noise: whether the store is to keep the noise too, for `cells.rebuild`.
         device: "cpu", "cuda" or "auto", in this process and in workers.
-        batch_size: images at a time; default 8 of 256×256 (64 on a GPU), more of smaller ones.
+        batch_size: images at a time; default 8 of 256×256 (on a GPU 64, which take 5 GiB), more of smaller ones.
 
     Returns:
         DataFrame, a row for each cell, case, structure and comparison: the columns of `names`, id, structure,
@@ -157,7 +157,7 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
     """
     asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
              for role in roles}  # fmt: skip
-    missing = deque()
+    missing, device = deque(), find_device(device)
     for role, (name, values) in asked.items():
         recipe = make_recipe(dataset, name, device=device, **values)
         asked[role] = name, values | {"precision": recipe.precision}  # "auto" is not the same everywhere

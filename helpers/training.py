@@ -28,7 +28,7 @@ from helpers.files import (
     versions,
 )
 from helpers.loss import iou_loss, soft_iou
-from helpers.network import UNet, evaluating, find_device, native_bf16
+from helpers.network import UNet, evaluating, find_device, find_precision
 
 VERSION = 1  # of this training; raise it with a change that alters the weights
 GRID = 32  # side of the coarse grid on which elastic fields are drawn; its cells are 1/6 of the filter's sigma
@@ -88,7 +88,7 @@ def make_recipe(
 ):  # fmt: skip
     """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
 
-    `precision` "auto" is bf16 where `device` multiplies it in hardware, and fp32 elsewhere.
+    `precision` is understood as in `network.find_precision`, for `device`.
 
     Raises:
         ValueError: an unknown role, augmentation or precision, or a number below 1.
@@ -99,8 +99,7 @@ def make_recipe(
     unknown = set(augmentation.split()) - set(AUGMENTATIONS)
     if unknown:
         raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"precision {precision!r} is unknown; choose auto, bf16 or fp32")
+    precision = find_precision(precision, find_device(device))
     for name, value in {"depth": depth, "features": features, "epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
@@ -114,7 +113,7 @@ def make_recipe(
         depth=depth, features=features, epochs=epochs, batch_size=batch_size,
         seed=len(roles) * seed + roles.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
-        precision=("bf16" if native_bf16(find_device(device)) else "fp32") if precision == "auto" else precision,
+        precision=precision,
     )  # fmt: skip
 
 
@@ -129,7 +128,7 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
         dataset: a `helpers.data.Dataset`.
         role: "target" or "surrogate".
         folder: where weights and checkpoints are kept, under the key of their recipe.
-        device: where to train: "cpu", "cuda" or "auto".
+        device: where to train, as in `network.find_device`.
         **settings: depth, epochs and the other arguments of `make_recipe`.
 
     Returns:

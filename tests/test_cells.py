@@ -256,7 +256,7 @@ def test_a_template_is_the_white_box_attack_on_a_split():
 
 @pytest.mark.parametrize("native, precision", [(True, "bf16"), (False, "fp32")])
 def test_the_automatic_precision_is_that_of_the_device(monkeypatch, native, precision):
-    monkeypatch.setattr("helpers.cells.native_bf16", lambda device: native)
+    monkeypatch.setattr("helpers.network.native_bf16", lambda device: native)
     trained = Trained(NETWORKS["a"], "a", None, ())
     assert template(DATA, trained).precision == template(DATA, trained, precision="auto").precision == precision
     assert template(DATA, trained, precision="fp32").precision == "fp32"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.network import UNet, evaluating, find_device, native_bf16, predict, receptive_field
+from helpers.network import UNet, evaluating, find_device, find_precision, native_bf16, predict, receptive_field
 
 
 def make_images(n, size, channels=1, seed=0):
@@ -131,6 +131,15 @@ def test_whether_bfloat16_is_native_is_a_yes_or_a_no():
     assert type(native_bf16()) is bool
     assert type(native_bf16("cpu")) is bool
     assert native_bf16(torch.device("cpu")) == native_bf16()
+
+
+def test_the_automatic_precision_is_that_of_the_device_and_another_is_named(monkeypatch):
+    assert find_precision("bf16") == "bf16" and find_precision("fp32") == "fp32"
+    for kind, precision in (("cpu", "fp32"), ("meta", "bf16")):
+        monkeypatch.setattr("helpers.network.native_bf16", lambda device: torch.device(device).type == "meta")
+        assert find_precision("auto", torch.device(kind)) == precision
+    with pytest.raises(ValueError, match="precision 'fp16' is unknown; choose one of auto, bf16, fp32"):
+        find_precision("fp16")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:99x"])

@@ -567,7 +567,7 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
 
 
 def test_workers_train_the_same_networks(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.training.native_bf16", lambda device: False)  # whoever asks says what "auto" is
+    monkeypatch.setattr("helpers.network.native_bf16", lambda device: False)  # whoever asks says what "auto" is
     data = toys.on_disk(tmp_path / "data")
     roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1}
     here = train_all(data, roles, folder=tmp_path / "here", **settings)

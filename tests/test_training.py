@@ -111,7 +111,7 @@ def test_the_order_of_augmentation_words_does_not_matter():
 
 def test_automatic_precision_is_written_down_as_what_it_is(monkeypatch):
     for native, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(training, "native_bf16", lambda device, native=native: native)
+        monkeypatch.setattr("helpers.network.native_bf16", lambda device, native=native: native)
         assert make_recipe(toy(), "target", **SETTINGS | {"precision": "auto"}).precision == precision
 
 

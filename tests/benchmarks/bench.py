@@ -18,7 +18,7 @@ from helpers.phantom import draw_case
 from helpers.training import augment
 
 SIZE, DEPTH, BATCH, ROUNDS, STEPS = 256, 4, 4, 5, 10
-ATTACKED = {"cpu": 4, "cuda": 64}  # images at a time
+ATTACKED = {"cpu": {256: 4}, "cuda": {256: 64, 512: 16}}  # images at a time, of each size
 
 
 def seconds(work):
@@ -48,6 +48,12 @@ def draw_phantom():
     draw_case(1, 512)
 
 
+def batch(n, size, device):
+    """Random images and labels."""
+    images, labels = torch.rand(n, 1, size, size) * 2 - 1, torch.randint(0, 6, (n, size, size))
+    return images.to(device), labels.to(device)
+
+
 def measure():
     """Table: work, device, precision, images at a time, and milliseconds per image (an attack's: and step)."""
     rows = [["phantom 512×512", "cpu, one core", "fp32", 1, 1000 * seconds(draw_phantom)]]
@@ -55,24 +61,23 @@ def measure():
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         for precision in ("fp32", "bf16") if native_bf16(device) else ("fp32",):
             torch.manual_seed(0)
-            generator, n = torch.Generator().manual_seed(0), ATTACKED[device.type]
-            images, labels = torch.rand(n, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (n, SIZE, SIZE))
-            images, labels = images.to(device), labels.to(device)
             network = UNet(depth=DEPTH).to(device, memory_format=torch.channels_last)
-            optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
-            loss, about = partial(iou_loss, classes=range(1, 6)), {"epsilon": 0.04, "steps": STEPS}
-            train = partial(training_step, network, optimizer, images[:BATCH], labels[:BATCH], generator)
-            attack = partial(pgd, UNet(depth=DEPTH).eval().to(device), images, labels, loss=loss, **about)
-            trained, attacked = partial(train, bf16=precision == "bf16"), partial(attack, precision=precision)
-            rows.append(["training step", name, precision, BATCH, 1000 * seconds(trained) / BATCH])
-            rows.append(["attack step", name, precision, n, 1000 * seconds(attacked) / (n * STEPS)])
+            optimizer, generator = torch.optim.Adadelta(network.parameters(), lr=1.0), torch.Generator().manual_seed(0)
+            train = partial(training_step, network, optimizer, *batch(BATCH, SIZE, device), generator)
+            cost = seconds(partial(train, bf16=precision == "bf16"))
+            rows.append([f"training step {SIZE}×{SIZE}", name, precision, BATCH, 1000 * cost / BATCH])
+            for size, n in ATTACKED[device.type].items():
+                attack = partial(pgd, UNet(depth=DEPTH).eval().to(device), *batch(n, size, device), epsilon=0.04)
+                loss = partial(iou_loss, classes=range(1, 6))
+                cost = seconds(partial(attack, loss=loss, steps=STEPS, precision=precision))
+                rows.append([f"attack step {size}×{size}", name, precision, n, 1000 * cost / (n * STEPS)])
     return pd.DataFrame(rows, columns=["work", "device", "precision", "images", "milliseconds_per_image"])
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # an attack on random weights
     table = measure()
-    machine = {"size": SIZE, "depth": DEPTH, "threads": torch.get_num_threads(),
+    machine = {"depth": DEPTH, "threads": torch.get_num_threads(),
                "processor": platform.processor() or platform.machine(), "torch": torch.__version__}  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(table.round(3).to_string(index=False))

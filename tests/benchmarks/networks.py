@@ -1,5 +1,5 @@
 """How far networks of one recipe differ, by the seed of weights and augmentation alone, under the same attack:
-``python tests/benchmarks/networks.py --profile full --seeds 5``."""
+``.venv/bin/python tests/benchmarks/networks.py --profile deep --seeds 3``."""
 
 import argparse
 from dataclasses import replace
@@ -11,6 +11,7 @@ from helpers.cells import Goal, template
 from helpers.data import load
 from helpers.evaluation import provenance, summarise, write_table
 from helpers.network import find_device
+from helpers.publish import renew_readme
 from helpers.study import plan
 from helpers.sweep import run, train_all
 
@@ -51,14 +52,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--seeds", type=int, default=5, help="number of networks")
+    parser.add_argument("--publish", action="store_true", help="copy the table to figures/ and renew the README")
     arguments = parser.parse_args()
-    ((_, parameters),) = plan(files.ROOT / "notebooks", arguments.profile, only=["04"])
+    if arguments.seeds < 1:
+        parser.error(f"--seeds is {arguments.seeds}; give 1 or more")
+    try:
+        ((_, parameters),) = plan(files.NOTEBOOKS, arguments.profile, only=["04"])
+    except ValueError as error:
+        parser.error(error)
     table, source = measure(arguments.seeds, **parameters)
     path = files.RUNS / arguments.profile / "networks.csv"
     write_table(path, table, source)
     keys = ["goal", "attack", "scored"]
     print(table.groupby(keys, sort=False)["iou"].agg(["mean", "std", "min", "max"]).round(1).to_string())
     print(f"written to {path}")
+    if arguments.publish:
+        with files.replacing(files.FIGURES / path.name) as file:
+            file.write(path.read_bytes())
+        print(files.FIGURES / path.name, *renew_readme(files.ROOT / "README.md", files.FIGURES), sep="\n")
 
 
 if __name__ == "__main__":
