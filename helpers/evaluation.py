@@ -204,8 +204,9 @@ def side_by_side(summary, *, columns):
 
 
 def markdown(table):
-    """Markdown of a DataFrame of texts and numbers, without its index."""
-    lines = [[*map(str, table.columns)], ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    """Markdown of a DataFrame of texts and numbers, without its index; what is missing stays empty."""
+    cells = table.astype(object).fillna("").astype(str).to_numpy().tolist()
+    lines = [[*map(str, table.columns)], ["---"] * table.shape[1], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

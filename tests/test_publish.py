@@ -39,6 +39,12 @@ def test_a_table_for_reading_has_ours_with_interval_above_the_papers(figures):
     assert lines[-1] == "*n = 20, dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
 
 
+def test_what_a_table_lacks_stays_empty(tmp_path):
+    path = tmp_path / "verdicts.csv"
+    path.write_text("claim,ours,verdict,dataset,size\none,5.0,holds,phantom,64\ntwo,,not decided,phantom,64\n")
+    assert markdown_table(path).splitlines()[2:4] == ["| one | 5.0 | holds |", "| two |  | not decided |"]
+
+
 def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
     run, end = tmp_path / "runs" / "mine", "7,90,89,91,,folder-mine,64,2,ab,100,0,0123\n"
     head = "n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit\n"
