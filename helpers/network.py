@@ -70,7 +70,7 @@ def receptive_field(depth):
 def find_device(name="auto"):
     """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the processor where there is none.
 
-    On a GPU float32 is from then on not rounded to TF32, and a run is the same every time. A device is given back.
+    On a GPU float32 is from then on not rounded to TF32, and a run is the same every time. A torch.device stays itself.
 
     Raises:
         ValueError: another name, or "cuda" without a GPU.
@@ -94,7 +94,7 @@ def native_bf16(device="cpu"):
 
 
 def find_precision(name, device="cpu"):
-    """ "bf16" or "fp32", as named; "auto" is bf16 where the device multiplies it in hardware, and fp32 elsewhere.
+    """The precision called "bf16" or "fp32"; "auto" is bf16 where the device multiplies it in hardware, else fp32.
 
     Raises:
         ValueError: another name.

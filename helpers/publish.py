@@ -34,8 +34,7 @@ def publish_files(folder, names, figures):
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)
-    if "verdicts.csv" in names:
-        verdicts = pd.read_csv(place / "verdicts.csv", dtype=str, keep_default_na=False)
+    if "verdicts.csv" in names and len(verdicts := pd.read_csv(place / "verdicts.csv", dtype=str).fillna("")):
         source = verdicts.loc[0, "dataset":].to_dict() | {"commit": commit()}
         write_table(place / "verdicts.csv", judge(place, source=source), source)
     return list(contents)

@@ -405,7 +405,8 @@ def _networks(networks, cells):
     for digest in {digest for cell in cells for digest in (cell.attacked, cell.crafted_on)} - set(networks):
         path = find_weights(digest)
         if path is not None:
-            networks = networks | {digest: load_weights(path).network}
+            trained = load_weights(path)
+            networks = networks | {trained.digest: trained.network}
     return networks
 
 

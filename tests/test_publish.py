@@ -8,7 +8,7 @@ import pytest
 from helpers import files
 from helpers.data import load
 from helpers.evaluation import provenance, write_table
-from helpers.publish import markdown_table, publish_summary, publish_weights, renew_readme
+from helpers.publish import markdown_table, publish_files, publish_summary, publish_weights, renew_readme
 from helpers.study import plan
 from helpers.training import find_weights, load_weights, make_recipe, train, weights_path
 
@@ -106,6 +106,21 @@ def test_the_readmes_tables_are_the_published_ones(tmp_path):
     renew_readme(copy, files.FIGURES)
     assert copy.read_text() == (files.ROOT / "README.md").read_text()
     assert ".csv -->\n|" in copy.read_text()
+
+
+def test_verdicts_are_decided_by_the_present_rules(tmp_path):
+    run, origin = tmp_path / "runs" / "full", "phantom,64,2,ab,100,0,0123\n"
+    run.mkdir(parents=True)
+    end = "dataset,size,depth,weights,steps,seed,commit\n"
+    (run / "table1.csv").write_text(f"attack,epsilon,n,iou,low,high,paper,{end}white-box,0.02,20,3,1,5,0.8,{origin}")
+    names = ["table1.csv", "verdicts.csv"]
+    (run / "verdicts.csv").write_text(f"claim,paper,ours,rule,verdict,{end}untrue,,9,old,does not hold,{origin}")
+    publish_files(run, names, tmp_path / "figures")
+    (row,) = pd.read_csv(tmp_path / "figures" / "verdicts.csv").to_dict("records")
+    assert row["ours"] == "3.0 (1.0–5.0)" and row["verdict"] == "holds" and row["weights"] == "ab"
+    assert "untrue" in (run / "verdicts.csv").read_text()
+    (run / "verdicts.csv").write_text(f"claim,paper,ours,rule,verdict,{end}")  # of a run that decides nothing
+    publish_files(run, names, tmp_path / "figures")
 
 
 # networks

@@ -20,7 +20,7 @@ from clusters import ENVIRONMENT, PYTHON, alive, until
 from toys import NETWORKS, Acting, single_cells
 
 from helpers import cells as cells_module
-from helpers import sweep
+from helpers import files, sweep
 from helpers.cells import Goal
 from helpers.data import Dataset
 from helpers.engine import LostEngine
@@ -561,6 +561,14 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
         else:
             assert own[np.isclose(levels, result)].all()
     assert Counter(np.isfinite(found))[True] >= 1
+
+
+def test_the_beginning_of_a_digest_names_no_network():
+    whole = next(json.loads(path.read_text())["weights"] for path in files.PUBLISHED.glob("*.json"))
+    data = toys.dataset()
+    for digest in (whole[:12], whole[:1]):
+        with pytest.raises(ValueError, match=f"no weights of digest {digest}"):
+            run({"x": toys.cell(data, attacked=digest, crafted_on=digest)}, data, {}, names=("name",))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
