@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "make: $(PYTHON) must be Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
 	@echo "Installing into $(VENV): once, a few minutes ..."
-	@$(PYTHON) -m venv $(VENV) >$(VENV).log 2>&1 && rm -f $(VENV).log \
+	@$(PYTHON) -m venv --clear $(VENV) >$(VENV).log 2>&1 && rm -f $(VENV).log \
 		|| { rm -rf $(VENV) $(VENV).log; echo "make: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test,cluster]"
 	@echo "$(CURDIR)" > $@
