@@ -1,4 +1,4 @@
-"""Publish a finished run: tables and figures to figures/, numbers to the README, outputs to the notebooks."""
+"""Publish a finished run (tables, figures, numbers in the README, outputs), or compare it with what is published."""
 
 import json
 import re
@@ -19,6 +19,11 @@ ACROSS = {  # what becomes columns
     "table1": "epsilon",
     "table2": "epsilon",
 }
+KEYS = ("id", "symbol", "setting", "window", "claim")  # what a row is about, in tables without a column n
+
+
+def _place(folder, figures):
+    return figures if folder.name in MAIN else figures / folder.name
 
 
 def publish_files(folder, names, figures):
@@ -29,7 +34,7 @@ def publish_files(folder, names, figures):
         names: the files to copy.
         figures: the folder of published figures.
     """
-    place = figures if folder.name in MAIN else figures / folder.name
+    place = _place(folder, figures)
     contents = {place / name: (folder / name).read_bytes() for name in names}
     for path, content in contents.items():
         with replacing(path) as file:
@@ -38,6 +43,45 @@ def publish_files(folder, names, figures):
         source = verdicts.loc[0, "dataset":].to_dict() | {"commit": commit()}
         write_table(place / "verdicts.csv", judge(place, source=source), source)
     return list(contents)
+
+
+def compare(folder, figures):
+    """How far the tables of a run are from the published ones: what this machine makes of the same parameters.
+
+    Args:
+        folder: of the run, named after its profile.
+        figures: the folder of published figures.
+
+    Returns:
+        DataFrame with a row for each table that both have: table, rows (that both have), missing (of the published
+        ones), equal (the same digits), difference (the greatest, of the value that has an interval, else of any
+        number), outside (rows whose value is not in the published interval, or whose verdict is another).
+
+    Raises:
+        ValueError: they have no table in common, or no row of one of them.
+    """
+    place, found = _place(folder, figures), []
+    for path in sorted(place.glob("*.csv")):
+        if not (own := folder / path.name).exists():
+            continue
+        known, ours = (pd.read_csv(p, dtype=str, keep_default_na=False).loc[:, :"dataset"] for p in (path, own))
+        keys = list(known.loc[:, :"n"]) if "n" in known else [name for name in KEYS if name in known]
+        if list(known) != list(ours) or not (both := known[keys].merge(ours[keys])).size:
+            raise ValueError(f"{own} has other rows than {path}: they were made with other parameters")
+        missing = len(known) - len(both)
+        known, ours = (both.merge(table, validate="one_to_one") for table in (known, ours))
+        values = ["share" if "share" in known else "iou"] if "low" in known else known.columns.difference(keys)
+        before, now = (table[values].apply(pd.to_numeric, errors="coerce") for table in (known, ours))
+        differs = (known != ours).any(axis=1)
+        outside = known["verdict"] != ours["verdict"] if "verdict" in known else differs & False
+        if "low" in known:
+            low, high = (pd.to_numeric(known[name], errors="coerce") for name in ("low", "high"))
+            outside = differs & ~now[values[0]].between(low, high)
+        greatest = (now - before).abs().max(axis=None)
+        found.append([path.name, len(both), missing, (~differs).sum(), greatest, outside.sum()])
+    if not found:
+        raise ValueError(f"{folder} and {place} have no table in common: run the profile, or publish it")
+    return pd.DataFrame(found, columns=["table", "rows", "missing", "equal", "difference", "outside"])
 
 
 def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):

@@ -368,6 +368,20 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
     return written + renew_readme(readme, figures)
 
 
+def compare(profile, runs, figures):
+    """Print how far the tables of a run are from the published ones.
+
+    Returns:
+        The exit code: 0 all within the published intervals, 1 not.
+    """
+    from helpers.publish import compare as beside  # here, since torch takes a second
+
+    table = beside(runs / profile, figures)
+    print(table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
+    print("outside: not in the published interval, or another verdict")
+    return int(table["outside"].any())
+
+
 def override(text):
     """Split name=value."""
     name, equals, value = text.partition("=")
@@ -387,15 +401,20 @@ def main(
     parser.add_argument("-p", dest="overrides", action="append", default=[], type=override, metavar="NAME=VALUE",
                         help="a parameter that replaces the profile's, e.g. steps=10")  # fmt: skip
     parser.add_argument("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
+    parser.add_argument("--compare", metavar="PROFILE", help="how far a run's tables are from the published ones")
     options = parser.parse_args(argv)
     only = [name for text in options.only for name in text.split(",")]
     try:
+        if options.overrides and (options.publish or options.compare):
+            raise ValueError("--publish and --compare take no -p: they are for runs with a profile's own parameters")
+        if options.compare and only:
+            raise ValueError("--compare takes no --only: it compares each table that the run has")
         if options.publish:
-            if options.overrides:
-                raise ValueError("--publish takes no -p: it is for runs with a profile's own parameters")
             for path in publish(options.publish, notebooks, runs, figures, readme, only):
                 print(shown(path))
             return 0
+        if options.compare:
+            return compare(options.compare, runs, figures)
         steps = plan(notebooks, options.profile, options.overrides, only)
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)

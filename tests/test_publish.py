@@ -8,8 +8,8 @@ import pytest
 from helpers import files
 from helpers.data import load
 from helpers.evaluation import provenance, write_table
-from helpers.publish import markdown_table, publish_files, publish_summary, publish_weights, renew_readme
-from helpers.study import plan
+from helpers.publish import compare, markdown_table, publish_files, publish_summary, publish_weights, renew_readme
+from helpers.study import main, plan
 from helpers.training import find_weights, load_weights, make_recipe, train, weights_path
 
 TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
@@ -121,6 +121,61 @@ def test_verdicts_are_decided_by_the_present_rules(tmp_path):
     assert "untrue" in (run / "verdicts.csv").read_text()
     (run / "verdicts.csv").write_text(f"claim,paper,ours,rule,verdict,{end}")  # of a run that decides nothing
     publish_files(run, names, tmp_path / "figures")
+
+
+# another run
+
+
+@pytest.fixture
+def again(figures, tmp_path):
+    """A folder with a second run of the profile deep."""
+    (tmp_path / "runs" / "deep").mkdir(parents=True)
+    (tmp_path / "runs" / "deep" / "table1.csv").write_text(TABLE)
+    return tmp_path / "runs" / "deep"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "row", "code"),
+    [
+        ("0123", "4567", [4, 0, 4, 0.0, 0], 0),  # another commit
+        ("25.14", "30.14", [4, 0, 3, 5.0, 0], 0),
+        ("25.14", "30.24", [4, 0, 3, 5.1, 1], 1),
+        ("25.14", "", [4, 0, 3, 0.0, 1], 1),
+        ("random-noise,0.02", "shuffled-noise,0.02", [3, 1, 3, 0.0, 0], 0),
+        ("30.50", "30.60", [4, 0, 3, 0.0, 0], 0),  # not what was measured
+    ],
+)
+def test_a_run_is_compared_with_the_published_one(figures, again, capsys, before, after, row, code):
+    (again / "table1.csv").write_text(TABLE.replace(before, after))
+    (found,) = compare(again, figures).values.tolist()
+    assert found == ["table1.csv", *row[:3], pytest.approx(row[3]), row[4]]
+    assert main(["--compare", "deep"], runs=again.parent, figures=figures) == code
+    assert "table1.csv" in capsys.readouterr().out
+
+
+def test_another_verdict_and_another_level_are_told(figures, again):
+    for name, text in {
+        "verdicts.csv": "claim,ours,verdict,dataset\none,5.0,holds,phantom\n",
+        "smallest_epsilon.csv": "id,symbol,epsilon,dataset\na,small,0.02,phantom\nb,small,0.03,phantom\n",
+    }.items():
+        (figures / "deep" / name).write_text(text)
+        (again / name).write_text(text.replace("holds", "does not hold").replace("0.03", ""))
+    assert compare(again, figures)[["table", "equal", "outside"]].values.tolist() == [
+        ["smallest_epsilon.csv", 1, 0],
+        ["table1.csv", 4, 0],
+        ["verdicts.csv", 0, 1],
+    ]
+
+
+def test_only_like_is_compared_with_like(figures, again, capsys):
+    (again / "table1.csv").write_text(TABLE.replace(",20,", ",8,"))
+    with pytest.raises(ValueError, match="table1.csv has other rows than .*: they were made with other parameters"):
+        compare(again, figures)
+    assert main(["--compare", "full"], runs=again.parent, figures=figures) == 2
+    assert "no table in common" in capsys.readouterr().err
+    for words in (["-p", "steps=10"], ["--only", "03"]):
+        assert main(["--compare", "deep", *words], runs=again.parent, figures=figures) == 2
+        assert f"take{'s' * (words[0] == '--only')} no {words[0]}" in capsys.readouterr().err
 
 
 # networks
