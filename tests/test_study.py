@@ -131,7 +131,7 @@ def test_each_notebook_gets_only_what_it_declares(place):
         (["--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
         (["--only", "01,"], "there is no notebook ''; choose from 01_first, 02_second"),
         (["--only", "02", "-p", "size=3"], "-p: no notebook declares a parameter 'size'"),
-        (["--publish", "full", "-p", "steps=3"], "--publish takes no -p"),
+        (["--publish", "full", "-p", "steps=3"], "--publish and --compare take no -p"),
         (["--publish", "full", "--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
