@@ -212,17 +212,18 @@ def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sba
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_workers_keep_the_memory_of_a_tensor_for_the_next():
-    code = """if True:
+@pytest.mark.parametrize("engine", ["_work(faults, None, None, 1)", "next(Here().map(faults, iter([0]).__next__))[1]"])
+def test_the_memory_of_a_tensor_is_kept_for_the_next(engine):
+    code = f"""if True:
         import resource, sys
         import torch
-        from helpers.engine import _work
+        from helpers.engine import Here, _work
         def faults(*_):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(60):
                 torch.ones(10_000_000)
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        print(faults(), _work(faults, None, None, 1))
+        print(faults(), {engine})
     """
     given = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}  # as Dask's nannies set it
     done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
