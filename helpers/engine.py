@@ -13,6 +13,7 @@ only, unless the YAML file names another.
 
 import asyncio
 import ctypes
+import math
 import os
 import re
 import time
@@ -22,7 +23,10 @@ from pathlib import Path
 
 import yaml
 
+from helpers.files import tell
+
 PATIENCE = 15  # seconds that a scheduler may take to answer, and be out of sight
+QUIET = 60  # seconds without any worker, after which it is said
 
 
 class LostEngine(ConnectionError):
@@ -213,7 +217,7 @@ class OnDask:
         """As `Here.map`, in the order in which the tasks end."""
         from distributed import wait
 
-        common, running = None, {}
+        common, running, seen = None, {}, time.monotonic()
         try:
             while True:
                 while len(running) < self.slots and (task := following()) is not None:
@@ -232,6 +236,11 @@ class OnDask:
                     except TimeoutError:
                         done = ()
                 self._check()
+                if self.workers():
+                    seen = time.monotonic()
+                elif time.monotonic() > seen + QUIET:
+                    tell(f"no worker for {QUIET} s; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
+                    seen = math.inf  # until there is one
                 for future in done:
                     with _noticing():
                         error = future.exception()

@@ -211,6 +211,25 @@ def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sba
     assert f"engine {path}: Slurm takes no job" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_that_no_worker_comes_is_said_once_and_the_first_that_comes_is_used(tmp_path, monkeypatch):
+    told, late = [], []
+    monkeypatch.setattr(helpers.engine, "QUIET", 1)
+    with started(tmp_path, workers=0) as (address, _):
+
+        def tell(line):
+            told.append(line)
+            late.append(clusters.dask("worker", address, "--nthreads", 1, "--no-dashboard", "--death-timeout", 60))
+
+        monkeypatch.setattr(helpers.engine, "tell", tell)
+        try:
+            with opened(address) as place:
+                (found,) = place.map(act, following(["a"]), None)
+        finally:
+            for worker in late:
+                end(worker)
+    assert found[2] is None and len(told) == 1 and "no worker for 1 s" in told[0] and "squeue" in told[0]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 @pytest.mark.parametrize("engine", ["_work(faults, None, None, 1)", "next(Here().map(faults, iter([0]).__next__))[1]"])
 def test_the_memory_of_a_tensor_is_kept_for_the_next(engine):
