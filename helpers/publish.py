@@ -64,12 +64,12 @@ def compare(folder, figures):
     for path in sorted(place.glob("*.csv")):
         if not (own := folder / path.name).exists():
             continue
-        known, ours = (pd.read_csv(p, dtype=str, keep_default_na=False).loc[:, :"dataset"] for p in (path, own))
+        known, ours = (pd.read_csv(p, dtype=str, keep_default_na=False) for p in (path, own))
         keys = list(known.loc[:, :"n"]) if "n" in known else [name for name in KEYS if name in known]
-        if list(known) != list(ours) or not (both := known[keys].merge(ours[keys])).size:
+        if list(known) != list(ours) or (both := known[keys].merge(ours[keys])).empty:
             raise ValueError(f"{own} has other rows than {path}: they were made with other parameters")
         missing = len(known) - len(both)
-        known, ours = (both.merge(table, validate="one_to_one") for table in (known, ours))
+        known, ours = (both.merge(table.loc[:, :"dataset"], validate="one_to_one") for table in (known, ours))
         values = ["share" if "share" in known else "iou"] if "low" in known else known.columns.difference(keys)
         before, now = (table[values].apply(pd.to_numeric, errors="coerce") for table in (known, ours))
         differs = (known != ours).any(axis=1)
