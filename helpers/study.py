@@ -368,14 +368,18 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
     return written + renew_readme(readme, figures)
 
 
-def compare(profile, runs, figures):
+def compare(profile, notebooks, runs, figures):
     """Print how far the tables of a run are from the published ones.
 
     Returns:
         The exit code: 0 all within the published intervals, 1 not.
+
+    Raises:
+        ValueError: there is no such profile, or nothing to compare.
     """
     from helpers.publish import compare as beside  # here, since torch takes a second
 
+    read_profile(profile, notebooks)
     table = beside(runs / profile, figures)
     print(table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
     print("outside: not in the published interval, or another verdict")
@@ -414,7 +418,7 @@ def main(
                 print(shown(path))
             return 0
         if options.compare:
-            return compare(options.compare, runs, figures)
+            return compare(options.compare, notebooks, runs, figures)
         steps = plan(notebooks, options.profile, options.overrides, only)
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)

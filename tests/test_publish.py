@@ -174,6 +174,8 @@ def test_only_like_is_compared_with_like(figures, again, capsys):
             compare(again, figures)
     assert main(["--compare", "full"], runs=again.parent, figures=figures) == 2
     assert "no table in common" in capsys.readouterr().err
+    assert main(["--compare", "dep"], runs=again.parent, figures=figures) == 2
+    assert "there is no profile 'dep'; choose from" in capsys.readouterr().err
     for words in (["-p", "steps=10"], ["--only", "03"]):
         assert main(["--compare", "deep", *words], runs=again.parent, figures=figures) == 2
         assert f"take{'s' * (words[0] == '--only')} no {words[0]}" in capsys.readouterr().err
