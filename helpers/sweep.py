@@ -163,10 +163,10 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
         asked[role] = name, values | {"precision": recipe.precision}  # "auto" is not the same everywhere
         if not weights_path(recipe, folder).exists():
             missing.append(role)
-    if missing and engine:
+    if missing:
         with opened(engine, device=device) as place:
             shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
-                      "dataset": None if dataset.origin else dataset}  # fmt: skip
+                      "dataset": None if engine and dataset.origin else dataset}  # fmt: skip
             following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
             for _, trained, error in place.map(_train, following, shared):
                 if error:
