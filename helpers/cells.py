@@ -42,7 +42,8 @@ class Goal:
         _check_choice("goal", self.kind, ("untargeted", "shape", "resize"))
         _check_choice("basis", self.basis, ("truth", "prediction"))
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
-            raise ValueError(f"ratio is {self.ratio!r}; it must be above 0")
+            name = "factor" if self.kind == "resize" else "area ratio"
+            raise ValueError(f"{name} is {self.ratio!r}; it must be above 0")
         if self.shape.lower().endswith((".png", ".svg")):
             raise ValueError(f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) of it")
 
@@ -78,6 +79,8 @@ class Region:
         """bool (N, H, W)."""
         if self.kind == "everywhere":
             return everywhere(truth)
+        if self.structure not in structures:
+            raise ValueError(f"there is no structure {self.structure!r}; choose from {', '.join(structures)}")
         masks = truth == structures.index(self.structure) + 1
         around_or_box = {"around": partial(around, depth=self.extent), "box": partial(bounding_box, margin=self.extent)}
         return around_or_box[self.kind](masks, ids=ids)

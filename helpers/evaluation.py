@@ -58,17 +58,18 @@ def freed_share(truth, target, predictions, *, structure, neighbour, ids, struct
 
 
 def align(maps, masks):
-    """Move each map so that the centre of mass of its mask comes to the middle of the image; what is new is 0.
+    """Move each map so that its mask's centre of mass comes to the middle of a frame twice as large, elsewhere 0.
 
     Args:
         maps: float (N, H, W).
         masks: bool (N, H, W), none of them empty.
 
     Returns:
-        float32 (N, H, W) array.
+        float32 (N, 2H, 2W) array.
     """
-    moved = []
+    moved, border = [], [((length + 1) // 2, length // 2) for length in masks.shape[1:]]
     for values, mask in zip(np.asarray(maps.cpu()), np.asarray(masks.cpu()), strict=True):
+        values, mask = np.pad(values, border), np.pad(mask, border)
         move = (np.array(mask.shape) - 1) / 2 - center_of_mass(mask)
         whole = np.floor(move + 0.5)  # np.round takes halves now up, now down: equal masks would not meet
         moved.append(shift(values.astype(np.float32), whole, order=0))
@@ -91,7 +92,13 @@ def energy_shares(noise, zones):
 
 
 def display_window(centre, width):
-    """Least and greatest intensity that a display window shows; one of width 2 or more shows the whole range −1 … 1."""
+    """Least and greatest intensity that a display window shows; one of width 2 or more shows the whole range −1 … 1.
+
+    Raises:
+        ValueError: the width is not above 0.
+    """
+    if not width > 0:
+        raise ValueError(f"window is {width}; it must be above 0: the width of the intensities that are shown")
     return (-1.0, 1.0) if width >= 2 else (centre - width / 2, centre + width / 2)
 
 

@@ -382,7 +382,9 @@ class Explorer(widgets.VBox):
     def _save_figure(self, _):
         frame = self._frame()
         cell = frame.cell
-        parts = (self.frames.image(cell.ids[0]), self.frames.attacked(frame), frame.prediction, self.frames.goal(cell))
+        image = self.frames.image(cell.ids[0])
+        parts = (image, self.frames.attacked(frame), self.frames.predict(image), frame.prediction,
+                 self.frames.goal(cell))  # fmt: skip
         name = "truth" if cell.goal.kind == "untargeted" else "target"
         figure = plots.plot_attacks({self._attacker(cell): parts}, structures=self.frames.dataset.structures,
                                     epsilon=cell.epsilon or self.epsilons[1], target_name=name)  # fmt: skip

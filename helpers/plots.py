@@ -5,9 +5,11 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from scipy.ndimage import find_objects
 
 from helpers.evaluation import display_window
 from helpers.files import replacing, versions
@@ -18,6 +20,7 @@ REFERENCE = "#D9D9D9"  # contours of the truth or the target
 CURVES = {  # colour and marker of a curve
     "white-box": ("#D55E00", "o"), "black-box": ("#0072B2", "s"),
     "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
+    "small": ("#882255", "D"), "large": ("#44AA99", "P"),
 }  # fmt: skip
 plt.rcParams.update({  # importing this module sets the style of every figure
     "figure.dpi": 100, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
@@ -127,10 +130,11 @@ def plot_predictions(images, predictions, truth, *, structures, titles):
 
 
 def plot_attacks(attacks, *, structures, epsilon, target_name="target"):
-    """Attacks in detail, a row each: image, noise × 1/ε, attacked image, prediction, target.
+    """Attacks in detail, a row each: image with clean prediction, noise × 1/ε, attacked image, prediction, target.
 
     Args:
-        attacks: dict from the name of a row to image and adv_image (H, W), prediction and target (label maps (H, W)).
+        attacks: dict from the name of a row to image and adv_image (H, W), and clean prediction, prediction and target
+            (label maps (H, W)).
         structures: names of classes 1 … K.
         epsilon: noise level, for the colour scale.
         target_name: title of the last column.
@@ -138,17 +142,17 @@ def plot_attacks(attacks, *, structures, epsilon, target_name="target"):
     Source: layout of the paper's Figure 1.
     """
     classes = range(1, len(structures) + 1)
-    titles = ("image", f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}", "prediction", target_name)
+    titles = ("no attack", f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}", "prediction", target_name)
     figure, axes = image_grid(len(attacks), 5, side=2.3)
-    for line, (name, (image, adv_image, prediction, target)) in zip(axes, attacks.items(), strict=True):
+    for line, (name, (image, adv_image, clean, prediction, target)) in zip(axes, attacks.items(), strict=True):
         for ax, picture, title in zip(line, (image, None, adv_image, adv_image, image), titles, strict=True):
             title = title if line[0] is axes[0, 0] else None
             if picture is None:
                 show_noise(ax, adv_image - image, epsilon=epsilon, title=title)
             else:
                 show_image(ax, picture, title=title)
-        show_contours(line[3], prediction, classes=classes)
-        show_contours(line[4], target, classes=classes)
+        for ax, labels in ((line[0], clean), (line[3], prediction), (line[4], target)):
+            show_contours(ax, labels, classes=classes)
         line[0].set_ylabel(name)
     add_legend(figure, structures)
     return figure
@@ -188,13 +192,18 @@ def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", le
     """Mean IoU against a logarithmic x: solid with its interval as a band, the paper's values hollow and dashed.
 
     Args:
-        panels: dict from a title to a DataFrame with the columns x, by, iou, low, high and, if known, paper.
+        panels: dict from a title to a DataFrame with the columns x, by, n, iou, low, high and, if known, paper.
         x, by: the columns along the axis and between curves.
         xlabel, ylabel: of the axes.
         levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels) + 2.6, 3.3), squeeze=False, sharey=True)
-    for ax, (title, summary) in zip(axes[0], panels.items(), strict=True):
+    columns = min(3, len(panels))
+    lines, spare = -(-len(panels) // columns), -len(panels) % columns  # the legend is in a spare place, or on the right
+    size = 3.1 * columns + (0 if spare else 2.6), 3 * lines + 0.3
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
         for position, (name, rows) in enumerate(summary.sort_values(x, kind="stable").groupby(by, sort=False)):
             colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
             ax.plot(rows[x], rows["iou"], color=colour, marker=marker, markersize=5, label=name)
@@ -209,13 +218,21 @@ def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", le
         ax.set(xscale="log", xlabel=xlabel, title=title)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    axes[0, 0].set(ylabel=ylabel, ylim=(-3, 103))
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.tick_params(labelbottom=True)
+    for line in axes:
+        line[0].set(ylabel=ylabel, ylim=(-3, 103))
+    about = _about(pd.concat(panels.values()))
+    ax.legend(title=about, loc="center left", bbox_to_anchor=(1.1 if spare else 1.0, 0.5), alignment="left")
     return figure
 
 
+def _about(summary):
+    """How many cases the means of a table are of, for its figure."""
+    return f"n = {'–'.join(str(n) for n in sorted({summary['n'].min(), summary['n'].max()}))}, bands: 95 %"
+
+
 def plot_distribution(values, *, xlabel, unit="cases"):
-    """Share of cases up to each value, one step curve for each name; a curve that ends below 100 % never got there.
+    """Share of cases up to each value, one step curve for each name; one that ends below 100 % never got there.
 
     Args:
         values: dict from a name to N positive numbers, infinity for a case without one.
@@ -223,12 +240,14 @@ def plot_distribution(values, *, xlabel, unit="cases"):
         unit: what is counted.
     """
     figure, ax = plt.subplots(figsize=(5.4, 3.0))
-    for (name, numbers), (colour, marker) in zip(values.items(), CURVES.values(), strict=False):
+    for position, (name, numbers) in enumerate(values.items()):
+        colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
         numbers = np.sort(np.asarray(numbers, dtype=float))
         found = numbers[np.isfinite(numbers)]
         share = 100 * np.arange(1, len(found) + 1) / len(numbers)
-        ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {unit} [%]", ylim=(0, 104))
+        ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name,
+                linestyle="--" if position % 2 else "-")  # fmt: skip
+    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} {unit} [%]", ylim=(0, 104))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
@@ -282,7 +301,7 @@ def plot_field(image, labels, moved_image, moved_labels, field, *, structures):
 
 
 def plot_missed(missed, *, title):
-    """Maps of target pixels that an attack did not reach, one for each structure.
+    """Maps of target pixels that an attack did not reach, one for each structure, all cropped to the same frame.
 
     Args:
         missed: dict from the structure to two maps (H, W): share of cases that missed the pixel, and share of cases
@@ -290,8 +309,10 @@ def plot_missed(missed, *, title):
         title: what was done to the structures, written behind their names.
     """
     figure, axes = image_grid(1, len(missed), side=2.2)
+    wanted = np.any([np.asarray(held) >= 0.5 for _, held in missed.values()], axis=0)
+    frame = (find_objects(wanted.astype(int)) or [np.s_[:, :]])[0]
     for ax, (structure, (share, held)) in zip(axes[0], missed.items(), strict=True):
-        share, held = np.asarray(share), np.asarray(held)
+        share, held = np.asarray(share)[frame], np.asarray(held)[frame]
         often = held >= 0.5
         missed_share = np.divide(share, held, out=np.full(share.shape, np.nan), where=often)
         shown = ax.imshow(100 * missed_share, cmap="magma_r", vmin=0, vmax=100)
@@ -333,21 +354,18 @@ def plot_margin(curve, levels, *, reach):
     """IoU against the margin around the bounding box in which noise is allowed.
 
     Args:
-        curve: DataFrame with margin [pixels], iou, low, high.
+        curve: DataFrame with margin [pixels], n, iou, low, high.
         levels: Series from the setting to its IoU; "structure only" is drawn as a line.
         reach: half of the receptive field [pixels].
     """
-    figure, ax = plt.subplots(figsize=(5.4, 3.0))
+    figure, ax = plt.subplots(figsize=(6.6, 3.0))
     colour, marker = CURVES["white-box"]
     ax.plot(curve["margin"], curve["iou"], color=colour, marker=marker, markersize=5)
     ax.fill_between(curve["margin"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
-    ax.axhline(levels["structure only"], color="#999999", linestyle=":", linewidth=1)
-    ax.axvline(reach, color="#999999", linestyle=":", linewidth=1)
-    ax.annotate("noise everywhere", (0.99, levels["structure only"]), xycoords=("axes fraction", "data"), ha="right",
-                xytext=(0, -3), textcoords="offset points", va="top", fontsize=8, color="#555555")  # fmt: skip
-    ax.annotate("half receptive field", (reach, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
-                xytext=(-3, 0), textcoords="offset points", fontsize=8, color="#555555")  # fmt: skip
-    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100", ylim=(None, 100.5))
+    ax.axhline(levels["structure only"], color="#999999", linestyle=":", linewidth=1, label="noise everywhere")
+    ax.axvline(reach, color="#999999", linestyle="--", linewidth=1, label="half receptive field")
+    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100")
+    ax.legend(title=_about(curve), loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
     return figure
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -92,15 +93,15 @@ def place_shape(labels, structure, structures, shape, *, area_ratio=1.0, shift=(
         Target.
 
     Raises:
-        ValueError: labels, names, shape or numbers are not sensible, a case lacks the structure, or the shape would
-            have no pixel in the image. The message names the value or the case.
+        ValueError: labels, names, shape or numbers are not sensible, a case lacks the structure, or its target would
+            have no pixel of it. The message names the value or the case.
 
     Source: paper, section 3: the target stands at the centre of mass of the true structure.
     """
     raster = read_shape(shape)
     middle, integral = _centre(raster), np.pad(raster, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-    if not (math.isfinite(area_ratio) and area_ratio > 0):
-        raise ValueError(f"area_ratio is {area_ratio}; it must be above 0: the shape's area / the structure's area")
+    if not (isinstance(area_ratio, Real) and 0 < area_ratio < math.inf):
+        raise ValueError(f"area_ratio is {area_ratio!r}; it must be above 0: the shape's area / the structure's area")
     if np.shape(shift) != (2,) or not (np.abs(shift) < 1e6).all():
         raise ValueError(f"shift is {shift}; give pixels to the right and down, such as (0, 0)")
 
@@ -126,8 +127,8 @@ def resize_structure(labels, structure, structures, *, factor, **options):
 
     Source: paper, section 3.3; the factor is a length, since lungs at 1.8 reach the corners of the image.
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"factor is {factor}; it must be above 0: new length / old length")
+    if not (isinstance(factor, Real) and 0 < factor < math.inf):
+        raise ValueError(f"factor is {factor!r}; it must be above 0: new length / old length")
 
     def draw(own):
         return _zoom(own, _centre(own), _centre(own), scale=factor, limit=LARGEST * own.size)
@@ -177,7 +178,8 @@ def read_shape(shape):
                 f"the shape is {array.dtype} {array.shape}; give a bool array (h, w) or a polygon (K, 2) of numbers"
             )
     if not raster.any():
-        raise ValueError("the shape is empty: no area lies inside it")
+        name = f"{str(shape)[:40]!r} " if isinstance(shape, str | os.PathLike) else ""
+        raise ValueError(f"the shape {name}is empty: no area lies inside it; draw one that has an area")
     return raster[find_objects(raster.astype(np.uint8))[0]]
 
 
@@ -219,7 +221,7 @@ def bounding_box(masks, *, margin=0, ids=None):
 
     Source: paper, Figure 2, "Heart BBox".
     """
-    if int(margin) != margin or margin < 0:
+    if not (0 <= margin < math.inf and int(margin) == margin):
         raise ValueError(f"margin is {margin}; give a whole number of pixels, 0 or more")
     boxes, margin = torch.zeros_like(_check_masks(masks, ids)), int(margin)
     for box, mask in zip(boxes, masks, strict=True):
@@ -244,10 +246,12 @@ def around(masks, *, depth, ids=None):
         bool (N, H, W).
 
     Raises:
-        ValueError: `masks` are not bool (N, H, W), or one is empty.
+        ValueError: `masks` are not bool (N, H, W), one is empty, or the depth is not a whole number of 1 or more.
 
     Source: paper, Figure 2, "Receptive Field".
     """
+    if type(depth) is not int or depth < 1:
+        raise ValueError(f"depth is {depth!r}; give the number of downsamplings of the U-Net, 1 or more")
     radius = receptive_field(depth) // 2
     grown = _check_masks(masks, ids)[:, None].float()
     grown = max_pool2d(grown, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
@@ -269,7 +273,7 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
             raster, (top, left) = draw(own)
             inside = raster[max(0, -top) : max(0, len(own) - top), max(0, -left) : max(0, own.shape[1] - left)]
             if not inside.any():
-                where = "lies wholly outside the image" if raster.any() else "has no pixel at this size"
+                where = "lies wholly outside the image; move it back" if raster.any() else "has no pixel at this size"
                 raise ValueError(f"the shape {where}")
         except ValueError as error:
             raise ValueError(f"case {ids[index]}, {structure!r}: {error}") from None
@@ -279,6 +283,9 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
     shapes = torch.from_numpy(shapes).to(labels.device)
     rest = torch.where(others == number, 0, others)
     visible = shapes if on_top else shapes & ((rest == 0) | (rest > number))
+    for index in (~visible.flatten(1).any(dim=1)).nonzero().flatten().tolist():
+        where = "lies wholly beneath other structures; move it, or draw it with on_top=True"
+        raise ValueError(f"case {ids[index]}, {structure!r}: the shape {where}")
     return Target(torch.where(visible, number, rest), shapes, torch.from_numpy(cut))
 
 
@@ -436,6 +443,8 @@ def _check(labels, structure, structures, ids, others):
     if structure not in structures:
         raise ValueError(f"there is no structure {structure!r}; choose from {', '.join(structures)}")
     for name, maps in (("labels", labels), ("others", labels if others is None else others)):
+        if not torch.is_tensor(maps):
+            raise ValueError(f"{name} are {type(maps).__name__}; give a torch tensor, int64 (N, H, W)")
         if maps.dtype != torch.int64 or maps.ndim != 3 or maps.shape != labels.shape:
             raise ValueError(f"{name} are {maps.dtype} {tuple(maps.shape)}; give int64 (N, H, W) like the labels")
         low, high, last = *(maps.aminmax() if maps.numel() else (0, 0)), len(structures)
@@ -448,6 +457,8 @@ def _check(labels, structure, structures, ids, others):
 
 
 def _check_masks(masks, ids=None):
+    if not torch.is_tensor(masks):
+        raise ValueError(f"masks are {type(masks).__name__}; give a torch tensor, bool (N, H, W)")
     if masks.dtype != torch.bool or masks.ndim != 3:
         raise ValueError(f"masks are {masks.dtype} {tuple(masks.shape)}; give bool (N, H, W)")
     for index in (~masks.flatten(1).any(dim=1)).nonzero().flatten().tolist():

@@ -275,7 +275,9 @@ def test_a_shape_is_no_file_since_files_change(shape):
     "make, text",
     [
         (partial(Goal, "bend"), "goal 'bend' is unknown; choose one of untargeted, shape, resize"),
-        (partial(Goal, "shape", "heart", -1), "ratio is -1"),
+        (partial(Goal, "shape", "heart", -1), "area ratio is -1"),
+        (partial(Goal, "resize", "heart", 0), "factor is 0; it must be above 0"),
+        (lambda: Region("box", "spleen").masks(torch.zeros(1, 4, 4), ["a", "b"], ["x"]), "no structure 'spleen'; choose"),
         (partial(Goal, "shape", "heart", float("nan")), "ratio is nan"),
         (partial(Goal, basis="guess"), "basis 'guess'"),
         (partial(Region, "moon"), "region 'moon'"),

@@ -148,8 +148,8 @@ def test_a_map_moves_as_far_as_its_mask_by_whole_pixels_and_brings_in_zeros():
     maps = torch.rand(1, 7, 9, generator=torch.Generator().manual_seed(0)) + 1
     mask = torch.zeros(1, 7, 9, dtype=torch.bool)
     mask[0, 1:4, 5:8] = True  # its centre is (2, 6), the middle is (3, 4)
-    expected = np.zeros((7, 9), dtype=np.float32)
-    expected[1:, :-2] = maps[0, :-1, 2:]
+    expected = np.zeros((14, 18), dtype=np.float32)
+    expected[5:12, 3:12] = maps[0]  # all of it
     (moved,) = align(maps, mask)
     np.testing.assert_array_equal(moved, expected)
 
@@ -193,6 +193,9 @@ def test_a_display_window_lies_around_its_centre_and_the_widest_is_the_whole_ran
     for width in (0.25, 1.0, 1.9):
         low, high = display_window(centre, width)
         assert (low + high) / 2 == pytest.approx(centre) and high - low == pytest.approx(width)
+    for width in (0, -1, math.nan):
+        with pytest.raises(ValueError, match=f"window is {width}; it must be above 0"):
+            display_window(centre, width)
 
 
 @pytest.mark.filterwarnings("error")

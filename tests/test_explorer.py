@@ -407,7 +407,7 @@ def test_a_file_that_is_no_shape_is_refused(complete, monkeypatch, content, mess
         ('<image href="https://example.org/a.png"/>', "that is not SVG path data"),
         ("/etc/secret.png", "that is not SVG path data"),
         ("shape.svg", "that is not SVG path data"),
-        ("M0 0 L5 5 Z", "the shape is empty"),
+        ("M0 0 L5 5 Z", "is empty: no area lies inside it"),
         ("M0 0 H9 V9", "it is not closed"),
         ("M0 0 " + "H9 V9 " * 5000 + "Z", "that is not SVG path data"),
     ],

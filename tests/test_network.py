@@ -53,7 +53,9 @@ def test_the_receptive_field_is_the_paper_s_184_pixels():
     assert [receptive_field(depth) for depth in (2, 3, 4)] == [40, 88, 184]
 
 
-@pytest.mark.parametrize("depth, size, offsets", [(1, 48, range(2)), (2, 96, range(4)), (3, 192, (0, 3, 7))])
+@pytest.mark.parametrize(
+    "depth, size, offsets", [(1, 48, range(2)), (2, 96, range(4)), (3, 192, (0, 3, 7)), (4, 384, (0, 7, 15))]
+)
 def test_a_pixel_depends_on_the_receptive_field_and_at_most_2_to_the_depth_plus_4_pixels_more(depth, size, offsets):
     network = UNet(1, 2, depth, 1).eval().requires_grad_(False)
     for module in network.modules():  # all weights positive: no path is cancelled or switched off

@@ -169,10 +169,12 @@ def test_predictions_are_in_colour_over_the_truth_in_grey():
     assert "truth" in legend_of(figure)
 
 
-def test_an_attack_is_shown_as_image_noise_attacked_image_prediction_and_target():
+def test_an_attack_is_shown_as_what_was_seen_before_noise_attacked_image_prediction_and_target():
     images, noise, maps = make_images(2)[:, 0] * 0.5, make_images(2, seed=1)[:, 0] * 0.04, make_maps(2)
     goal = torch.where(maps == 3, 0, maps)
-    attacks = {name: (images[k], images[k] + noise[k], maps[k], goal[1 - k]) for k, name in enumerate(("one", "two"))}
+    before = torch.where(maps == 1, 0, maps)
+    attacks = {name: (images[k], images[k] + noise[k], before[k], maps[k], goal[1 - k])
+               for k, name in enumerate(("one", "two"))}  # fmt: skip
     figure = plots.plot_attacks(attacks, structures=STRUCTURES, epsilon=0.04, target_name="wanted")
     assert len(figure.axes) == 10
     for k, row in enumerate((figure.axes[:5], figure.axes[5:])):
@@ -182,10 +184,11 @@ def test_an_attack_is_shown_as_image_noise_attacked_image_prediction_and_target(
         check_image(attacked, images[k] + noise[k])
         check_image(prediction, images[k] + noise[k])
         check_image(target, images[k])
-        assert [outlines(ax) for ax in row] == [[], [], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
+        assert outlines(clean) == list(plots.COLOURS[1:3])
+        assert [outlines(ax) for ax in row[1:]] == [[], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
         assert clean.get_ylabel() == ("one", "two")[k]
     titles = [ax.get_title() for ax in figure.axes[:5]]
-    assert titles == ["image", "noise × 25", "attacked, ε = 0.04", "prediction", "wanted"]
+    assert titles == ["no attack", "noise × 25", "attacked, ε = 0.04", "prediction", "wanted"]
     assert not any(ax.get_title() for ax in figure.axes[5:])
 
 
@@ -257,17 +260,22 @@ def test_missed_pixels_are_percent_of_the_targets_that_hold_them_where_half_of_t
     expected[2, 2], expected[5, 1] = 25, 50
     for ax, name in zip(figure.axes, ("heart", "left lung"), strict=False):
         (shown,) = ax.images
-        assert np.array_equal(np.ma.filled(shown.get_array(), np.nan), expected, equal_nan=True)
+        assert np.array_equal(np.ma.filled(shown.get_array(), np.nan), expected[1:6, 1:5], equal_nan=True)
         assert shown.get_clim() == (0, 100) and ax.get_title() == f"{name} × 1.8"
+
+
+def test_nothing_missed_where_no_target_is_held_by_half_can_be_drawn():
+    figure = plots.plot_missed({"heart": (np.zeros((8, 8)), np.zeros((8, 8)))}, title="× 1.8")
+    figure.canvas.draw()
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
 def make_summary(attacks=("white-box", "black-box"), paper=(30.0, math.nan)):
-    rows = [(attack, e, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k]) for k, attack in enumerate(attacks)
+    rows = [(attack, e, 7 + k, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k]) for k, attack in enumerate(attacks)
             for e in (0.01, 0.04, 0.16)]  # fmt: skip
-    return pd.DataFrame(rows, columns=["attack", "epsilon", "iou", "low", "high", "paper"])
+    return pd.DataFrame(rows, columns=["attack", "epsilon", "n", "iou", "low", "high", "paper"])
 
 
 def lines_of(ax):
@@ -292,6 +300,19 @@ def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_whe
         assert (y.min(), y.max()) == (24, 60)
         assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["0.01", "0.04", "0.16"]
     assert figure.axes[0].get_ylim()[0] <= 0 and figure.axes[0].get_ylim()[1] >= 100
+    assert figure.axes[1].get_legend().get_title().get_text() == "n = 7–8, bands: 95 %"
+
+
+def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place():
+    summary = make_summary(("white-box",))
+    figure = plots.plot_curves({name: summary for name in "abcde"})
+    assert [ax.get_title() for ax in visible(figure)] == list("abcde")
+    assert [ax.get_ylabel() != "" for ax in visible(figure)] == [True, False, False, True, False]
+    figure.canvas.draw()
+    (legend,) = [ax.get_legend() for ax in visible(figure) if ax.get_legend()]
+    assert legend.get_title().get_text() == "n = 7, bands: 95 %"
+    box, shown = legend.get_window_extent(), [ax.get_tightbbox() for ax in visible(figure)[:4]]
+    assert not any(box.overlaps(other) for other in shown) and figure.bbox.contains(*box.max)
 
 
 def test_curves_by_another_column_need_no_paper_and_have_different_colours():
@@ -309,6 +330,8 @@ def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_t
     np.testing.assert_allclose(lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6)
     np.testing.assert_allclose(lines["large"].get_xydata(), [(0.08, 25)])
     assert lines["small"].get_drawstyle() == "steps-post" and figure.axes[0].get_xlabel() == "smallest ε"
+    assert lines["small"].get_linestyle() != lines["large"].get_linestyle()  # where one lies on the other
+    assert figure.axes[0].get_ylabel() == "share of 4 cases [%]"
 
 
 def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
@@ -331,13 +354,15 @@ def test_learning_curves_mark_the_epoch_that_was_kept():
 
 
 def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field():
-    curve = pd.DataFrame({"margin": [0, 8, 16], "iou": [60.0, 80, 90], "low": [55.0, 75, 85], "high": [65.0, 85, 95]})
+    curve = {"margin": [0, 8, 16], "n": 9, "iou": [60.0, 80, 90], "low": [55.0, 75, 85], "high": [65.0, 85, 95]}
+    curve = pd.DataFrame(curve)
     figure = plots.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
     (ax,) = figure.axes
     line, level, reach = ax.lines
     np.testing.assert_array_equal(line.get_xydata(), curve[["margin", "iou"]])
     assert level.get_ydata()[0] == 92 and reach.get_xdata()[0] == 20
-    assert {text.get_text() for text in ax.texts} == {"noise everywhere", "half receptive field"}
+    assert (level.get_label(), reach.get_label()) == ("noise everywhere", "half receptive field")
+    assert ax.get_legend().get_title().get_text() == "n = 9, bands: 95 %"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -389,7 +414,7 @@ def test_plotting_changes_no_array_and_closes_no_figure():
     before = [part.clone() for part in (image, maps, noise)]
     summary = make_summary()
     kept = summary.copy()
-    plots.plot_attacks({"": (image, image + noise, *maps)}, structures=STRUCTURES, epsilon=0.01)
+    plots.plot_attacks({"": (image, image + noise, *maps, maps[0])}, structures=STRUCTURES, epsilon=0.01)
     plots.plot_curves({"one": summary})
     assert all(torch.equal(a, b) for a, b in zip((image, maps, noise), before, strict=True))
     pd.testing.assert_frame_equal(summary, kept)

@@ -385,6 +385,7 @@ def test_a_truncated_or_missing_png_is_refused(tmp_path):
         ({"area_ratio": 0}, "area_ratio is 0"),
         ({"area_ratio": -1.0}, "area_ratio is -1.0"),
         ({"area_ratio": math.nan}, "area_ratio is nan"),
+        ({"area_ratio": "0.3"}, "area_ratio is '0.3'"),
         ({"area_ratio": 1e9}, "case x, 'a': the shape would span"),
         ({"area_ratio": 1e-9}, "case x, 'a': the shape has no pixel at this size"),
         ({"shift": (500, 0)}, "case x, 'a': the shape lies wholly outside the image"),
@@ -396,6 +397,7 @@ def test_a_truncated_or_missing_png_is_refused(tmp_path):
         ({"labels": boxes((0, 9, 0, 9)) + 2}, "classes 2 … 3"),
         ({"labels": boxes((0, 9, 0, 9)) - 1}, "classes -1 … 0"),
         ({"labels": boxes((0, 9, 0, 9)).float()}, "labels are torch.float32"),
+        ({"labels": boxes((0, 9, 0, 9)).numpy()}, "labels are ndarray; give a torch tensor"),
         ({"others": boxes((0, 9, 0, 9), size=8)}, "others are torch.int64 (1, 8, 8)"),
     ],
 )
@@ -404,6 +406,14 @@ def test_bad_targets_are_refused(options, message):
     labels, structure = options.pop("labels"), options.pop("structure")
     with pytest.raises(ValueError, match=re.escape(message)):
         place_shape(labels, structure, ["a", "b"], SQUARE, **options)
+
+
+def test_a_shape_that_others_cover_wholly_is_told():
+    labels = boxes((2, 12, 2, 12), size=20)
+    labels[0, 12:16, 12:16] = 2
+    with pytest.raises(ValueError, match="case x, 'b': the shape lies wholly beneath other structures; .*on_top=True"):
+        place_shape(labels, "b", ["a", "b"], SQUARE, shift=(-7, -7), ids=["x"])
+    assert (place_shape(labels, "b", ["a", "b"], SQUARE, shift=(-7, -7), on_top=True).labels == 2).sum() == 16
 
 
 @pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf])
@@ -420,6 +430,11 @@ def test_bad_regions_are_refused():
         with pytest.raises(ValueError, match="masks are torch.float32"):
             region(full.float())
         assert region(full[:0]).shape == (0, 8, 8)
-    for margin in (-1, 0.5):
+        with pytest.raises(ValueError, match="masks are ndarray; give a torch tensor"):
+            region(full.numpy())
+    for margin in (-1, 0.5, math.nan):
         with pytest.raises(ValueError, match=f"margin is {margin}"):
             targets.bounding_box(full, margin=margin)
+    for depth in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"depth is {depth}"):
+            targets.around(full, depth=depth)

@@ -159,7 +159,7 @@ def test_our_numbers_are_those_of_the_tables():
     tables = agreeing_tables()
     found = {name: decide(claim, *(tables[table] for table in claim.tables))["ours"] for name, claim in BY_NAME.items()}
     assert found[COLLAPSE] == "0.8" and found[WEAK] == "74.7 of 90.3" and found[DRAWS] == "small 97.8, large 95.2"
-    assert found[BLACK] == "small at ε = 0.08: 41.2, no attack 34.4" and found[OTHERS] == "at least 98.9"
+    assert found[BLACK] == "small at ε = 0.08: 41.2, no attack 34.4" and found[OTHERS] == "at least 98.9 (heart × 0.4)"
     assert (
         found[STEP] == "small 50.0, PGD 98.0; large 50.0, PGD 95.0"
         and found[BASIS] == "small 97.0, -1.0; large 96.0, +1.0"
@@ -244,6 +244,14 @@ def test_an_attack_that_fails_whatever_the_steps_does_not_decide_about_one_step(
     assert (
         decide(BY_NAME[STEP], changed(ways, {"way": "PGD", "symbol": "small"}, "iou", 40.0))["verdict"] == NOT_DECIDED
     )
+
+
+def test_symbols_and_sizes_that_the_paper_did_not_try_decide_nothing_about_it(tmp_path):
+    tables = {name: table.assign(paper=1.0) for name, table in agreeing_tables().items()}
+    assert len(judge(save(tmp_path, tables))) == len(CLAIMS)
+    for name, claims in (("table2", {DRAWS, LARGE, BLACK}), ("table4", {OTHERS, LUNG})):
+        found = judge(save(tmp_path, tables | {name: tables[name].assign(paper=math.nan)}))
+        assert set(BY_NAME) - set(found["claim"]) == claims
 
 
 def test_tables_of_another_run_are_not_there(tmp_path):
