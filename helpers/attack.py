@@ -13,7 +13,7 @@ from torch import nn
 from helpers.loss import check_classes, check_labels, cross_entropy, iou
 from helpers.network import frozen_copy
 
-VERSION = 1  # of the attacks; raise it with a change that alters what they make
+VERSION = 1  # of attacks, losses, targets and regions; raise it with a change that alters what a cell comes to
 KEEP = ("last", "loss", "iou")
 
 

@@ -246,7 +246,14 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
 
     Returns:
         A list of Outcome, without noise left out.
+
+    Raises:
+        ValueError: a cell is of another version of the attacks than this machine has.
     """
+    for cell in cells:
+        if cell.version != attacks.VERSION:
+            found = f"version {cell.version} of the attacks, this machine has {attacks.VERSION}"
+            raise ValueError(f"cell {cell.key[:12]} asks for {found}: update this software where it is older")
     start = time.monotonic()
     work = {cell: _work(cell, images, truth, structures, networks) for cell in cells}
     made = _attack_all({plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},

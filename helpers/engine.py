@@ -25,7 +25,7 @@ import yaml
 
 from helpers.files import tell
 
-PATIENCE = 15  # seconds that a scheduler may take to answer, and be out of sight
+PATIENCE = 10  # seconds that a scheduler may take to answer, and be out of sight
 QUIET = 60  # seconds without any worker, after which it is said
 
 
@@ -149,12 +149,16 @@ def _slurm(path, gpu):
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         jobs, cores = options.pop("jobs", 1), options["cores"]
+        if type(jobs) is not int or jobs < 1:
+            raise ValueError(f"jobs is {jobs!r}, a whole number of 1 or more is needed")
+        options.setdefault("job_cpu", cores)  # Dask's own count of cores is another thing here, see below
         threads = max(1, cores // options.setdefault("processes", 1))
         options["scheduler_options"] = {"dashboard_address": None} | options.get("scheduler_options", {})
+        extra = ["--no-dashboard"] + (["--resources", "GPU=1"] if gpu else [])
         if "interface" not in options:
             options["scheduler_options"] = {"host": "127.0.0.1"} | options["scheduler_options"]
-        if gpu:
-            options["worker_extra_args"] = ["--resources", "GPU=1", *options.get("worker_extra_args", [])]
+            extra += ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+        options["worker_extra_args"] = extra + options.get("worker_extra_args", [])
         cluster = SLURMCluster(**options | {"cores": options["processes"]})  # one task at a time in a process
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -188,13 +188,16 @@ def plot_grid(crafted, predictions, references, *, case, rows, columns, structur
     return figure
 
 
-def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", levels=None, ylabel="mean IoU × 100"):
-    """Mean IoU against a logarithmic x: solid with its interval as a band, the paper's values hollow and dashed.
+def plot_curves(
+    panels, *, x="epsilon", by="attack", xlabel="noise level ε", scale="log", levels=None, ylabel="mean IoU × 100"
+):  # fmt: skip
+    """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
 
     Args:
         panels: dict from a title to a DataFrame with the columns x, by, n, iou, low, high and, if known, paper.
         x, by: the columns along the axis and between curves.
         xlabel, ylabel: of the axes.
+        scale: of x, "log" or "linear".
         levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
     """
     columns = min(3, len(panels))
@@ -202,7 +205,7 @@ def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", le
     size = 3.1 * columns + (0 if spare else 2.6), 3 * lines + 0.3
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
+        ax.set_axis_off()
     for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
         for position, (name, rows) in enumerate(summary.sort_values(x, kind="stable").groupby(by, sort=False)):
             colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
@@ -215,14 +218,15 @@ def plot_curves(panels, *, x="epsilon", by="attack", xlabel="noise level ε", le
             text, level = levels[title]
             ax.axhline(level, color="#999999", linewidth=1, linestyle=":", zorder=0, label=text)
         ticks = sorted(summary[x].unique())
-        ax.set(xscale="log", xlabel=xlabel, title=title)
+        ax.set(xscale=scale, xlabel=xlabel, title=title)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.tick_params(labelbottom=True)
     for line in axes:
         line[0].set(ylabel=ylabel, ylim=(-3, 103))
+    where = {"loc": "center"} if spare else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     about = _about(pd.concat(panels.values()))
-    ax.legend(title=about, loc="center left", bbox_to_anchor=(1.1 if spare else 1.0, 0.5), alignment="left")
+    axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)
     return figure
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from helpers.evaluation import markdown, side_by_side, write_table
@@ -53,18 +55,23 @@ def compare(folder, figures):
         figures: the folder of published figures.
 
     Returns:
-        DataFrame with a row for each table that both have: table, rows (that both have), missing (of the published
-        ones), equal (the same digits), difference (the greatest, of the value that has an interval, else of any
-        number), outside (rows whose value is not in the published interval, or whose verdict is another).
+        DataFrame with a row for each published table of such a run: table, rows (that both have), missing (of the
+        published ones), equal (the same digits), difference (the greatest, of the value that has an interval, else of
+        any number), outside (rows whose value is not in the published interval, or whose verdict is another; NaN for
+        a table that has neither).
 
     Raises:
         ValueError: they have no table in common, or no row of one of them.
     """
-    place, found = _place(folder, figures), []
-    for path in sorted(place.glob("*.csv")):
-        if not (own := folder / path.name).exists():
+    place, found, alike = _place(folder, figures), [], set()
+    read = partial(pd.read_csv, dtype=str, keep_default_na=False)
+    about = lambda table: tuple(table.iloc[0].get(name) for name in ("dataset", "size", "depth", "seed"))  # noqa: E731
+    paths = {path: folder / path.name for path in sorted(place.glob("*.csv"))}
+    for path, own in paths.items():
+        if not own.exists():
             continue
-        known, ours = (pd.read_csv(p, dtype=str, keep_default_na=False) for p in (path, own))
+        known, ours = read(path), read(own)
+        alike.add(about(known))
         keys = list(known.loc[:, :"n"]) if "n" in known else [name for name in KEYS if name in known]
         if list(known) != list(ours) or (both := known[keys].merge(ours[keys])).empty:
             raise ValueError(f"{own} has other rows than {path}: they were made with other parameters")
@@ -73,14 +80,17 @@ def compare(folder, figures):
         values = ["share" if "share" in known else "iou"] if "low" in known else known.columns.difference(keys)
         before, now = (table[values].apply(pd.to_numeric, errors="coerce") for table in (known, ours))
         differs = (known != ours).any(axis=1)
-        outside = known["verdict"] != ours["verdict"] if "verdict" in known else differs & False
+        outside = (known["verdict"] != ours["verdict"]).sum() if "verdict" in known else np.nan
         if "low" in known:
             low, high = (pd.to_numeric(known[name], errors="coerce") for name in ("low", "high"))
-            outside = differs & ~now[values[0]].between(low, high)
+            outside = (differs & ~now[values[0]].between(low, high)).sum()
         greatest = (now - before).abs().max(axis=None)
-        found.append([path.name, len(both), missing, (~differs).sum(), greatest, outside.sum()])
+        found.append([path.name, len(both), missing, (~differs).sum(), greatest, outside])
     if not found:
         raise ValueError(f"{folder} and {place} have no table in common: run the profile, or publish it")
+    lacking = {path: read(path) for path, own in paths.items() if not own.exists()}
+    found += [[path.name, 0, len(table), 0, np.nan, np.nan] for path, table in lacking.items()
+              if len(table) and about(table) in alike]  # fmt: skip
     return pd.DataFrame(found, columns=["table", "rows", "missing", "equal", "difference", "outside"])
 
 

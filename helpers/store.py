@@ -26,7 +26,8 @@ class Store:
     folder `damaged`, with a warning. Several processes may use a store at once.
 
     Raises:
-        ValueError: the folder cannot be written, or holds a newer format.
+        ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file cannot be read, or has
+            a newer format.
     """
 
     def __init__(self, folder):
@@ -87,6 +88,13 @@ class Store:
     def _read(self, key, noise, arrays, cell):
         path = self.path(key)
         try:
+            with path.open("rb") as file:
+                stamp = _stamp(file.fileno())
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): mend that, or move it away") from None
+        try:
             with safe_open(path, "numpy") as file:
                 found, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
             if metadata.get("digest") != _digest(found, metadata.get("about", "")):
@@ -94,30 +102,48 @@ class Store:
             about = json.loads(metadata["about"])
             if digest_json(about["cell"]) != key:
                 raise ValueError("it is the file of another cell")
-            if about["format"] > FORMAT:
-                raise ValueError(f"it has format {about['format']}, newer than {FORMAT}")
+            if (newer := about["format"]) > FORMAT:
+                raise _NewerError(f"{path} has format {newer}, newer than {FORMAT}: update this software")
             if noise and "noise" not in found:
                 return cell, None
             shapes = about["shapes"]
             predictions = _unpack(found["predictions"], shapes["predictions"], np.uint8) if arrays else None
             kept = _unpack(found["noise"], shapes["noise"], np.int8) if arrays and "noise" in found else None
-        except FileNotFoundError:
+        except _NewerError:
+            raise
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError, zlib.error) as error:
+            if (text := self._set_aside(path, stamp, error)) is None:
+                return self._read(key, noise, arrays, cell)
+            warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
             return None, None
-        except (SafetensorError, ValueError, KeyError, TypeError, zlib.error) as error:
-            warnings.warn(f"{path.name} in {self.folder} {self._set_aside(path, error)}", stacklevel=3)
-            return None, None
+        if cell is None:
+            try:
+                cell = Cell.read(about["cell"])
+            except (TypeError, ValueError) as error:
+                text = f"is of another version of this software ({error}), and is left alone"
+                warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
+                return None, None
         scores = {name: found[f"iou.{name}"] for name in ("target", "truth")}
         outcome = Outcome(scores, found["linf"], found["loss"], tuple(about["warnings"]), predictions, kept,
                           about["seconds"], about["about"])  # fmt: skip
-        return cell or Cell.read(about["cell"]), outcome
+        return cell, outcome
 
-    def _set_aside(self, path, error):
-        """Move a file that cannot be used, and say so."""
+    def _set_aside(self, path, stamp, error):
+        """Move a file that cannot be used, and say so; None if another process has put a new one there meanwhile."""
         folder = self.folder / "damaged"
-        place = next(place for n in count(1) if not (place := folder / f"{path.stem}.{n}.safetensors").exists())
         try:
             folder.mkdir(exist_ok=True)
-            os.replace(path, place)
+            place = _new_file(folder / f"{path.stem}.{n}.safetensors" for n in count(1))
+            try:
+                os.replace(path, place)
+            except OSError:
+                place.unlink()
+                raise
+            if _stamp(place) != stamp:
+                os.replace(place, path)
+                return None
+        except FileNotFoundError:
+            return None
         except OSError as problem:
             return f"is not used ({error}), and cannot be moved away ({problem.strerror}); a sweep computes it again"
         return f"is not used ({error}); it was moved to damaged/{place.name}, and a sweep computes it again"
@@ -147,6 +173,26 @@ class Store:
         if self.path(key).exists():  # whoever gets hold of the file that goes will look for the cell first
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+class _NewerError(ValueError):
+    """A sound file of a newer format: not damaged."""
+
+
+def _stamp(file):
+    """What tells a file from one that was put in its place."""
+    found = os.stat(file)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _new_file(paths):
+    """The first of the paths where there was no file; now there is an empty one."""
+    for path in paths:
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            continue
 
 
 def _pack(array):

@@ -164,6 +164,14 @@ def typed(name, value, default):
     return value
 
 
+def check_range(name, value):
+    """Raise ValueError for a number, alone or in a list, that no run can use: before anything is trained."""
+    may_be_0 = name in ("seed", "epsilon", "epsilons", "margins")
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int | float) and not (number > 0 or may_be_0 and number == 0):
+            raise ValueError(f"parameter {name} is {value!r}; it must be {'0 or more' if may_be_0 else 'above 0'}")
+
+
 def plan(notebooks, profile, overrides=(), only=()):
     """What to run: the chosen notebooks, each with every parameter that it declares.
 
@@ -177,7 +185,7 @@ def plan(notebooks, profile, overrides=(), only=()):
         A list of (path, {name: value}).
 
     Raises:
-        ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type.
+        ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type or range.
     """
     values, overrides = read_profile(profile, notebooks), dict(overrides)
     defaults = {path: declared(path) for path in find(notebooks)}
@@ -199,8 +207,11 @@ def plan(notebooks, profile, overrides=(), only=()):
     for name, is_path in (("root", True), ("engine", by_file)):
         if values.get(name) and is_path:  # notebooks run in their own folder
             values[name] = str(Path(values[name]).expanduser().resolve())
-    typed_values = lambda path: {n: typed(n, values.get(n, d), d) for n, d in defaults[path].items()}  # noqa: E731
-    return [(path, typed_values(path)) for path in chosen]
+    steps = [(path, {n: typed(n, values.get(n, d), d) for n, d in defaults[path].items()}) for path in chosen]
+    for _, parameters in steps:
+        for name, value in parameters.items():
+            check_range(name, value)
+    return steps
 
 
 def execute(notebook, parameters, output):
@@ -372,7 +383,7 @@ def compare(profile, notebooks, runs, figures):
     """Print how far the tables of a run are from the published ones.
 
     Returns:
-        The exit code: 0 all within the published intervals, 1 not.
+        The exit code: 0 all there and within the published intervals, 1 not.
 
     Raises:
         ValueError: there is no such profile, or nothing to compare.
@@ -382,8 +393,8 @@ def compare(profile, notebooks, runs, figures):
     read_profile(profile, notebooks)
     table = beside(runs / profile, figures)
     print(table.to_string(index=False, na_rep="", float_format="{:.4g}".format))
-    print("outside: not in the published interval, or another verdict")
-    return int(table["outside"].any())
+    print("outside: not in the published interval, or another verdict; empty where there is neither, or no table")
+    return int((table["outside"] > 0).any() or table["missing"].any())
 
 
 def override(text):

@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -28,7 +29,7 @@ from helpers.data import load
 from helpers.engine import LostEngine, opened
 from helpers.network import find_device
 from helpers.store import Store
-from helpers.training import find_weights, install, load_weights, make_recipe, train, weights_path
+from helpers.training import find_weights, install, load_weights, make_recipe, state_digest, train, weights_path
 
 COMPARISONS = ("target", "truth")
 ABOUT = ("commit", "torch", "device", "threads")
@@ -67,7 +68,8 @@ def run(
         threads.
 
     Raises:
-        ValueError: a cell does not fit the dataset, its weights are nowhere, or engine or store cannot be used.
+        ValueError: a cell does not fit the dataset, its weights are nowhere or were changed, or engine or store cannot
+            be used.
         SweepError: cells failed, or the store could not be written; the message says what to do.
         LostEngine: the scheduler has gone. What is finished is kept.
     """
@@ -78,11 +80,11 @@ def run(
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
     networks = _networks(networks, cells.values())
+    known = set(dataset.ids)
     for cell in cells.values():
-        if (cell.dataset, cell.source, cell.size) != (dataset.name, dataset.digest, dataset.size):
-            named = f"{cell.dataset} {cell.size} ({cell.source[:12]})"
-            found = f"{dataset.name} {dataset.size} ({dataset.digest[:12]})"
-            raise ValueError(f"cell {cell.key[:12]} is of {named}, the dataset is {found}")
+        _check_dataset(cell, dataset)
+        if unknown := [id for id in cell.ids if id not in known]:
+            raise ValueError(f"dataset {dataset.name} has no case {unknown[0]!r}, which cell {cell.key[:12]} asks for")
     for cell in {replace(cell, ids=("",)): cell for cell in cells.values()}.values():
         check(cell, structures=dataset.structures, weights=networks)
     work = _Work(cells, dataset, networks, Store(store), noise, find_device(device), batch_size)
@@ -90,6 +92,13 @@ def run(
         work.do(engine)
     rows = [work.rows[cell.key] for cell in cells.values()]
     return _table(dict(zip(cells, rows, strict=True)), list(cells.values()), dataset.structures, names)
+
+
+def _check_dataset(cell, dataset):
+    if (cell.dataset, cell.source, cell.size) != (dataset.name, dataset.digest, dataset.size):
+        named = f"{cell.dataset} {cell.size} ({cell.source[:12]})"
+        found = f"{dataset.name} {dataset.size} ({dataset.digest[:12]})"
+        raise ValueError(f"cell {cell.key[:12]} is of {named}, the dataset is {found}")
 
 
 def pictures(cells, dataset, *, store=files.CELLS):
@@ -154,6 +163,9 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
 
     Returns:
         dict from the roles to Trained.
+
+    Raises:
+        LostEngine: no scheduler answers, or it has gone.
     """
     asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
              for role in roles}  # fmt: skip
@@ -164,15 +176,18 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
         if not weights_path(recipe, folder).exists():
             missing.append(role)
     if missing:
-        with opened(engine, device=device) as place:
-            shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
-                      "dataset": None if engine and dataset.origin else dataset}  # fmt: skip
-            following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
-            for _, trained, error in place.map(_train, following, shared):
-                if error:
-                    raise error
-                if trained is not None:  # else the worker has no copy of the data: it is trained here
-                    install(*trained, folder)
+        shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
+                  "dataset": None if engine and dataset.origin else dataset}  # fmt: skip
+        following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
+        try:
+            with opened(engine, device=device) as place:
+                for _, trained, error in place.map(_train, following, shared):
+                    if error:
+                        raise error
+                    if trained is not None:  # else the worker has no copy of the data: it is trained here
+                        install(*trained, folder)
+        except LostEngine as error:
+            raise LostEngine(f"{error}: start a scheduler and run the same again") from None
     make = partial(train, dataset, folder=folder, device=device)
     return {role: make(name, **values) for role, (name, values) in asked.items()}
 
@@ -287,7 +302,10 @@ class _Work:
                 self._write(task.cells, found)
             elif task.again:
                 (cell,) = task.cells
-                self.failed[cell.key] = self._record(cell, error)
+                try:
+                    self.failed[cell.key] = self._record(cell, error)
+                except OSError as problem:
+                    raise self._no_store(problem) from None
             else:
                 self.queue.extend(_Task((cell,), again=True) for cell in task.cells)
         self._show()
@@ -296,10 +314,11 @@ class _Work:
         keep = partial(self.store.write, noise=self.noise)
         try:
             list(self.disk.map(keep, cells, outcomes))
+            for cell in cells:
+                self._failure(cell).unlink(missing_ok=True)  # of an earlier run
         except OSError as error:
             raise self._no_store(error) from None
         for cell, outcome in zip(cells, outcomes, strict=True):
-            self._failure(cell).unlink(missing_ok=True)  # of an earlier run
             self._keep(cell, outcome)
 
     def _show(self):
@@ -307,7 +326,7 @@ class _Work:
 
     def _look(self, cell):
         """Whether the store has the cell; its rows are kept then."""
-        outcome = self.store.read(cell, noise=self.noise, arrays=False) if self.store.path(cell.key).exists() else None
+        outcome = self.store.read(cell, noise=self.noise, arrays=False)
         if outcome is not None:
             self._keep(cell, outcome)
         return outcome is not None
@@ -327,8 +346,7 @@ class _Work:
 
     def _report(self):
         count = f"{len(self.failed)} of {self.total} cells failed, the others are in {self.store.folder}"
-        lines = [f"{key[:12]} ({self._failure(self.todo[key])}): {text}\n"
-                 f"    alone: python -m helpers.sweep run {self.store.folder} {key[:12]}"
+        lines = [f"{key[:12]} ({self._failure(self.todo[key])}): {text}\n    alone: {_alone(self.store, key)}"
                  for key, text in self.failed.items()]  # fmt: skip
         raise SweepError("\n  ".join([count, *lines]))
 
@@ -338,6 +356,11 @@ class _Work:
     def _no_store(self, error):
         why = error.strerror or error
         return SweepError(f"the store cannot be written ({why}); {self._finished()}: mend that and run the same again")
+
+
+def _alone(store, key):
+    """The command that computes a failed cell alone."""
+    return shlex.join([sys.executable, "-m", "helpers.sweep", "run", str(store.folder.absolute()), key[:12]])
 
 
 class Status:
@@ -401,6 +424,9 @@ def _own_copy(digest, **origin):
 def _networks(networks, cells):
     """{digest: network} of all that the cells name, as far as they can be found."""
     if not isinstance(networks, dict):
+        for trained in networks:
+            if state_digest(trained.network.state_dict()) != trained.digest:
+                raise ValueError(f"network {trained.digest[:12]} was changed after its training: load it again")
         networks = {trained.digest: trained.network for trained in networks}
     for digest in {digest for cell in cells for digest in (cell.attacked, cell.crafted_on)} - set(networks):
         path = find_weights(digest)
@@ -457,13 +483,16 @@ def status(store):
         if cell is not None:
             cells, cases, seconds = cells + 1, cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
             size += store.path(key).stat().st_size
-    failed = sorted((store.folder / "failed").glob("*.json"))
+    failed = [path for path in sorted((store.folder / "failed").glob("*.json")) if not store.path(path.stem).exists()]
     damaged = list((store.folder / "damaged").glob("*"))
     lines = [f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
              f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"]  # fmt: skip
     for path in failed:
-        key, error = path.stem[:12], json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]
-        lines.append(f"  {key}: {error}\n    alone: python -m helpers.sweep run {store.folder} {key}")
+        try:
+            error = json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]
+        except (ValueError, KeyError, TypeError, IndexError):
+            error = f"{path} is damaged: delete it, and run the sweep again"
+        lines.append(f"  {path.stem[:12]}: {error}\n    alone: {_alone(store, path.stem)}")
     return "\n".join(lines), not failed
 
 
@@ -493,6 +522,7 @@ def run_alone(store, key):
     if record["origin"] is None:
         raise ValueError("the dataset of this cell was put together by hand: run the sweep again that made it")
     cell, data = Cell.read(record["cell"]), load(**record["origin"])
+    _check_dataset(cell, data)
     networks = _networks({}, [cell])
     check(cell, structures=data.structures, weights=networks)
     shared = {"structures": data.structures, "networks": networks, "device": torch.device("cpu"), "dataset": data,

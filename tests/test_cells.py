@@ -262,6 +262,40 @@ def test_the_automatic_precision_is_that_of_the_device(monkeypatch, native, prec
     assert template(DATA, trained, precision="fp32").precision == "fp32"
 
 
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+SAME = {  # what version 1 of the attacks makes of three cases: a weighted sum of the noise in 127ths of ε
+    "pgd": ({}, (665, -3454, 2232)),
+    "fast pgd": ({"attack": "fast pgd"}, (2459, -5524, 2150)),
+    "fgsm": ({"attack": "fgsm"}, (2794, -2286, 2286)),
+    "a symbol": ({"goal": Goal("shape", "heart", 0.6)}, (-2636, 3656, 2841)),
+    "resized": ({"goal": Goal("resize", "lung", 0.95), "region": Region("box", "lung", 1)}, (-4826, -739, -3098)),
+    "random noise": ({"attack": "random noise"}, (-925, 2205, 1015)),
+    "shuffled noise": ({"attack": "shuffled noise"}, (2338, -9444, -3709)),
+    "cross-entropy": ({"loss": "cross-entropy"}, (1016, -1930, 1568)),
+    "margin": ({"loss": "margin"}, (2887, -1176, -3249)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change, expected", SAME.values(), ids=SAME)
+def test_a_cell_comes_to_what_its_version_came_to_before(change, expected):
+    """If it no longer does and shall not: raise VERSION of `helpers.attack`, so that no store mixes the two."""
+    data = dataset(3)
+    one = cell(data, **{"attacked": "a", "crafted_on": "b", "epsilon": 0.05, "steps": 5, "version": 1} | change)
+    found = outcomes({"": one}, data)[""]
+    weights = np.arange(256).reshape(16, 16) % 7 - 3
+    np.testing.assert_allclose((found.noise[:, 0] * weights).sum(axis=(1, 2)), expected, atol=800)  # a pixel may differ
+
+
+def test_a_cell_of_another_version_of_the_attacks_is_not_computed():
+    data = dataset(1)
+    one = cell(data, attacked="a", crafted_on="b", version=99)
+    with pytest.raises(ValueError, match="asks for version 99 of the attacks, this machine has 1: update this"):
+        outcomes({"": one}, data)
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +311,7 @@ def test_a_shape_is_no_file_since_files_change(shape):
         (partial(Goal, "bend"), "goal 'bend' is unknown; choose one of untargeted, shape, resize"),
         (partial(Goal, "shape", "heart", -1), "area ratio is -1"),
         (partial(Goal, "resize", "heart", 0), "factor is 0; it must be above 0"),
-        (lambda: Region("box", "spleen").masks(torch.zeros(1, 4, 4), ["a", "b"], ["x"]), "no structure 'spleen'; choose"),
+        (lambda: Region("box", "spleen").masks(DATA.labels, ["a", "b"], DATA.ids), "no structure 'spleen'; choose"),
         (partial(Goal, "shape", "heart", float("nan")), "ratio is nan"),
         (partial(Goal, basis="guess"), "basis 'guess'"),
         (partial(Region, "moon"), "region 'moon'"),

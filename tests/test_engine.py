@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import clusters
 import pytest
@@ -47,7 +48,9 @@ def test_any_other_text_is_refused_with_the_choices(text):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"]
+    "content",
+    [None, "", "[1, 2]", "a: [", "memory: 1GB", "cores: 1", "cores: 1\nnonsense: 3\nmemory: 1GB"]
+    + [f"cores: 1\nmemory: 1GB\njobs: {jobs}" for jobs in ("0", "1.5", "'8'")],
 )
 def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
     path = tmp_path / "slurm.yaml"
@@ -60,7 +63,7 @@ def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
 
 @pytest.mark.parametrize("listening", [False, True])
 def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening, monkeypatch):
-    assert helpers.engine.PATIENCE <= 15
+    assert helpers.engine.PATIENCE <= 12  # and it takes some time to stop asking: 15 s are promised
     monkeypatch.setattr(helpers.engine, "PATIENCE", 3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
@@ -198,6 +201,27 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
         (second,) = {result for _, result, _ in place.map(act, following(["b"]), None)}
     assert first[0] != second[0] and len(jobs.read_text().split()) == 2
     assert all("--resources GPU=1" in script.read_text() for script in tmp_path.glob("job.*.sh"))
+
+
+def listening(pid):
+    """The addresses, in hexadecimal, on which a process waits for connections."""
+    lines = [line.split() for path in ("tcp", "tcp6") for line in Path(f"/proc/net/{path}").read_text().splitlines()]
+    own = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return {words[1].split(":")[0] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in own}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc/net/tcp here to see sockets in")
+def test_slurm_jobs_have_the_cores_of_their_threads_and_listen_on_the_loopback_interface_only(tmp_path, monkeypatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    path = tmp_path / "slurm.yaml"
+    path.write_text(f"cores: 6\nprocesses: 2\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n")
+    with opened(str(path)) as place:
+        found = {result[0] for _, result, _ in place.map(act, following(["a", "b", "c", "d"]), None)}
+        addresses = set.union(*map(listening, found))
+    (script,) = tmp_path.glob("job.*.sh")
+    assert "#SBATCH --cpus-per-task=6" in script.read_text()
+    assert place.threads == 3
+    assert addresses == {"0100007F"}  # 127.0.0.1
 
 
 @pytest.mark.parametrize("sbatch", ["#!/bin/sh\necho 'invalid partition specified: gpu' >&2\nexit 1\n", None])

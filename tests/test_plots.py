@@ -305,14 +305,16 @@ def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_whe
 
 def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place():
     summary = make_summary(("white-box",))
-    figure = plots.plot_curves({name: summary for name in "abcde"})
-    assert [ax.get_title() for ax in visible(figure)] == list("abcde")
-    assert [ax.get_ylabel() != "" for ax in visible(figure)] == [True, False, False, True, False]
+    figure = plots.plot_curves({name: summary for name in "abcde"}, scale="linear")
+    *drawn, spare = figure.axes
+    assert [ax.get_title() for ax in drawn] == list("abcde") and drawn[0].get_xscale() == "linear"
+    assert [ax.get_ylabel() != "" for ax in drawn] == [True, False, False, True, False]
     figure.canvas.draw()
-    (legend,) = [ax.get_legend() for ax in visible(figure) if ax.get_legend()]
-    assert legend.get_title().get_text() == "n = 7, bands: 95 %"
-    box, shown = legend.get_window_extent(), [ax.get_tightbbox() for ax in visible(figure)[:4]]
-    assert not any(box.overlaps(other) for other in shown) and figure.bbox.contains(*box.max)
+    legend = spare.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["white-box", "white-box, paper"]
+    assert legend.get_title().get_text() == "n = 7, bands: 95 %" and not spare.axison
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(ax.get_tightbbox()) for ax in drawn) and figure.bbox.contains(*box.max)
 
 
 def test_curves_by_another_column_need_no_paper_and_have_different_colours():

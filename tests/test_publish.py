@@ -141,7 +141,7 @@ def again(figures, tmp_path):
         ("25.14", "30.14", [4, 0, 3, 5.0, 0], 0),
         ("25.14", "30.24", [4, 0, 3, 5.1, 1], 1),
         ("25.14", "", [4, 0, 3, 0.0, 1], 1),
-        ("random-noise,0.02", "shuffled-noise,0.02", [3, 1, 3, 0.0, 0], 0),
+        ("random-noise,0.02", "shuffled-noise,0.02", [3, 1, 3, 0.0, 0], 1),
         ("30.50", "30.60", [4, 0, 3, 0.0, 0], 0),  # not what was measured
     ],
 )
@@ -160,11 +160,16 @@ def test_another_verdict_and_another_level_are_told(figures, again):
     }.items():
         (figures / "deep" / name).write_text(text)
         (again / name).write_text(text.replace("holds", "does not hold").replace("0.03", ""))
-    assert compare(again, figures)[["table", "equal", "outside"]].values.tolist() == [
-        ["smallest_epsilon.csv", 1, 0],
-        ["table1.csv", 4, 0],
-        ["verdicts.csv", 0, 1],
-    ]
+    found = compare(again, figures)[["table", "equal", "outside"]].fillna(-1).values.tolist()
+    assert found == [["smallest_epsilon.csv", 1, -1], ["table1.csv", 4, 0], ["verdicts.csv", 0, 1]]
+
+
+def test_what_a_run_lacks_of_the_published_tables_is_told(figures, again, capsys):
+    for name, size in (("table2.csv", 128), ("of_something_else.csv", 256)):
+        (figures / "deep" / name).write_text(TABLE.replace(",128,", f",{size},"))
+    assert main(["--compare", "deep"], runs=again.parent, figures=figures) == 1
+    found = compare(again, figures).fillna(-1).values.tolist()
+    assert [row[0] for row in found] == ["table1.csv", "table2.csv"] and found[1][1:] == [0, 4, 0, -1, -1]
 
 
 def test_only_like_is_compared_with_like(figures, again, capsys):

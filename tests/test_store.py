@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
 from toys import cell, dataset
 
 from helpers.cells import Outcome
-from helpers.store import FORMAT, Store
+from helpers.files import digest_json
+from helpers.store import FORMAT, Store, _digest
 
 DATA = dataset(3)
 CELL = cell(DATA)
@@ -160,6 +163,58 @@ def test_a_damaged_file_that_cannot_be_moved_is_told_as_that(store, monkeypatch)
     monkeypatch.setattr("helpers.store.os.replace", refuse)
     with pytest.warns(UserWarning, match="cannot be moved away .Permission denied.; a sweep computes it again"):
         assert store.read(CELL) is None
+
+
+def test_a_cell_that_another_process_has_mended_meanwhile_is_used_and_stays(store, monkeypatch):
+    store.write(CELL, outcome())
+    store.path(CELL.key).write_bytes(b"damaged")
+    aside = Store._set_aside
+
+    def late(self, *words):
+        monkeypatch.undo()
+        Store(store.folder).write(CELL, outcome(1))
+        return aside(self, *words)
+
+    monkeypatch.setattr(Store, "_set_aside", late)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(store.read(CELL), outcome(1), False)
+    assert store.keys() == [CELL.key] and not list((store.folder / "damaged").iterdir())
+
+
+def about(store, **changed):
+    """Write a sound file whose description has other entries."""
+    store.write(CELL, outcome())
+    path = store.path(CELL.key)
+    with safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        text = json.dumps(json.loads(file.metadata()["about"]) | changed)
+    path.write_bytes(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
+    return path
+
+
+def test_a_file_of_a_newer_format_is_left_alone(store):
+    path = about(store, format=FORMAT + 1)
+    with pytest.raises(ValueError, match=f"{path.name} has format {FORMAT + 1}, newer than {FORMAT}: update"):
+        store.read(CELL)
+    assert path.exists() and not (store.folder / "damaged").exists()
+
+
+def test_a_cell_with_fields_that_are_not_known_is_left_alone(store):
+    values = CELL.values() | {"restarts": 3}
+    path, key = about(store, cell=values), digest_json(values)
+    other = store.path(key)
+    other.parent.mkdir(exist_ok=True)
+    path.rename(other)
+    with pytest.warns(UserWarning, match="another version of this software .*restarts.* is left alone"):
+        assert store.read_key(key) == (None, None)
+    assert other.exists()
+
+
+def test_a_cell_that_cannot_be_read_is_not_one_that_is_missing(store):
+    store.path(CELL.key).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"{CELL.key}.safetensors cannot be read .*: mend that, or move it away"):
+        store.read(CELL)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "x"}', '{"format": null}'])

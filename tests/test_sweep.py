@@ -28,7 +28,7 @@ from helpers.files import digest_json
 from helpers.loss import iou
 from helpers.network import predict
 from helpers.store import FORMAT, Store
-from helpers.sweep import SweepError, export, main, pictures, run, smallest_epsilon, train_all
+from helpers.sweep import SweepError, export, main, pictures, run, smallest_epsilon, status, train_all
 from helpers.training import Trained
 
 pytestmark = [
@@ -435,6 +435,7 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
         ({"goal": Goal("shape", "liver")}, {}, "there is no structure 'liver'"),
         ({"source": "x"}, {}, "is of toy 16 (x), the dataset is toy 16 (toy-6-16)"),
         ({}, {"engine": "nonsense"}, "engine 'nonsense' is unknown"),
+        ({"ids": ("c0", "c77")}, {}, "has no case 'c77'"),
         ({}, {"engine": "missing.yaml"}, "missing.yaml: not usable for Slurm"),
         ({}, {"device": "abacus"}, "device 'abacus'"),
         ({}, {"names": ("one", "two")}, "names has 2 columns"),
@@ -534,6 +535,58 @@ def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
         run({"x": toys.cell(DATA)}, DATA, {"net": Acting(raises=(0,))}, store=store, names=("name",))
     assert main(["run", str(store), toys.cell(DATA).key]) == 2
     assert "put together by hand" in capsys.readouterr().err
+
+
+def test_a_failed_cell_is_not_run_on_other_images(tmp_path, capsys):
+    data = toys.on_disk(tmp_path / "data")
+    cell, store = toys.cell(data, data.split["test"][:1]), tmp_path / "store"
+    with pytest.raises(SweepError):
+        run({"x": cell}, data, {"net": Acting(raises=range(100))}, store=store, names=("name",))
+    shutil.copy(tmp_path / "data/images/c0.png", tmp_path / "data/images/c1.png")
+    assert main(["run", str(store), cell.key]) == 2
+    assert f"cell {cell.key[:12]} is of folder-data 32" in capsys.readouterr().err and not stamps(store)
+
+
+def test_the_command_that_is_told_for_a_failed_cell_can_be_given(tmp_path):
+    data, store = toys.on_disk(tmp_path / "data"), tmp_path / "my store"
+    cell = toys.cell(data, data.split["test"][:1])
+    with pytest.raises(SweepError) as caught:
+        run({"x": cell}, data, {"net": Acting(raises=range(100))}, store=store, names=("name",))
+    told = str(caught.value).partition("alone: ")[2]
+    assert told in status(store)[0]
+    found = subprocess.run(["sh", "-c", told], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1) and "no weights of digest net" in found.stderr
+
+
+def test_a_record_of_a_failure_that_is_damaged_or_out_of_date_is_told_as_that(tmp_path):
+    swept(tmp_path)
+    failed = tmp_path / "failed"
+    failed.mkdir(exist_ok=True)
+    (failed / f"{Store(tmp_path).keys()[0]}.json").write_text('{"error": "of a driver that was slower"}')
+    assert status(tmp_path)[1]
+    (failed / "abc.json").write_text("{}")
+    text, healthy = status(tmp_path)
+    assert f"{failed}/abc.json is damaged: delete it" in text and not healthy
+
+
+def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sweep._Work, "_record", refuse)
+    with pytest.raises(SweepError, match="the store cannot be written .No space left on device.; 0 of 1 cells"):
+        run({"x": toys.cell(DATA)}, DATA, {"net": Acting(raises=(0,))}, store=tmp_path, names=("name",))
+
+
+def test_a_network_that_was_changed_after_its_training_is_refused(tmp_path):
+    settings = {"depth": 1, "features": 2, "epochs": 1}
+    trained = train_all(toys.on_disk(tmp_path / "data"), ("target",), folder=tmp_path, **settings)["target"]
+    cell = toys.cell(DATA, attacked=trained.digest, crafted_on=trained.digest)
+    assert len(run({"x": cell}, DATA, [trained], store=tmp_path / "store", names=("name",)))
+    with torch.no_grad():
+        trained.network.head.bias += 1
+    with pytest.raises(ValueError, match=f"network {trained.digest[:12]} was changed after its training"):
+        run({"x": cell}, DATA, [trained], store=tmp_path / "store", names=("name",))
 
 
 # --- the smallest noise level -----------------------------------------------------------------------------------------

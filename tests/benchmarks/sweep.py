@@ -43,6 +43,7 @@ class Endless:
     """A dataset of as many cases as are asked for, each drawn from its id when it is taken."""
 
     name, size, structures, classes, digest, origin = "endless", 64, ("heart", "lung"), (1, 2), "0" * 64, None
+    ids = tuple(map(str, range(100_000)))
 
     def take(self, ids):
         pairs = [self.draw(id) for id in ids]
