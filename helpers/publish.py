@@ -20,6 +20,8 @@ ACROSS = {  # what becomes columns
     "steps": "steps",
     "table1": "epsilon",
     "table2": "epsilon",
+    "table3": "epsilon",
+    "table4": "factor",
 }
 KEYS = ("id", "symbol", "setting", "window", "claim")  # what a row is about, in tables without a column n
 
@@ -208,5 +210,5 @@ def markdown_table(path):
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts = [f"n = {table['n'].max()}", *facts]
-        table = side_by_side(table, columns=across).reset_index()
+        table = side_by_side(table.drop(columns="others", errors="ignore"), columns=across).reset_index()
     return f"{markdown(table)}\n\n*{', '.join(facts)}.*"
