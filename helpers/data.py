@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +93,19 @@ class Dataset:
         """
         if isinstance(which, str) and which not in self.split:
             raise ValueError(f"there is no split {which!r}: choose from {', '.join(self.split)}, or give a list of ids")
-        rows = {id: row for row, id in enumerate(self.ids)}
         wanted = list(self.split[which] if isinstance(which, str) else which)
         for id in wanted:
-            if id not in rows:
+            if id not in self._rows:
                 raise ValueError(f"{self.name} has no case {id!r}: its ids go from {self.ids[0]} to {self.ids[-1]}")
         if self.read:
             images, labels = _build(self.read, wanted, self.size, None, None)
             return images, labels.long()
-        index = torch.tensor([rows[id] for id in wanted], dtype=torch.long)
+        index = torch.tensor([self._rows[id] for id in wanted], dtype=torch.long)
         return self.images[index], self.labels[index]
+
+    @cached_property
+    def _rows(self):
+        return {id: row for row, id in enumerate(self.ids)}
 
 
 @dataclass

@@ -80,7 +80,7 @@ def run(
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; give a whole number of 1 or more")
     networks = _networks(networks, cells.values())
-    known = set(dataset.ids)
+    known = frozenset(dataset.ids)
     for cell in cells.values():
         _check_dataset(cell, dataset)
         if unknown := [id for id in cell.ids if id not in known]:
