@@ -243,7 +243,7 @@ CLAIMS = (
     Claim("extreme enlargement of a lung fails most", "05", ("table4",), "left lung × 1.8: 78.3",
           "the lowest IoU of the table is a lung's at factor 1.8", _lungs_fail_most,
           "where a lung is to shrink the network is sure and the gradient of the IoU flat; steps that follow the "
-          "cross-entropy get there"),
+          "cross-entropy get further"),
     Claim("shrinking a clavicle disturbs its lung", "05", ("clavicle_shrinking",), "in most test images",
           "in more than half of the cases at 0.4 over 5 % of the freed pixels turn into lung",
           _clavicle_disturbs_lung, "the network has not learned that clavicle and lung are adjacent"),

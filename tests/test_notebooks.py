@@ -231,11 +231,25 @@ def test_the_numbers_behind_the_other_figures_are_kept(tiny):
     for name, first in (("steps", "schedule symbol steps n iou low high epsilon"),
                         ("smallest_epsilon", "id symbol epsilon"),
                         ("clavicle_shrinking", "structure factor n share low high before disturbed"),
+                        ("resizing_ways", "structure way factor n iou low high"),
                         ("visibility", "setting window psnr ssim"),
                         ("noise_energy", "setting,in the structure,in its receptive field,beyond")):  # fmt: skip
         rows, names = table(tiny, f"{name}.csv"), first.split("," if "," in first else " ")
         others = [column for column in PROVENANCE if column not in names]
         assert rows and list(rows[0]) == names + others, name
+
+
+def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
+    rows = table(tiny, "resizing_ways.csv")
+    found = [(row["structure"], row["way"], float(row["factor"])) for row in rows]
+    assert set(found) == set(product(STRUCTURES, ("PGD", "faster steps"), (0.4, 1.8))) and len(found) == 20
+    own = {(row["structure"], row["factor"]): row["iou"] for row in table(tiny, "table4.csv")}
+    assert all(row["iou"] == own[row["structure"], row["factor"]] for row in rows if row["way"] == "PGD")
+    check_numbers(rows)
+
+
+def test_a_searched_noise_level_says_with_how_many_steps(tiny):
+    assert {row["steps"] for row in table(tiny, "smallest_epsilon.csv")} == {"30"}
 
 
 def test_every_claim_of_the_paper_gets_a_verdict(tiny):
@@ -250,5 +264,6 @@ def test_every_figure_of_the_paper_has_its_counterpart(tiny):
     sources = "\n".join(cell.source for path in NOTEBOOKS for cell in read(path).cells)
     for number in range(1, 6):
         assert f"counterpart of the paper's Figure {number}" in sources
-    for name in "04_heart_attack 06_settings 03_predictions_under_attack 04_symbols_under_attack 05_resized".split():
+    names = "04_heart_attack 04_heart_attack_further 06_settings 03_predictions_under_attack"
+    for name in [*names.split(), "04_symbols_under_attack", "05_resized"]:
         assert (tiny / f"{name}.png").stat().st_size > 10_000
