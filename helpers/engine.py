@@ -142,6 +142,7 @@ def _local(workers, gpu):
 def _slurm(path, gpu):
     """The cluster and the torch threads of a worker."""
     try:
+        import dask
         from dask_jobqueue import SLURMCluster
         from distributed import Status
     except ImportError:
@@ -153,11 +154,13 @@ def _slurm(path, gpu):
             raise ValueError(f"jobs is {jobs!r}, a whole number of 1 or more is needed")
         options.setdefault("job_cpu", cores)  # Dask's own count of cores is another thing here, see below
         threads = max(1, cores // options.setdefault("processes", 1))
-        options["scheduler_options"] = {"dashboard_address": None} | options.get("scheduler_options", {})
         extra = ["--no-dashboard"] + (["--resources", "GPU=1"] if gpu else [])
-        if "interface" not in options:
-            options["scheduler_options"] = {"host": "127.0.0.1"} | options["scheduler_options"]
+        place = options.get("scheduler_options", {})
+        known = options.get("interface") or dask.config.get("jobqueue.slurm.interface", None)
+        if not (known or {"host", "interface"} & set(place)):
+            place = place | {"host": "127.0.0.1"}
             extra += ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+        options["scheduler_options"] = {"dashboard_address": None} | place
         options["worker_extra_args"] = extra + options.get("worker_extra_args", [])
         cluster = SLURMCluster(**options | {"cores": options["processes"]})  # one task at a time in a process
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -85,16 +85,11 @@ class Store:
         """(cell, outcome) of a file; (None, None) if it is not sound."""
         return self._read(key, False, False, None)
 
-    def _read(self, key, noise, arrays, cell):
+    def _read(self, key, noise, arrays, cell, again=3):
         path = self.path(key)
         try:
             with path.open("rb") as file:
                 stamp = _stamp(file.fileno())
-        except FileNotFoundError:
-            return None, None
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}): mend that, or move it away") from None
-        try:
             with safe_open(path, "numpy") as file:
                 found, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
             if metadata.get("digest") != _digest(found, metadata.get("about", "")):
@@ -109,17 +104,22 @@ class Store:
             shapes = about["shapes"]
             predictions = _unpack(found["predictions"], shapes["predictions"], np.uint8) if arrays else None
             kept = _unpack(found["noise"], shapes["noise"], np.int8) if arrays and "noise" in found else None
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            why = error.strerror or error
+            raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
         except _NewerError:
             raise
-        except (SafetensorError, ValueError, KeyError, TypeError, OSError, zlib.error) as error:
-            if (text := self._set_aside(path, stamp, error)) is None:
-                return self._read(key, noise, arrays, cell)
-            warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
+        except (SafetensorError, ValueError, KeyError, TypeError, zlib.error) as error:
+            if (text := self._set_aside(path, stamp, error)) is None and again:
+                return self._read(key, noise, arrays, cell, again - 1)
+            warnings.warn(f"{path.name} in {self.folder} {text or 'changes while it is read'}", stacklevel=3)
             return None, None
         if cell is None:
             try:
                 cell = Cell.read(about["cell"])
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
                 text = f"is of another version of this software ({error}), and is left alone"
                 warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
                 return None, None

@@ -166,10 +166,13 @@ def typed(name, value, default):
 
 def check_range(name, value):
     """Raise ValueError for a number, alone or in a list, that no run can use: before anything is trained."""
-    may_be_0 = name in ("seed", "epsilon", "epsilons", "margins")
-    for number in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(number, int | float) and not (number > 0 or may_be_0 and number == 0):
-            raise ValueError(f"parameter {name} is {value!r}; it must be {'0 or more' if may_be_0 else 'above 0'}")
+    numbers, may_be_0 = value if isinstance(value, list) else [value], name in ("seed", "epsilons", "margins")
+    for number in numbers:
+        if isinstance(number, int | float) and not (0 < number < float("inf") or may_be_0 and number == 0):
+            wanted = "0 or more" if may_be_0 else "above 0"
+            raise ValueError(f"parameter {name} is {value!r}; it must be {wanted}, and finite")
+    if name == "epsilons" and not any(numbers):
+        raise ValueError(f"parameter {name} is {value!r}; give at least one noise level above 0")
 
 
 def plan(notebooks, profile, overrides=(), only=()):

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -315,7 +315,7 @@ class _Work:
         try:
             list(self.disk.map(keep, cells, outcomes))
             for cell in cells:
-                self._failure(cell).unlink(missing_ok=True)  # of an earlier run
+                self._forget(cell)
         except OSError as error:
             raise self._no_store(error) from None
         for cell, outcome in zip(cells, outcomes, strict=True):
@@ -329,6 +329,8 @@ class _Work:
         outcome = self.store.read(cell, noise=self.noise, arrays=False)
         if outcome is not None:
             self._keep(cell, outcome)
+            with suppress(OSError):
+                self._forget(cell)
         return outcome is not None
 
     def _keep(self, cell, outcome):
@@ -336,6 +338,10 @@ class _Work:
 
     def _failure(self, cell):
         return self.store.folder / "failed" / f"{cell.key}.json"
+
+    def _forget(self, cell):
+        """Remove what an earlier run, or a driver that was slower, has written of a failure."""
+        self._failure(cell).unlink(missing_ok=True)
 
     def _record(self, cell, error):
         """Write down a cell that fails, and return the first line of the error."""
@@ -483,17 +489,34 @@ def status(store):
         if cell is not None:
             cells, cases, seconds = cells + 1, cases + len(cell.ids), seconds + outcome.seconds * len(cell.ids)
             size += store.path(key).stat().st_size
-    failed = [path for path in sorted((store.folder / "failed").glob("*.json")) if not store.path(path.stem).exists()]
+    failed = sorted((store.folder / "failed").glob("*.json"))
     damaged = list((store.folder / "damaged").glob("*"))
     lines = [f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
              f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"]  # fmt: skip
     for path in failed:
         try:
-            error = json.loads(path.read_text(encoding="utf-8"))["error"].strip().splitlines()[-1]
-        except (ValueError, KeyError, TypeError, IndexError):
-            error = f"{path} is damaged: delete it, and run the sweep again"
-        lines.append(f"  {path.stem[:12]}: {error}\n    alone: {_alone(store, path.stem)}")
+            error = _failure(path)["error"].strip().splitlines()[-1]
+        except ValueError as problem:
+            lines.append(f"  {problem}")
+        else:
+            lines.append(f"  {path.stem[:12]}: {error}\n    alone: {_alone(store, path.stem)}")
     return "\n".join(lines), not failed
+
+
+def _failure(path):
+    """The record of a cell that failed.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"error": str, "cell": dict, "origin": dict | None}
+        if all(isinstance(record[name], kind) for name, kind in kinds.items()):
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
 
 
 def export(store):
@@ -518,7 +541,7 @@ def run_alone(store, key):
     found = sorted((folder / "failed").glob(f"{key}*.json"))
     if len(found) != 1:
         raise ValueError(f"{folder}/failed has {len(found)} cells that begin with {key!r}; `status` lists them")
-    record = json.loads(found[0].read_text(encoding="utf-8"))
+    record = _failure(found[0])
     if record["origin"] is None:
         raise ValueError("the dataset of this cell was put together by hand: run the sweep again that made it")
     cell, data = Cell.read(record["cell"]), load(**record["origin"])

@@ -40,12 +40,12 @@ def judge(results, notebook=None, *, source=None):
         results: folder of the result tables.
         notebook: only the claims of this notebook, such as "04".
         source: provenance of the run (`evaluation.provenance`); tables of another dataset, size, depth, seed or target
-            network count as not there. None takes them as they are. Tables of symbols and of resizing that have none
-            of the paper's numbers (they are of another structure, size or noise level) do not count either.
+            network count as not there. None takes them as they are. table2 and table4 do not count either if they have
+            none of the paper's numbers: they are of another structure, size or noise level.
 
     Returns:
         DataFrame with claim, paper, ours, rule, verdict ("holds", "does not hold", with the likely reason, or "not
-        decided by this run").
+        decided by this run", with the reason where all the numbers are there).
     """
     tables = {path.stem: pd.read_csv(path, dtype={"weights": str}) for path in sorted(results.glob("*.csv"))}
     if source:
@@ -76,10 +76,17 @@ def decide(claim, *tables):
     """One row of `judge` from the claim's tables; "not decided" where the run lacks what the rule needs."""
     try:
         holds, ours = claim.decide(*tables)
-        verdict = "holds" if holds else f"does not hold ({claim.otherwise})"
+        verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
+    except _UndecidedError as error:
+        why, ours = error.args
+        verdict = f"not decided by this run ({why})"
     except (KeyError, IndexError, ValueError):
         ours, verdict = "", "not decided by this run"
     return {"claim": claim.name, "paper": claim.paper, "ours": ours, "rule": claim.rule, "verdict": verdict}
+
+
+class _UndecidedError(ValueError):
+    """Why a rule cannot decide, and our numbers as text."""
 
 
 def _pick(table, **values):
@@ -127,19 +134,21 @@ def _targeted_succeeds(table2):
 
 def _large_is_harder(table2):
     rows = _pick(table2, compared_with="target", attack="white-box")
+    _numbers(rows, "iou")
     reached = {s: _pick(rows, symbol=s).query("iou >= 95")["epsilon"].min() for s in SYMBOLS}
     if all(np.isnan(epsilon) for epsilon in reached.values()):
-        raise ValueError("neither symbol gets there")
+        raise _UndecidedError("neither symbol reaches 95", "")
     text = ", ".join(f"{s} at {e:g}" if e == e else f"{s} never" for s, e in reached.items())
     small, large = np.nan_to_num(list(reached.values()), nan=np.inf)
     if small != large:
         return small < large, text
     before = rows[rows["epsilon"] == rows[rows["epsilon"] < small]["epsilon"].max()]
     own, other = (_pick(before, symbol=name).iloc[0] for name in SYMBOLS)
-    if not (own["low"] > other["high"] or other["low"] > own["high"]):
-        raise ValueError("the levels are too coarse to tell")
     parts = ", ".join(f"{name} {_shown(before, symbol=name)}" for name in SYMBOLS)
-    return own["iou"] > other["iou"], f"both at {small:g}; at {own['epsilon']:g} {parts}"
+    text = f"both at {small:g}; at {own['epsilon']:g} {parts}"
+    if not (own["low"] > other["high"] or other["low"] > own["high"]):
+        raise _UndecidedError("the intervals overlap", text)
+    return own["iou"] > other["iou"], text
 
 
 def _black_box_targeted_fails(table2):
@@ -157,7 +166,7 @@ def _black_box_targeted_fails(table2):
 def _one_step_fails(ways):
     gain = lambda way, name: _iou(ways, way=way, symbol=name) - _iou(ways, way="no attack", symbol=name)  # noqa: E731
     if min(gain("PGD", name) for name in SYMBOLS) < 10:
-        raise ValueError("PGD fails too")
+        raise _UndecidedError("PGD fails too", "")
     holds = all(gain("FGSM", name) < gain("PGD", name) / 2 for name in SYMBOLS)
     texts = [f"{n} {_shown(ways, way='FGSM', symbol=n)}, PGD {_iou(ways, way='PGD', symbol=n):.1f}" for n in SYMBOLS]
     return holds, "; ".join(texts)
@@ -236,10 +245,10 @@ CLAIMS = (
           "the loss is nearly linear within ε"),
     Claim("targets from predictions do as well", "04", ("heart_attack_ways",), "did not substantially differ",
           "IoU within 3 of that with targets from the truth", _basis_does_not_matter,
-          "a prediction is far from the truth in one of few cases"),
+          "in one of few cases the prediction is far from the truth"),
     Claim("resizing leaves the other structures alone", "05", ("table4",), "98.9 or higher",
           "IoU of the others with their target at least 98.9 everywhere", _others_stay,
-          "an organ that grows takes pixels of its neighbours, and where it falls short they keep them"),
+          "pixels that a shrunken organ leaves go to its neighbours, and one that grows takes some of theirs"),
     Claim("extreme enlargement of a lung fails most", "05", ("table4",), "left lung × 1.8: 78.3",
           "the lowest IoU of the table is a lung's at factor 1.8", _lungs_fail_most,
           "where a lung is to shrink the network is sure and the gradient of the IoU flat; steps that follow the "

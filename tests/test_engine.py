@@ -224,6 +224,16 @@ def test_slurm_jobs_have_the_cores_of_their_threads_and_listen_on_the_loopback_i
     assert addresses == {"0100007F"}  # 127.0.0.1
 
 
+def test_workers_of_a_scheduler_with_an_address_of_its_own_choose_theirs(tmp_path, monkeypatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    path = tmp_path / "slurm.yaml"
+    path.write_text("cores: 1\nmemory: 4GB\nscheduler_options: {host: 127.0.0.1}\n"
+                    f"local_directory: {tmp_path}\n")  # fmt: skip
+    with opened(str(path)):
+        (script,) = tmp_path.glob("job.*.sh")
+        assert "--host" not in script.read_text() and "--no-dashboard" in script.read_text()
+
+
 @pytest.mark.parametrize("sbatch", ["#!/bin/sh\necho 'invalid partition specified: gpu' >&2\nexit 1\n", None])
 def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sbatch):
     clusters.slurm(tmp_path, monkeypatch)

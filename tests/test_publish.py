@@ -164,6 +164,12 @@ def test_another_verdict_and_another_level_are_told(figures, again):
     assert found == [["smallest_epsilon.csv", 1, -1], ["table1.csv", 4, 0], ["verdicts.csv", 0, 1]]
 
 
+def test_a_table_without_rows_is_nothing_to_compare(figures, again):
+    for folder in (figures / "deep", again):
+        (folder / "clavicle_shrinking.csv").write_text(TABLE.splitlines()[0])
+    assert compare(again, figures)["table"].tolist() == ["table1.csv"]
+
+
 def test_what_a_run_lacks_of_the_published_tables_is_told(figures, again, capsys):
     for name, size in (("table2.csv", 128), ("of_something_else.csv", 256)):
         (figures / "deep" / name).write_text(TABLE.replace(",128,", f",{size},"))

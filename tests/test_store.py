@@ -182,6 +182,15 @@ def test_a_cell_that_another_process_has_mended_meanwhile_is_used_and_stays(stor
     assert store.keys() == [CELL.key] and not list((store.folder / "damaged").iterdir())
 
 
+def test_a_cell_that_changes_each_time_that_it_is_read_is_given_up(store, monkeypatch):
+    store.write(CELL, outcome())
+    store.path(CELL.key).write_bytes(b"damaged")
+    stamps = iter(range(99))
+    monkeypatch.setattr("helpers.store._stamp", lambda file: next(stamps))
+    with pytest.warns(UserWarning, match="changes while it is read"):
+        assert store.read(CELL) is None
+
+
 def about(store, **changed):
     """Write a sound file whose description has other entries."""
     store.write(CELL, outcome())
@@ -200,13 +209,13 @@ def test_a_file_of_a_newer_format_is_left_alone(store):
     assert path.exists() and not (store.folder / "damaged").exists()
 
 
-def test_a_cell_with_fields_that_are_not_known_is_left_alone(store):
-    values = CELL.values() | {"restarts": 3}
+@pytest.mark.parametrize("values", [CELL.values() | {"restarts": 3}, CELL.values() | {"goal": None}, {"size": 3}])
+def test_a_cell_of_other_fields_is_left_alone(store, values):
     path, key = about(store, cell=values), digest_json(values)
     other = store.path(key)
     other.parent.mkdir(exist_ok=True)
     path.rename(other)
-    with pytest.warns(UserWarning, match="another version of this software .*restarts.* is left alone"):
+    with pytest.warns(UserWarning, match="another version of this software .* is left alone"):
         assert store.read_key(key) == (None, None)
     assert other.exists()
 

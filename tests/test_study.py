@@ -120,8 +120,9 @@ def test_each_notebook_gets_only_what_it_declares(place):
         (["-p", "size=true"], "parameter size must be of type int like 128, found True"),
         (["-p", "size="], "parameter size must be of type int like 128, found None"),
         (["-p", "epsilon=[1]"], "parameter epsilon must be of type float like 0.01, found [1]"),
-        (["-p", "epsilon=-0.1"], "parameter epsilon is -0.1; it must be 0 or more"),
-        (["-p", "epsilon=.nan"], "parameter epsilon is nan; it must be 0 or more"),
+        (["-p", "epsilon=0"], "parameter epsilon is 0.0; it must be above 0, and finite"),
+        (["-p", "epsilon=.nan"], "parameter epsilon is nan; it must be above 0"),
+        (["-p", "epsilon=.inf"], "parameter epsilon is inf; it must be above 0"),
         (["-p", "size=0"], "parameter size is 0; it must be above 0"),
         (["-p", "size"], "expected name=value, found 'size'"),
         (["-p", "profile=full"], "parameter profile is set by --profile"),
@@ -152,6 +153,13 @@ def test_bad_usage_is_one_line_and_runs_nothing(place, capsys, words, told):
     error = capsys.readouterr().err
     assert code == 2 and told in error and error.count("\n") == 1
     assert not place.runs.exists()
+
+
+@pytest.mark.parametrize("text, told", [("[0.01, -1]", "it must be 0 or more"), ("[0.0]", "at least one noise level")])
+def test_a_list_of_noise_levels_is_looked_through(place, capsys, text, told):
+    place.write("01_first", "1/0", parameters="epsilons = [0.0, 0.01]")
+    assert place.main("-p", f"epsilons={text}") == 2
+    assert told in capsys.readouterr().err and not place.runs.exists()
 
 
 def test_a_folder_without_notebooks_is_an_error(place, capsys):

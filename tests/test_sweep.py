@@ -562,11 +562,18 @@ def test_a_record_of_a_failure_that_is_damaged_or_out_of_date_is_told_as_that(tm
     swept(tmp_path)
     failed = tmp_path / "failed"
     failed.mkdir(exist_ok=True)
-    (failed / f"{Store(tmp_path).keys()[0]}.json").write_text('{"error": "of a driver that was slower"}')
-    assert status(tmp_path)[1]
-    (failed / "abc.json").write_text("{}")
+    key = Store(tmp_path).keys()[0]
+    (failed / f"{key}.json").write_text('{"error": "of a driver that was slower", "cell": {}, "origin": null}')
     text, healthy = status(tmp_path)
-    assert f"{failed}/abc.json is damaged: delete it" in text and not healthy
+    assert "of a driver that was slower" in text and not healthy
+    swept(tmp_path)
+    assert status(tmp_path)[1]
+    for content in ("", "{}", "[]", '{"error": null, "cell": {}, "origin": null}'):
+        (failed / "abc.json").write_text(content)
+        text, healthy = status(tmp_path)
+        assert f"{failed}/abc.json is damaged: delete it" in text and "alone" not in text and not healthy
+        with pytest.raises(ValueError, match="abc.json is damaged: delete it, and run the sweep again"):
+            sweep.run_alone(tmp_path, "abc")
 
 
 def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkeypatch):
