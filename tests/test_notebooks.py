@@ -264,6 +264,6 @@ def test_every_figure_of_the_paper_has_its_counterpart(tiny):
     sources = "\n".join(cell.source for path in NOTEBOOKS for cell in read(path).cells)
     for number in range(1, 6):
         assert f"counterpart of the paper's Figure {number}" in sources
-    names = "04_heart_attack 04_heart_attack_further 06_settings 03_predictions_under_attack"
+    names = "04_heart_attack 04_even_and_faster_steps 06_settings 03_predictions_under_attack"
     for name in [*names.split(), "04_symbols_under_attack", "05_resized"]:
         assert (tiny / f"{name}.png").stat().st_size > 10_000
