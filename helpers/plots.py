@@ -30,7 +30,7 @@ plt.rcParams.update({  # importing this module sets the style of every figure
 
 
 if "ipykernel" in sys.modules:  # radiographs as JPEG keep a notebook small
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 60})
 
 
 def save_figure(figure, path, provenance):
