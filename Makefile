@@ -21,7 +21,7 @@ full: ## run all notebooks with the parameters of the committed figures (an afte
 
 test: $(STAMP) ## run the tests and check the notebooks' outputs (ARGS="-k attack")
 	@$(RUN) -m pytest tests notebooks -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=180 $(ARGS)
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=1800 --nbval-kernel-startup-timeout=180 $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks --LabApp.news_url= $(ARGS)
