@@ -221,7 +221,6 @@ def plot_curves(
         ax.set(xscale=scale, xlabel=xlabel, title=title)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.tick_params(labelbottom=True)
     for line in axes:
         line[0].set(ylabel=ylabel, ylim=(-3, 103))
     where = {"loc": "center"} if spare else {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}

@@ -267,6 +267,8 @@ def test_missed_pixels_are_percent_of_the_targets_that_hold_them_where_half_of_t
 def test_nothing_missed_where_no_target_is_held_by_half_can_be_drawn():
     figure = plots.plot_missed({"heart": (np.zeros((8, 8)), np.zeros((8, 8)))}, title="× 1.8")
     figure.canvas.draw()
+    (shown,) = figure.axes[0].images
+    assert shown.get_array().shape == (8, 8) and np.isnan(np.ma.filled(shown.get_array(), np.nan)).all()
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
