@@ -17,11 +17,11 @@ def pytest_sessionstart():
 
 
 def pytest_collection_modifyitems(items):
-    """The notebook that trains the networks comes first: while others run, the tests of the package are done.
+    """Notebooks come first, since one alone would take longest; the tests of the package fill the other processes.
 
     nbval waits 5 s for the output of a cell, which a busy machine exceeds.
     """
-    items.sort(key=lambda item: item.path.stem != "02_training")
+    items.sort(key=lambda item: item.path.suffix != ".ipynb")
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60

@@ -99,7 +99,7 @@ def compare(folder, figures):
 
 
 def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
-    """Put the networks of a run's clean.csv into data/weights, in place of those that are there; return their paths.
+    """Put the networks of a run's clean.csv into data/weights and return their paths; those of the same size go.
 
     Args:
         folder: of the run.
@@ -118,8 +118,11 @@ def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)
-    for path in set(place.glob("*")) - set(contents):
-        path.unlink()
+    size = lambda path: json.loads(path.read_text(encoding="utf-8"))["recipe"]["size"]  # noqa: E731
+    for card in set(place.glob("*.json")) - set(contents):
+        if size(card) == size(paths[1]):
+            card.with_suffix(".safetensors").unlink(missing_ok=True)
+            card.unlink()
     return list(contents)
 
 

@@ -345,7 +345,7 @@ def summary(folder):
 def publish(profile, notebooks, runs, figures, readme, only=()):
     """Copy the tables and figures of a finished run, or of the notebooks in `only`, to `figures` (pictures only of the
     profiles quick and full; of a dataset of one's own, one table), renew the README's tables and, after a run with the
-    notebooks' own parameters, their outputs; after a full one, the networks in data/weights.
+    notebooks' own parameters, their outputs; of the profiles quick and full also the networks, in data/weights.
 
     Returns:
         The paths written.
@@ -375,7 +375,7 @@ def publish(profile, notebooks, runs, figures, readme, only=()):
         path = folder / name
         if not path.exists() or known[name] != files.digest_bytes(path.read_bytes()):
             raise ValueError(f"{shown(path)} is not as the run left it; run {resume(profile)}")
-    written = publish_weights(folder) if profile == "full" and "clean.csv" in names else []
+    written = publish_weights(folder) if profile in MAIN and "clean.csv" in names else []
     written += (publish_summary if "folder" in datasets else publish_files)(folder, names, figures)
     if profile == "quick":
         written += [renew_outputs(notebook, folder / notebook.name) for notebook, _ in steps]

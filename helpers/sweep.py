@@ -169,12 +169,9 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
     """
     asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
              for role in roles}  # fmt: skip
-    missing, device = deque(), find_device(device)
-    for role, (name, values) in asked.items():
-        recipe = make_recipe(dataset, name, device=device, **values)
-        asked[role] = name, values | {"precision": recipe.precision}  # "auto" is not the same everywhere
-        if not weights_path(recipe, folder).exists():
-            missing.append(role)
+    device = find_device(device)
+    missing = deque(role for role, (name, values) in asked.items()
+                    if not weights_path(make_recipe(dataset, name, **values), folder).exists())  # fmt: skip
     if missing:
         shared = {"origin": dataset.origin, "digest": dataset.digest, "folder": folder, "device": device,
                   "dataset": None if engine and dataset.origin else dataset}  # fmt: skip

@@ -83,12 +83,11 @@ class Trained:
 
 
 def make_recipe(
-    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto",
-    device="cpu",
+    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto"
 ):  # fmt: skip
     """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
 
-    `precision` is understood as in `network.find_precision`, for `device`.
+    `precision` is "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
 
     Raises:
         ValueError: an unknown role, augmentation or precision, or a number below 1.
@@ -99,7 +98,7 @@ def make_recipe(
     unknown = set(augmentation.split()) - set(AUGMENTATIONS)
     if unknown:
         raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
-    precision = find_precision(precision, find_device(device))
+    precision = "fp32" if precision == "auto" else find_precision(precision)
     for name, value in {"depth": depth, "features": features, "epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
@@ -139,7 +138,7 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
 
     Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not say.
     """
-    recipe = make_recipe(dataset, role, device=device, **settings)
+    recipe = make_recipe(dataset, role, **settings)
     path = weights_path(recipe, folder)
     if not path.exists():
         with _alone(role, path.with_suffix(".lock")):

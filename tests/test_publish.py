@@ -1,5 +1,7 @@
 """What is published: the README's tables and the notebooks' outputs."""
 
+import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -206,20 +208,25 @@ def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, 
     write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), provenance(small, trained))
     place = tmp_path / "published"
     place.mkdir()
-    (place / "old.json").write_text("{}")
+    for name, size in (("old", small.size), ("of another profile", 2 * small.size)):
+        (place / f"{name}.json").write_text(json.dumps({"recipe": {"size": size}}))
     written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
-    assert sorted(place.iterdir()) == sorted(written) and len(written) == 4
+    assert set(place.iterdir()) == {*written, place / "of another profile.json"} and len(written) == 4
     assert {load_weights(path).digest for path in place.glob("*.safetensors")} == {each.digest for each in trained}
     with pytest.raises(ValueError, match="lacks the network"):
         publish_weights(tmp_path, weights=tmp_path / "none", place=place)
-    assert len(list(place.iterdir())) == 4
+    assert len(list(place.iterdir())) == 5
 
 
-def test_the_published_networks_are_those_of_the_full_profile_and_are_found(tmp_path, small):
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_the_published_networks_are_those_of_the_published_outputs_and_are_found(tmp_path, small, profile):
     if not files.PUBLISHED.exists():
         pytest.skip("data/weights was deleted")
-    ((_, values),) = plan(files.NOTEBOOKS, "full", only=["02"])
-    named = pd.read_csv(files.FIGURES / "clean.csv").loc[0, "weights"].split("/")
+    ((notebook, values),) = plan(files.NOTEBOOKS, profile, only=["02"])
+    named = pd.read_csv(files.FIGURES / "clean.csv").loc[0, "weights"]
+    if profile == "quick":
+        (named,) = re.findall(r"· weights (\S+) ·", notebook.read_text(encoding="utf-8"))
+    named = named.split("/")
     data = replace(small, size=values["size"])  # the phantoms' digest is the same at all sizes
     asked = {name: values[name] for name in ("depth", "epochs", "augmentation", "precision", "seed")}
     for role, digest in zip(("target", "surrogate"), named, strict=True):
