@@ -139,6 +139,7 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
         jitter: strength of the observer's jitter in the phantoms' labels.
         cache: whether to read and write data/cache.
         stream: whether to read a case when it is asked for, and again the next time: for more than fit into memory.
+            A case whose files have changed since is an error then.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -159,6 +160,8 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
             more = f" ({len(source.problems) - 1} more: python -m helpers.data check --{name} {source.root})"
             raise ValueError(source.problems[0] + more * (len(source.problems) > 1))
         stamp, digest, make = _stamp(source), partial(_content_digest, source), partial(_load_case, source, size=size)
+        if stream:
+            make = partial(_load_unchanged, source, {id: _case_stamp(source, id) for id in source.images}, size=size)
         place = f"{source.name}-{size}-{digest_bytes(str(source.root.resolve()).encode())[:8]}"
     split = _split(source, test_cases=test_cases, seed=seed)
     about = {"ids": list(source.patients), "structures": list(source.structures), "code": _text_digest(__file__)}
@@ -382,6 +385,14 @@ def _load_case(source, id, *, size):
     return _area_average(image, size), label_map(covered >= 0.5 - 1e-9)
 
 
+def _load_unchanged(source, stamps, id, *, size):
+    """The case as it was when the dataset was loaded: its digest stands for that."""
+    case = _load_case(source, id, size=size)
+    if _case_stamp(source, id) != stamps[id]:
+        raise ValueError(f"files of case {id!r} in {source.root} have changed since they were loaded: load them again")
+    return case
+
+
 def _read_case(source, id):
     """A case at its files' sizes: image (h, w) in [−1, 1] or None, masks {structure: (h, w) bool}, and problems."""
     pixels, problems = {}, []
@@ -513,6 +524,12 @@ def _stamp(source):
     """Digest of the files' names, sizes and dates: as long as it is the same, their content is not looked at."""
     stats = [(path.relative_to(source.root).as_posix(), path.stat()) for path in _used(source)]
     return digest_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+
+
+def _case_stamp(source, id):
+    """The same of one case, in a few bytes."""
+    stats = [path.stat() for path in (source.images[id], *(source.masks[id, own] for own in source.structures))]
+    return hash(tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
 def _content_digest(source):

@@ -185,6 +185,17 @@ def test_a_streamed_dataset_gives_the_same_cases_and_holds_none(own, monkeypatch
     assert load("folder", size=32, root=own, stream=True).digest == whole.digest
 
 
+@pytest.mark.parametrize("changed", ["images", "masks/liver"])
+def test_a_streamed_case_whose_files_have_changed_since_is_an_error(own, changed):
+    streamed = load("folder", size=32, root=own, stream=True)
+    write(own / changed / "case3.png", np.asarray(Image.open(own / changed / "case3.png"))[::-1])
+    streamed.take(["case2"])
+    with pytest.raises(ValueError) as error:
+        streamed.take(["case3"])
+    message(error, own, "case3", "have changed since they were loaded: load them again")
+    load("folder", size=32, root=own, stream=True).take(["case3"])
+
+
 def test_nothing_is_kept_without_a_cache(own):
     for stream in (False, True):
         load("folder", size=32, root=own, cache=False, stream=stream)
