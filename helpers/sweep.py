@@ -166,6 +166,7 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
 
     Raises:
         LostEngine: no scheduler answers, or it has gone.
+        RuntimeError: training killed its workers, one after the other.
     """
     asked = {role: (role, settings) if isinstance(role, str) else (role[0], settings | {"seed": role[1]})
              for role in roles}  # fmt: skip
@@ -178,7 +179,12 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
         following = lambda: asked[missing.popleft()] if missing else None  # noqa: E731
         try:
             with opened(engine, device=device) as place:
-                for _, trained, error in place.map(_train, following, shared):
+                for (role, _), trained, error in place.map(_train, following, shared):
+                    if type(error).__name__ == "KilledWorker":  # Dask's, which is imported only where it is used
+                        raise RuntimeError(
+                            f"workers were killed while they trained the {role} network: give each more memory, or "
+                            "train without an engine"
+                        ) from None
                     if error:
                         raise error
                     if trained is not None:  # else the worker has no copy of the data: it is trained here

@@ -634,8 +634,7 @@ def test_the_beginning_of_a_digest_names_no_network():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_workers_train_the_same_networks(tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.network.native_bf16", lambda device: False)  # whoever asks says what "auto" is
+def test_workers_train_the_same_networks(tmp_path):
     data = toys.on_disk(tmp_path / "data")
     roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1}
     here = train_all(data, roles, folder=tmp_path / "here", **settings)
@@ -644,3 +643,9 @@ def test_workers_train_the_same_networks(tmp_path, monkeypatch):
     assert all(isinstance(trained, Trained) for trained in there.values()) and list(there) == list(roles)
     names = sorted(path.name for path in (tmp_path / "here").iterdir())
     assert len(names) == 4 and names == sorted(path.name for path in (tmp_path / "there").iterdir())
+
+
+def test_training_that_kills_its_workers_is_told_in_one_line(tmp_path):
+    data = replace(toys.on_disk(tmp_path / "data"), origin=None, read=toys.end_process)  # read by the workers
+    with pytest.raises(RuntimeError, match="killed while they trained the target network: give each more"):
+        train_all(data, ["target"], folder=tmp_path, engine="workers=2 threads=1", depth=1, features=2, epochs=1)

@@ -49,6 +49,11 @@ def unet(seed=0):
     return network
 
 
+def end_process(id):
+    """Stands for reading a case that no process survives."""
+    os._exit(3)
+
+
 class Acting(nn.Module):
     """A pixelwise network that, for some cases, writes down, waits, raises or ends its process.
 
