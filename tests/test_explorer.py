@@ -644,7 +644,9 @@ def chromium():
         browser.close()
 
 
-def drive(page, store, name, record_property, *, cases=("case-0", "case-1"), levels=LEVELS, steps=STEPS, patience=45):
+def drive(
+    page, store, name, record_property, *, cases=("case-0", "case-1"), size=32, levels=LEVELS, steps=STEPS, patience=45
+):  # fmt: skip
     """Go through all noise levels by keyboard, another case and another goal; compare with the store."""
     from playwright.sync_api import expect
 
@@ -682,7 +684,7 @@ def drive(page, store, name, record_property, *, cases=("case-0", "case-1"), lev
     for cell, outcome in (store.read_key(key) for key in store.keys()):
         plain = replace(cell, goal=Goal("shape", "heart", 0.34), attack="pgd", steps=steps, crafted_on=cell.attacked,
                         bits=0, stop_at=None)  # fmt: skip
-        if cell == plain and cell.epsilon and cases[0] in cell.ids:
+        if cell == plain and cell.epsilon and cell.size == size and cases[0] in cell.ids:
             found[f"{cell.epsilon:g}"] = f"{outcome.iou['target'][cell.ids.index(cases[0]), 0]:.1f}"
     shown = [re.search(r"ε = (\S+), .* its target (\S+),", text) for text in seen]
     assert {match[1]: match[2] for match in shown if match} == found and len(found) == len(levels)
@@ -747,7 +749,8 @@ def test_in_jupyterlab_keys_change_the_picture_of_04(chromium, tmp_path, record_
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         cases = load("phantom", size=64, test_cases=3).split["test"]
-        drive(page, Store(CELLS), "JupyterLab", record_property, cases=cases, levels=levels, steps=steps, patience=600)
+        drive(page, Store(CELLS), "JupyterLab", record_property, cases=cases, size=64, levels=levels, steps=steps,
+              patience=600)  # fmt: skip
         page.close()
 
 
