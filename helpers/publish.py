@@ -22,6 +22,7 @@ ACROSS = {  # what becomes columns
     "table2": "epsilon",
     "table3": "epsilon",
     "table4": "factor",
+    "resizing_ways": "factor",
 }
 KEYS = ("id", "symbol", "setting", "window", "claim")  # what a row is about, in tables without a column n
 
