@@ -89,7 +89,8 @@ class Dataset:
         """Images (n, 1, size, size) and labels (n, size, size) of a split, by name, or of a sequence of ids, in order.
 
         Raises:
-            ValueError: there is no such split or case.
+            ValueError: there is no such split or case, or a file that is read now has changed since the dataset was
+                loaded, or cannot be used.
         """
         if isinstance(which, str) and which not in self.split:
             raise ValueError(f"there is no split {which!r}: choose from {', '.join(self.split)}, or give a list of ids")
@@ -159,9 +160,10 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
         if source.problems:
             more = f" ({len(source.problems) - 1} more: python -m helpers.data check --{name} {source.root})"
             raise ValueError(source.problems[0] + more * (len(source.problems) > 1))
-        stamp, digest, make = _stamp(source), partial(_content_digest, source), partial(_load_case, source, size=size)
-        if stream:
+        make = partial(_load_case, source, size=size)
+        if stream:  # before anything else is asked of the files: a change after that is noticed
             make = partial(_load_unchanged, source, {id: _case_stamp(source, id) for id in source.images}, size=size)
+        stamp, digest = _stamp(source), partial(_content_digest, source)
         place = f"{source.name}-{size}-{digest_bytes(str(source.root.resolve()).encode())[:8]}"
     split = _split(source, test_cases=test_cases, seed=seed)
     about = {"ids": list(source.patients), "structures": list(source.structures), "code": _text_digest(__file__)}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA, FIGURES, NOTEBOOKS = (ROOT / name for name in ("data", "figures", "notebooks"))
 RUNS = Path(os.environ.get("STUDY_RUNS") or ROOT / "runs")  # tests keep theirs apart
 WEIGHTS = ROOT / "runs" / "weights"
-PUBLISHED = DATA / "weights"  # the networks of the published figures
+PUBLISHED = DATA / "weights"  # the networks of the profiles quick and full, which come with the study
 CELLS = RUNS / "cells"  # store of finished attacks, of all profiles
 
 

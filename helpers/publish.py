@@ -100,12 +100,15 @@ def compare(folder, figures):
 
 
 def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
-    """Put the networks of a run's clean.csv into data/weights and return their paths; those of the same size go.
+    """Put the networks of a run's clean.csv into data/weights, in place of earlier ones for the same size of image.
 
     Args:
         folder: of the run.
         weights: folder of trained weights.
         place: where they go.
+
+    Returns:
+        Their paths.
 
     Raises:
         ValueError: one is missing.
@@ -116,14 +119,14 @@ def publish_weights(folder, *, weights=WEIGHTS, place=PUBLISHED):
         raise ValueError(f"{weights} lacks the network {min(d for d in digests if not found[d])}: train it again")
     paths = [path for own in found.values() for path in (own, own.with_suffix(".json"))]
     contents = {place / path.name: path.read_bytes() for path in paths}
+    size = lambda path: json.loads(path.read_text(encoding="utf-8"))["recipe"]["size"]  # noqa: E731
+    earlier = [path for path in place.glob("*.json") if path not in contents and size(path) == size(paths[1])]
     for path, content in contents.items():
         with replacing(path) as file:
             file.write(content)
-    size = lambda path: json.loads(path.read_text(encoding="utf-8"))["recipe"]["size"]  # noqa: E731
-    for card in set(place.glob("*.json")) - set(contents):
-        if size(card) == size(paths[1]):
-            card.with_suffix(".safetensors").unlink(missing_ok=True)
-            card.unlink()
+    for path in earlier:
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
+        path.unlink()
     return list(contents)
 
 

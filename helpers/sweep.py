@@ -182,9 +182,9 @@ def train_all(dataset, roles, *, engine="", folder=files.WEIGHTS, device="cpu", 
                 for (role, _), trained, error in place.map(_train, following, shared):
                     if type(error).__name__ == "KilledWorker":  # Dask's, which is imported only where it is used
                         raise RuntimeError(
-                            f"workers were killed while they trained the {role} network: give each more memory, or "
-                            "train without an engine"
-                        ) from None
+                            f"workers were killed while they trained the {role} network: start fewer, give each more "
+                            "memory or time, or train without an engine"
+                        )
                     if error:
                         raise error
                     if trained is not None:  # else the worker has no copy of the data: it is trained here
@@ -300,7 +300,12 @@ class _Work:
         with self.claims.pop(task):
             if error is None and found is None:
                 ids = list(dict.fromkeys(id for cell in task.cells for id in cell.ids))
-                self.queue.appendleft(replace(task, cases=(ids, *self.dataset.take(ids))))
+                try:
+                    task = replace(task, cases=(ids, *self.dataset.take(ids)))
+                except (OSError, ValueError) as problem:
+                    error = problem
+            if error is None and found is None:
+                self.queue.appendleft(task)
             elif error is None:
                 self._write(task.cells, found)
             elif task.again:
@@ -406,7 +411,11 @@ def _compute(shared, task):
         data = _data(shared)
         if data is None:
             return None
-        images, truth = data.take(ids)
+        try:
+            images, truth = data.take(ids)
+        except (OSError, ValueError):
+            _own_copy.cache_clear()  # the next try looks at the files again
+            raise
     device = find_device(shared["device"])
     cases = [dict(zip(ids, part.to(device), strict=True)) for part in (images, truth)]
     networks = {digest: network.to(device) for digest, network in shared["networks"].items()}

@@ -22,7 +22,7 @@ from toys import NETWORKS, Acting, single_cells
 from helpers import cells as cells_module
 from helpers import files, sweep
 from helpers.cells import Goal
-from helpers.data import Dataset
+from helpers.data import Dataset, load
 from helpers.engine import LostEngine
 from helpers.files import digest_json
 from helpers.loss import iou
@@ -326,6 +326,20 @@ def test_a_cell_that_kills_its_worker_is_named_and_the_others_finish(tmp_path):
     assert_same(resumed(tmp_path, store), plain(tmp_path))
 
 
+@pytest.mark.parametrize("engine", ["", "workers=2 threads=1"])
+def test_a_case_that_changes_after_loading_fails_alone(tmp_path, engine):
+    toys.on_disk(tmp_path / "data")
+    data = load("folder", size=32, root=tmp_path / "data", stream=True)
+    cells = single_cells(data)
+    (tmp_path / "data/images/c3.png").write_bytes((tmp_path / "data/images/c4.png").read_bytes())
+    with pytest.raises(SweepError) as caught:
+        run(cells, data, {"net": Acting()}, store=tmp_path / "store", names=("case",), engine=engine)
+    message = str(caught.value)
+    assert message.startswith(f"1 of {len(cells)} cells failed") and cells["c3"].key[:12] in message
+    assert "have changed since they were loaded" in message
+    assert len(stamps(tmp_path / "store")) == len(cells) - 1
+
+
 def harm(path, other, how):
     content = path.read_bytes()
     if how == "flip":
@@ -624,7 +638,10 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
 
 
 def test_the_beginning_of_a_digest_names_no_network():
-    whole = next(json.loads(path.read_text())["weights"] for path in files.PUBLISHED.glob("*.json"))
+    cards = sorted(files.PUBLISHED.glob("*.json"))
+    if not cards:
+        pytest.skip("data/weights was emptied")
+    whole = json.loads(cards[0].read_text())["weights"]
     data = toys.dataset()
     for digest in (whole[:12], whole[:1]):
         with pytest.raises(ValueError, match=f"no weights of digest {digest}"):
@@ -647,5 +664,5 @@ def test_workers_train_the_same_networks(tmp_path):
 
 def test_training_that_kills_its_workers_is_told_in_one_line(tmp_path):
     data = replace(toys.on_disk(tmp_path / "data"), origin=None, read=toys.end_process)  # read by the workers
-    with pytest.raises(RuntimeError, match="killed while they trained the target network: give each more"):
+    with pytest.raises(RuntimeError, match="killed while they trained the target network: start fewer"):
         train_all(data, ["target"], folder=tmp_path, engine="workers=2 threads=1", depth=1, features=2, epochs=1)
