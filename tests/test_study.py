@@ -325,6 +325,18 @@ def test_publish_copies_a_finished_run(place):
     assert {path.name: path.read_text() for path in place.figures.iterdir()} == {"a.csv": "a.csv", "b.png": "b.png"}
 
 
+@pytest.mark.parametrize(("profile", "ships"), [("quick", True), ("full", True), ("other", False)])
+def test_publish_takes_the_networks_of_the_profiles_that_come_with_the_study(place, monkeypatch, profile, ships):
+    place.write("01_first", "from pathlib import Path\nPath(f'../runs/{profile}/clean.csv').write_text('n')",
+                parameters='profile = "quick"\nsize = 1')  # fmt: skip
+    place.profile("full", "size: 2")
+    place.profile("other", "size: 3")
+    asked = []
+    monkeypatch.setattr("helpers.publish.publish_weights", lambda folder: asked.append(folder.name) or [])
+    assert place.main("--profile", profile) == 0 and place.main("--publish", profile) == 0
+    assert asked == [profile] * ships
+
+
 def test_publish_of_some_notebooks_asks_for_no_others(place):
     publishable(place)
     place.write("02_second", "1/0")
