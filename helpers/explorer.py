@@ -661,7 +661,7 @@ def animate(explorer, path, *, hold=900):
 def main():
     """Draw figures/explorer.gif with the networks of `make study`. Returns the exit code."""
     data = load("phantom", size=128, test_cases=4)
-    target = train(data, "target", depth=3, epochs=40, augmentation="elastic")
+    target = train(data, "target", depth=3, features=8, epochs=80)
     explorer = explore(data, target, epsilons=[0.01, 0.02, 0.04, 0.08, 0.16])
     animate(explorer, FIGURES / "explorer.gif")
     explorer.close()

@@ -212,8 +212,10 @@ def _less(restriction, setting):
     return less, f"{_shown(restriction, setting=setting)}, unrestricted {_shown(restriction, setting='structure only')}"
 
 
-def _field_is_enough(restriction):
+def _field_is_enough(restriction, energy):
     less, text = _less(restriction, "receptive field")
+    if _numbers(energy, "beyond", setting="(pixels)").max() == 0:
+        raise _UndecidedError("the receptive field is all of the image", text)
     return less <= 2, text
 
 
@@ -259,8 +261,8 @@ CLAIMS = (
     Claim("attacking the heart alone harms the others", "06", ("noise_restriction",), "shown in its Figure 2",
           "IoU of the others more than 2 below that of the attack on all", _heart_only_harms,
           "the network needs little of the surroundings to find the others"),
-    Claim("noise within the receptive field is enough", "06", ("noise_restriction",), "segmentation unchanged",
-          "IoU at most 2 below that of unrestricted noise", _field_is_enough,
+    Claim("noise within the receptive field is enough", "06", ("noise_restriction", "noise_energy"),
+          "segmentation unchanged", "IoU at most 2 below that of unrestricted noise", _field_is_enough,
           "where the heart is predicted far from the true one, noise nearby does not get there"),
     Claim("noise within the bounding box is not", "06", ("noise_restriction",), "heart-symbol shaping disrupted",
           "IoU more than 5 below that of unrestricted noise", _box_is_not,

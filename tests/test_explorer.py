@@ -579,10 +579,10 @@ def test_how_long_a_frame_takes_is_printed(complete, record_property):
 
 
 def test_how_long_a_frame_takes_that_is_computed_is_printed(tmp_path, record_property):
-    """At 128×128, with a network as deep as that of the quick profile."""
+    """At 128×128, with a network like that of the quick profile."""
     scope, seen = {}, []
     exec(TINY, scope)
-    deep = replace(scope["target"], network=UNet(num_classes=3, depth=3).eval(), digest="3" * 64)
+    deep = replace(scope["target"], network=UNet(num_classes=3, depth=3, features=8).eval(), digest="3" * 64)
     explorer = module.explore(scope["tiny"](128), deep, store=tmp_path, epsilons=[0.02, 0.04])
     assert explorer.wait(300)
     start = time.perf_counter()

@@ -231,7 +231,7 @@ def test_the_published_networks_are_those_of_the_published_outputs_and_are_found
         (named,) = re.findall(r"· weights (\S+) ·", notebook.read_text(encoding="utf-8"))
     named = named.split("/")
     data = replace(small, size=values["size"])  # the phantoms' digest is the same at all sizes
-    asked = {name: values[name] for name in ("depth", "epochs", "augmentation", "precision", "seed")}
+    asked = {name: values[name] for name in ("depth", "features", "epochs", "augmentation", "precision", "seed")}
     for role, digest in zip(("target", "surrogate"), named, strict=True):
         path = weights_path(make_recipe(data, role, **asked), tmp_path)
         assert path.parent == files.PUBLISHED and path == find_weights(digest, tmp_path)

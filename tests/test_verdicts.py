@@ -36,11 +36,13 @@ def agreeing_tables():
     ways = [("no attack", "small", 34), ("no attack", "large", 42), ("PGD", "small", 98), ("PGD", "large", 95),
             ("FGSM", "small", 50), ("FGSM", "large", 50), ("targets from predictions", "small", 97),
             ("targets from predictions", "large", 96)]  # fmt: skip
+    energy = [("receptive field", 100, 0), ("(pixels)", 45, 55)]
     interval = {"low": math.nan, "high": math.nan}
     return paper_tables() | {
         "heart_attack_ways": pd.DataFrame(ways, columns=["way", "symbol", "iou"]).assign(**interval),
         "clavicle_shrinking": pd.DataFrame(clavicles, columns=["structure", "factor", "disturbed"]),
         "noise_restriction": pd.DataFrame(settings, columns=["setting", "margin", "iou", "others"]).assign(**interval),
+        "noise_energy": pd.DataFrame(energy, columns=["setting", "in its receptive field", "beyond"]),
     }
 
 
@@ -76,7 +78,7 @@ def test_the_paper_s_own_numbers_hold_for_every_claim_that_they_can_decide(tmp_p
 def test_what_the_paper_says_in_words_holds_too():
     tables = agreeing_tables()
     same = changed(tables["noise_restriction"], {"setting": "receptive field"}, "iou", 98)  # "not changed"
-    assert decide(BY_NAME[FIELD], same)["verdict"] == "holds"
+    assert decide(BY_NAME[FIELD], same, tables["noise_energy"])["verdict"] == "holds"
     most = tables["clavicle_shrinking"].assign(disturbed=[55.0, 0.0, 55.0, 0.0])  # "most of the testing images"
     assert decide(BY_NAME[CLAVICLE], most)["verdict"] == "holds"
 
@@ -155,6 +157,14 @@ def test_wider_boxes_and_weaker_shrinking_do_not_decide():
     assert decide(BY_NAME[CLAVICLE], mild)["verdict"] == "holds"
 
 
+def test_a_receptive_field_that_is_all_of_the_image_restricts_nothing():
+    tables = agreeing_tables()
+    for share, verdict in ((0.01, "holds"), (0.0, NOT_DECIDED + " (the receptive field is all of the image)")):
+        energy = changed(tables["noise_energy"], {"setting": "(pixels)"}, "beyond", share)
+        row = decide(BY_NAME[FIELD], tables["noise_restriction"], energy)
+        assert row["verdict"] == verdict and row["ours"] == "97.0, unrestricted 98.0"
+
+
 def test_our_numbers_are_those_of_the_tables():
     tables = agreeing_tables()
     found = {name: decide(claim, *(tables[table] for table in claim.tables))["ours"] for name, claim in BY_NAME.items()}
@@ -190,6 +200,7 @@ MISSING = [  # claim, table, rows that a run with other parameters does not have
     (CLAVICLE, "clavicle_shrinking", {"factor": 0.4}),
     (HARM, "noise_restriction", {"setting": "all"}),
     (FIELD, "noise_restriction", {"setting": "receptive field"}),
+    (FIELD, "noise_energy", {"setting": "(pixels)"}),
     (BOX, "noise_restriction", {"setting": "structure only"}),
 ]
 
@@ -340,6 +351,7 @@ def test_a_missing_number_decides_nothing():
         "heart_attack_ways": tables["heart_attack_ways"].assign(iou=math.nan),
         "clavicle_shrinking": tables["clavicle_shrinking"].assign(disturbed=math.nan),
         "noise_restriction": tables["noise_restriction"].assign(iou=math.nan, others=math.nan),
+        "noise_energy": tables["noise_energy"].assign(beyond=math.nan),
     }  # fmt: skip
     for claim in CLAIMS:
         assert decide(claim, *(empty[name] for name in claim.tables))["verdict"] == NOT_DECIDED, claim.name

@@ -18,8 +18,8 @@ from helpers.sweep import run, train_all
 EPSILON, NAMES = 0.04, ("goal", "attack", "epsilon")
 
 
-def measure(seeds, *, profile, dataset, root, size, test_cases, seed, structure, small, large, depth, epochs,
-            augmentation, precision, steps, device, engine, **_):  # fmt: skip
+def measure(seeds, *, profile, dataset, root, size, test_cases, seed, structure, small, large, depth, features,
+            epochs, augmentation, precision, steps, device, engine, **_):  # fmt: skip
     """Table of each network's IoU with the truth and with both symbols, and that of the other structures; provenance.
 
     Args:
@@ -27,7 +27,8 @@ def measure(seeds, *, profile, dataset, root, size, test_cases, seed, structure,
         profile and the others: parameters of 04_heart_attack.
     """
     data = load(dataset, size=size, root=root or None, test_cases=test_cases, seed=seed)
-    settings = {"depth": depth, "epochs": epochs, "augmentation": augmentation, "precision": precision}
+    settings = {"depth": depth, "features": features, "epochs": epochs}
+    settings |= {"augmentation": augmentation, "precision": precision}
     roles = [("target", seed + k) for k in range(seeds)]
     networks = train_all(data, roles, engine=engine, device=find_device(device), **settings)
     tables = []

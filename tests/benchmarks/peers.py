@@ -193,8 +193,8 @@ def speed():
     return pd.DataFrame(rows, columns=columns), about
 
 
-def quick():
-    """The quick profile's trained target, its test images, and targets with the large heart symbol."""
+def trained_case():
+    """A trained network, phantoms that it has not seen, and targets with the large heart symbol."""
     data = load("phantom", size=128, test_cases=4, seed=0)
     trained = train(data, "target", depth=3, epochs=40)
     images, truth = data.take("test")
@@ -272,7 +272,7 @@ def main():
         print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
         return
     table, rates = speed()
-    trained, *attacked = quick()
+    trained, *attacked = trained_case()
     random = {
         "dataset": "noise",
         "size": SIZE,
