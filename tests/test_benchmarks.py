@@ -10,7 +10,7 @@ measure = runpy.run_path(str(files.ROOT / "tests" / "benchmarks" / "networks.py"
 
 def test_networks_that_differ_by_their_seed_are_measured_side_by_side(capsys):
     ((_, parameters),) = plan(files.NOTEBOOKS, "quick", only=["04"])
-    tiny = {"size": 32, "depth": 1, "epochs": 1, "steps": 2, "test_cases": 2, "precision": "fp32"}
+    tiny = {"size": 64, "depth": 1, "epochs": 1, "steps": 2, "test_cases": 2, "precision": "fp32"}
     table, source = measure(2, **parameters | tiny)
     kinds = [*table.groupby(["goal", "attack", "epsilon"], sort=False).groups]
     assert kinds[0] == ("untargeted", "no attack", 0.0) and len(kinds) == 7
