@@ -797,7 +797,7 @@ def test_the_help_names_the_options_and_the_exit_status(capsys):
 
 
 def test_a_structure_has_its_class_and_an_unknown_one_is_named_with_those_there_are(few_phantoms):
-    dataset = load("phantom", size=32, test_cases=2, cache=False)
+    dataset = load("phantom", size=32, test_cases=2)
     assert [dataset.class_of(name) for name in dataset.structures] == list(dataset.classes)
     with pytest.raises(ValueError, match="there is no structure 'hart'; choose from heart, left clavicle"):
         dataset.class_of("hart")

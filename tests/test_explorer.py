@@ -28,9 +28,10 @@ from helpers import explorer as module
 from helpers import pictures
 from helpers.cells import Goal, compute, follow
 from helpers.data import load
-from helpers.files import CELLS, ROOT, RUNS
+from helpers.files import CELLS, NOTEBOOKS, ROOT, RUNS
 from helpers.network import UNet
 from helpers.store import Store
+from helpers.study import plan
 from helpers.targets import place_shape, png_text, read_shape
 
 LEVELS = (0.1, 0.2, 0.4)
@@ -576,6 +577,20 @@ def test_how_long_a_frame_takes_is_printed(complete, record_property):
             times.append(1000 * (time.perf_counter() - start))
     record_property("frame change in the kernel", spread(times))
     assert np.median(times) < 500 and complete.frames.computed == 0
+
+
+def test_the_moving_picture_is_of_the_network_of_make_study_at_every_noise_level(complete, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(module, "FIGURES", tmp_path)
+    monkeypatch.setattr(module, "load", lambda *_, **settings: asked.update(settings))
+    monkeypatch.setattr(module, "train", lambda *_, **settings: asked.update(settings))
+    monkeypatch.setattr(module, "explore", lambda *_, **__: complete)
+    assert module.main() == 0
+    ((_, values),) = plan(NOTEBOOKS, "quick", only=["02"])
+    assert {"size", "depth", "features", "epochs"} <= set(asked) <= set(values)
+    assert asked == {name: values[name] for name in asked}
+    with Image.open(tmp_path / "explorer.gif") as picture:
+        assert picture.n_frames == len(complete.epsilons)
 
 
 def test_how_long_a_frame_takes_that_is_computed_is_printed(tmp_path, record_property):

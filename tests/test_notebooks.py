@@ -78,7 +78,7 @@ def test_parameters_are_literals_with_a_comment(path):
 
 def test_a_parameter_has_one_default_in_all_notebooks():
     seen = {}
-    for path in NOTEBOOKS:
+    for path in [*NOTEBOOKS, files.NOTEBOOKS / "app" / "explorer.ipynb"]:
         for name, default in study.declared(path).items():
             assert seen.setdefault(name, default) == default, f"{path.name}: {name}"
 

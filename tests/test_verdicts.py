@@ -353,5 +353,6 @@ def test_a_missing_number_decides_nothing():
         "noise_restriction": tables["noise_restriction"].assign(iou=math.nan, others=math.nan),
         "noise_energy": tables["noise_energy"].assign(beyond=math.nan),
     }  # fmt: skip
+    assert decide(BY_NAME[FIELD], tables["noise_restriction"], empty["noise_energy"])["verdict"] == NOT_DECIDED
     for claim in CLAIMS:
         assert decide(claim, *(empty[name] for name in claim.tables))["verdict"] == NOT_DECIDED, claim.name

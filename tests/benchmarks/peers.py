@@ -196,7 +196,7 @@ def speed():
 def trained_case():
     """A trained network, phantoms that it has not seen, and targets with the large heart symbol."""
     data = load("phantom", size=128, test_cases=4, seed=0)
-    trained = train(data, "target", depth=3, epochs=40)
+    trained = train(data, "target", depth=3, features=16, epochs=40)
     images, truth = data.take("test")
     return trained, images, heart_symbol(truth, "heart", data.structures, area_ratio=LARGE).labels
 
