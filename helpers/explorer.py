@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+import weakref
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -36,6 +37,7 @@ from helpers.training import train
 GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape")
 FACTORS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8)
 EVERY = 0.3  # seconds between partial frames
+AGAIN = 3  # seconds after which a result is sent once more
 MOST_TEXT, MOST_BYTES = 10_000, 8_000_000  # characters of SVG path data, bytes of a PNG
 
 
@@ -281,6 +283,13 @@ class Explorer(widgets.VBox):
             self.queue = []
             self._say("") if error is None else self.say_error(error)
 
+    @_guarded
+    def _send_again(self):
+        """Send what is shown once more: a page that was just connecting when it came has missed it."""
+        for widget in (self.heading, self.radiograph, self.noise, *self.captions, self.bars, self.message,
+                       self.controls.cancel):  # fmt: skip
+            widget.send_state()
+
     def _missing(self, cell):
         return self.frames.find(cell) is None
 
@@ -513,6 +522,10 @@ class _Job(Thread):
         except Exception as caught:
             error = caught
         explorer._ended(self, error)
+        shown, self.explorer, explorer = weakref.ref(explorer), None, None
+        time.sleep(AGAIN)
+        if (explorer := shown()) is not None:
+            explorer._send_again()
 
     def _observe(self, step, partial):
         self._check()

@@ -579,6 +579,21 @@ def test_how_long_a_frame_takes_is_printed(complete, record_property):
     assert np.median(times) < 500 and complete.frames.computed == 0
 
 
+def test_a_result_is_sent_once_more_to_a_page_that_was_just_connecting(make, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN", 0.2)
+    explorer, sent = make(), []
+    explorer.controls.compute.click()
+    for widget in (explorer.message, explorer.heading, explorer.radiograph):
+        monkeypatch.setattr(widget, "send_state", lambda *keys, widget=widget: sent.append((widget, keys)))
+    assert explorer.wait()
+    told = explorer.message.value
+    end = time.monotonic() + 30
+    while len([widget for widget, keys in sent if not keys]) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    whole = [widget for widget, keys in sent if not keys]
+    assert {explorer.message, explorer.heading, explorer.radiograph} <= set(whole) and explorer.message.value == told
+
+
 def test_the_moving_picture_is_of_the_network_of_make_study_at_every_noise_level(complete, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(module, "FIGURES", tmp_path)
