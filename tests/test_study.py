@@ -42,6 +42,7 @@ class Place:
         """The same in a process of its own, to send signals to."""
         code = (
             "import sys, signal, pathlib; from helpers import study; signal.signal(15, signal.default_int_handler);"
+            "signal.signal(2, signal.default_int_handler);"  # a job in the background is born deaf to it
             "a, b, c = map(pathlib.Path, sys.argv[1:4]);"
             "sys.exit(study.main(sys.argv[4:], notebooks=a, runs=b, figures=c))"
         )
