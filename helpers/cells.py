@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from helpers import attack as attacks
 from helpers.files import commit, digest_json, versions
 from helpers.loss import cross_entropy, iou, iou_loss, margin_loss
 from helpers.network import evaluating, find_device, find_precision, predict
-from helpers.targets import around, bounding_box, everywhere, heart_curve, place_shape, resize_structure
+from helpers.targets import around, bounding_box, everywhere, heart_curve, place_shape, read_shape, resize_structure
 
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
 LOSSES = ("iou", "cross-entropy", "margin")
@@ -54,8 +54,14 @@ class Goal:
         make = resize_structure if self.kind == "resize" else place_shape
         about = {"factor": self.ratio} if self.kind == "resize" else {"area_ratio": self.ratio}
         if self.kind == "shape":
-            about["shape"] = heart_curve() if self.shape == "heart" else self.shape
+            about["shape"] = _raster(self.shape)
         return make(truth if self.basis == "truth" else clean, self.structure, structures, ids=ids, **about).labels
+
+
+@lru_cache(maxsize=8)
+def _raster(shape):
+    """The shape of a Goal, which every cell of a sweep asks for again."""
+    return read_shape(heart_curve() if shape == "heart" else shape)
 
 
 @dataclass(frozen=True)

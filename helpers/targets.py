@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from pathlib import Path
 from xml.etree import ElementTree
@@ -99,7 +100,7 @@ def place_shape(labels, structure, structures, shape, *, area_ratio=1.0, shift=(
     Source: paper, section 3: the target stands at the centre of mass of the true structure.
     """
     raster = read_shape(shape)
-    middle, integral = _centre(raster), np.pad(raster, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    middle, integral = _sums(raster.tobytes(), raster.shape)
     if not (isinstance(area_ratio, Real) and 0 < area_ratio < math.inf):
         raise ValueError(f"area_ratio is {area_ratio!r}; it must be above 0: the shape's area / the structure's area")
     if np.shape(shift) != (2,) or not (np.abs(shift) < 1e6).all():
@@ -292,6 +293,13 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
 def _centre(raster):
     """Centre of mass (row, column)."""
     return [raster.sum(axis=1 - axis) @ np.arange(length) / raster.sum() for axis, length in enumerate(raster.shape)]
+
+
+@lru_cache(maxsize=4)
+def _sums(content, size):
+    """Centre of mass of a raster, and the area above and left of each of its pixels' corners: int64 (h + 1, w + 1)."""
+    raster = np.frombuffer(content, dtype=bool).reshape(size)
+    return _centre(raster), np.pad(raster, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
 
 
 def _zoom(raster, middle, centre, *, scale, limit):

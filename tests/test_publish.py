@@ -199,7 +199,7 @@ def test_only_like_is_compared_with_like(figures, again, capsys):
 
 @pytest.fixture(scope="module")
 def small():
-    return load("phantom", size=64)
+    return load("phantom", size=128)
 
 
 def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, small):

@@ -123,12 +123,12 @@ def test_a_recipe_is_the_same_on_machines_with_and_without_bfloat16(monkeypatch)
 
 @pytest.mark.slow
 def test_ten_epochs_on_small_phantoms_teach_a_network_to_outline_all_structures(tmp_path):
-    data = load("phantom", size=64)
+    data = load("phantom", size=48, seed=1)
     images, truth = data.take("test")
     predictions = predict(train(data, "target", folder=tmp_path, depth=2, epochs=10).network, images)
     table = iou_table(predictions, truth, ids=data.split["test"], structures=data.structures)
-    assert table["iou"].mean() > 80  # two seeds gave 85.5 and 85.1
-    assert table.groupby("structure")["iou"].mean().min() > 60  # 72.4, a clavicle
+    assert table["iou"].mean() > 80  # two seeds gave 84.7 and 85.0
+    assert table.groupby("structure")["iou"].mean().min() > 60  # 72.9, a clavicle
 
 
 @pytest.mark.gpu
