@@ -16,12 +16,17 @@ def pytest_sessionstart():
         shutil.rmtree(RUNS / "cells", ignore_errors=True)
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores, since many tests wait for processes that they started."""
+    return os.cpu_count() + 1
+
+
 def pytest_collection_modifyitems(items):
-    """Notebooks come first, since one alone would take longest; the tests of the package fill the other processes.
+    """Notebooks come first, since one alone would take longest, and of the tests the largest files: all end together.
 
     nbval waits 5 s for the output of a cell, which a busy machine exceeds.
     """
-    items.sort(key=lambda item: item.path.suffix != ".ipynb")
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", -item.path.stat().st_size, item.path))
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60

@@ -12,7 +12,7 @@ from helpers.data import load
 from helpers.evaluation import provenance, summarise, write_table
 from helpers.network import find_device
 from helpers.publish import renew_readme
-from helpers.study import plan
+from helpers.study import override, plan
 from helpers.sweep import run, train_all
 
 EPSILON, NAMES = 0.04, ("goal", "attack", "epsilon")
@@ -53,12 +53,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--seeds", type=int, default=5, help="number of networks")
+    parser.add_argument("-p", dest="overrides", action="append", default=[], type=override, metavar="NAME=VALUE",
+                        help="a parameter that replaces the profile's, e.g. epochs=10")  # fmt: skip
     parser.add_argument("--publish", action="store_true", help="copy the table to figures/ and renew the README")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds is {arguments.seeds}; give 1 or more")
     try:
-        ((_, parameters),) = plan(files.NOTEBOOKS, arguments.profile, only=["04"])
+        ((_, parameters),) = plan(files.NOTEBOOKS, arguments.profile, arguments.overrides, only=["04"])
     except ValueError as error:
         parser.error(error)
     table, source = measure(arguments.seeds, **parameters)
