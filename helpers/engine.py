@@ -14,11 +14,12 @@ only, unless the YAML file names another.
 import asyncio
 import ctypes
 import math
+import multiprocessing
 import os
 import re
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -89,11 +90,12 @@ def opened(engine="", *, device="cpu"):
         import distributed
     except ImportError:
         raise ValueError(f"engine {engine!r} needs Dask: pip install -e '.[cluster]'") from None
-    gpu, made, before = str(device).startswith("cuda"), None, dict(os.environ)
+    gpu, made, before, settings = str(device).startswith("cuda"), None, dict(os.environ), ExitStack()
     threads = options.pop("threads", None)
     try:
         if kind == "workers":
             threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
+            settings.enter_context(_forking())
             made = _local(options["workers"], gpu)
         elif kind == "slurm":
             made, threads = _slurm(options["path"], gpu)
@@ -107,6 +109,7 @@ def opened(engine="", *, device="cpu"):
     finally:
         if made is not None:
             made.close(timeout=PATIENCE)
+        settings.close()
         for name in set(os.environ) - set(before):  # Dask leaves OMP_NUM_THREADS=1 for all that is started later
             del os.environ[name]
         os.environ.update(before)
@@ -128,6 +131,18 @@ def _knock(address):
     except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
         why = " ".join(str(error).split())[:120] or "no answer"
         raise LostEngine(f"no Dask scheduler answers at {address} ({why})") from None
+
+
+def _forking():
+    """Dask's settings with which workers are forked, where the system can, from one process that has imported torch."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return dask.config.set({})
+    settings = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "helpers.sweep"])  # in place of Dask's own list
+    return settings
 
 
 def _local(workers, gpu):

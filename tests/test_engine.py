@@ -1,5 +1,6 @@
 """Engines: their texts, and what becomes of tasks, errors and lost workers."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -135,6 +136,23 @@ def test_workers_of_this_machine_leave_its_environment_alone(monkeypatch):
     with opened("workers=1"):
         pass
     assert dict(os.environ) == before
+
+
+def parent(shared, task):
+    if task == "die":
+        os._exit(7)
+    time.sleep(0.05)
+    return os.getpid(), os.getppid()
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_workers_of_this_machine_are_forked_from_one_process_also_later_ones():
+    with opened("workers=2") as place:
+        first = {result for _, result, _ in place.map(parent, following(range(8)), None)}
+        list(place.map(parent, following(["die"]), None))
+        later = {result for _, result, _ in place.map(parent, following(range(8)), None)}
+    assert len({pid for pid, _ in first | later}) > 2
+    assert len({of for _, of in first | later}) == 1 and os.getpid() not in {of for _, of in first | later}
 
 
 def test_workers_of_this_machine(tmp_path):
