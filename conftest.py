@@ -6,6 +6,7 @@ from pathlib import Path
 
 RUNS = Path(__file__).parent / "runs" / "tests"
 os.environ["STUDY_RUNS"] = str(RUNS)  # leaves the results of your runs alone
+LONGEST = ("04_heart_attack", "test_sweep", "test_notebooks")  # other notebooks would wait for the first one's phantoms
 
 
 def pytest_sessionstart():
@@ -22,11 +23,12 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """Notebooks come first, since one alone would take longest, and of the tests the largest files: all end together.
+    """What takes longest comes first, so that all processes end together; then notebooks, then other tests by size.
 
     nbval waits 5 s for the output of a cell, which a busy machine exceeds.
     """
-    items.sort(key=lambda item: (item.path.suffix != ".ipynb", -item.path.stat().st_size, item.path))
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path.suffix != ".ipynb",
+                                 -item.path.stat().st_size, item.path))  # fmt: skip
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60
