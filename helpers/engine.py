@@ -134,7 +134,10 @@ def _knock(address):
 
 
 def _forking():
-    """Dask's settings with which workers are forked, where the system can, from one process that has imported torch."""
+    """Dask's settings with which workers are forked, where the system can, from one process that has imported torch.
+
+    That process ends with this one, so that the next workers start at once too.
+    """
     import dask
     from distributed.utils import get_mp_context
 

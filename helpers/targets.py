@@ -295,7 +295,7 @@ def _centre(raster):
     return [raster.sum(axis=1 - axis) @ np.arange(length) / raster.sum() for axis, length in enumerate(raster.shape)]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _sums(content, size):
     """Centre of mass of a raster, and the area above and left of each of its pixels' corners: int64 (h + 1, w + 1)."""
     raster = np.frombuffer(content, dtype=bool).reshape(size)
