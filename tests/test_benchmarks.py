@@ -1,17 +1,20 @@
 """The comparison of networks, in small."""
 
 import runpy
+import sys
+
+import pytest
 
 from helpers import files
 from helpers.study import plan
 
-measure = runpy.run_path(str(files.ROOT / "tests" / "benchmarks" / "networks.py"))["measure"]
+networks = runpy.run_path(str(files.ROOT / "tests" / "benchmarks" / "networks.py"))
 
 
 def test_networks_that_differ_by_their_seed_are_measured_side_by_side(capsys):
     ((_, parameters),) = plan(files.NOTEBOOKS, "quick", only=["04"])
     tiny = {"size": 48, "depth": 1, "epochs": 1, "steps": 2, "test_cases": 2, "seed": 1, "precision": "fp32"}
-    table, source = measure(2, **parameters | tiny)
+    table, source = networks["measure"](2, **parameters | tiny)
     kinds = [*table.groupby(["goal", "attack", "epsilon"], sort=False).groups]
     assert kinds[0] == ("untargeted", "no attack", 0.0) and len(kinds) == 7
     assert table.groupby(["network", "scored"]).size().to_dict() == {
@@ -22,3 +25,18 @@ def test_networks_that_differ_by_their_seed_are_measured_side_by_side(capsys):
     assert first != second
     digests, told = source["weights"].split("/"), capsys.readouterr().out
     assert len(set(digests)) == 2 and all(digest in told for digest in digests)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["-p", "epochs=3", "--publish"], "--publish takes no -p"),
+        (["-p", "epoch=3"], "did you mean 'epochs'?"),
+        (["--seeds", "0"], "--seeds is 0"),
+    ],
+)
+def test_wrong_words_are_refused_in_a_line(monkeypatch, capsys, words, told):
+    monkeypatch.setattr(sys, "argv", ["networks.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        networks["main"]()
+    assert caught.value.code == 2 and told in capsys.readouterr().err

@@ -59,6 +59,8 @@ def main():
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds is {arguments.seeds}; give 1 or more")
+    if arguments.publish and arguments.overrides:
+        parser.error("--publish takes no -p: the published table is of a profile's own parameters")
     try:
         ((_, parameters),) = plan(files.NOTEBOOKS, arguments.profile, arguments.overrides, only=["04"])
     except ValueError as error:
