@@ -24,9 +24,11 @@ def soft_iou(logits, labels, *, classes, smooth=1e-6):
         ValueError: the shapes do not match, or a class index is not below C.
     """
     check_labels(logits, labels)
-    classes = check_classes(classes, logits.shape[1]).to(logits.device)
-    truth = labels[:, None] == classes[:, None, None]  # (N, K, H, W)
-    probabilities = logits.float().softmax(dim=1)[:, classes]
+    classes = check_classes(classes, logits.shape[1])
+    consecutive = bool((classes.diff() == 1).all())  # a slice needs no copy
+    of_classes = slice(int(classes[0]), int(classes[-1]) + 1) if consecutive else classes
+    truth = (labels[:, None] == classes.to(labels.device)[:, None, None]).float()  # (N, K, H, W)
+    probabilities = logits.float().softmax(dim=1)[:, of_classes]
     intersection = (probabilities * truth).sum(dim=(2, 3))
     union = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3)) - intersection
     return (intersection + smooth) / (union + smooth)

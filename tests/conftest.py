@@ -1,18 +1,19 @@
-"""Settings of all tests: repeatable properties, no windows."""
+"""Settings of all tests: repeatable properties, no windows. A process that only hands out tests imports no torch."""
 
-import matplotlib
 import pytest
-import torch
 from hypothesis import settings
 
-matplotlib.use("Agg")
-torch.set_num_threads(1)  # as workers do; small networks gain nothing by more
 settings.register_profile("study", derandomize=True, deadline=None)
 settings.load_profile("study")
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked gpu need one."""
+    """No windows, and one thread, as workers have it: small networks gain nothing by more. Tests marked gpu need one."""
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    torch.set_num_threads(1)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
