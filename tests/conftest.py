@@ -8,7 +8,7 @@ settings.load_profile("study")
 
 
 def pytest_collection_modifyitems(items):
-    """No windows, and one thread, as workers have it: small networks gain nothing by more. Tests marked gpu need one."""
+    """No windows; one thread, as in workers, for small networks gain nothing by more; tests marked gpu need one."""
     import matplotlib
     import torch
 

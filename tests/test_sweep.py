@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import clusters
@@ -474,12 +475,6 @@ def test_a_store_of_a_newer_format_is_refused(tmp_path, capsys):
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def command(*words):
-    return subprocess.run(
-        [PYTHON, "-m", "helpers.sweep", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True
-    )
-
-
 def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
     for words in (["status", str(tmp_path)], ["export", str(tmp_path / "x")], ["run", str(tmp_path), "ab"]):
         assert main(words) == 2
@@ -496,18 +491,15 @@ def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
     assert main(["export", str(tmp_path)]) == 0
 
 
-def test_status_and_export_tell_what_a_store_holds(tmp_path, expected):
+def test_status_and_export_tell_what_a_store_holds(tmp_path, expected, capsys):
     swept(tmp_path)
     cells = toys.grid(DATA)
     for word in ("status", "verify"):
-        found = command(word, tmp_path)
+        assert main([word, str(tmp_path)]) == 0
         cases = sum(len(cell.ids) for cell in cells.values())
-        assert found.returncode == 0 and f"{len(cells)} cells, {cases} attacked cases" in found.stdout, found.stderr
-    found = command("export", tmp_path)
-    assert found.returncode == 0
-    from io import StringIO
-
-    table = pd.read_csv(StringIO(found.stdout), keep_default_na=False, na_values={"iou": [""]})
+        assert f"{len(cells)} cells, {cases} attacked cases" in capsys.readouterr().out
+    assert main(["export", str(tmp_path)]) == 0
+    table = pd.read_csv(StringIO(capsys.readouterr().out), keep_default_na=False, na_values={"iou": [""]})
     assert len(table) == len(expected) and not export(tmp_path).duplicated().any()
     keys = ["cell", "id", "structure", "compared_with"]
     both = table.assign(structure=table["structure"].map({1: "heart", 2: "lung"})).merge(expected, on=keys)
