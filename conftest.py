@@ -23,12 +23,12 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest comes first, so that all processes end together; then notebooks, then other tests by size.
+    """What takes longest comes first, so that all processes end together; then notebooks, what waits, the rest by size.
 
     nbval waits 5 s for the output of a cell, which a busy machine exceeds.
     """
     items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path.suffix != ".ipynb",
-                                 -item.path.stat().st_size, item.path))  # fmt: skip
+                                 item.path.stem != "test_engine", -item.path.stat().st_size, item.path))  # fmt: skip
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60
