@@ -228,9 +228,15 @@ class OnDask:
         self.client, self.threads, self.resources = client, threads, {"GPU": 1} if gpu else None
 
     def workers(self):
-        """What the scheduler says of each worker; nothing, if it has gone."""
-        with _noticing():
-            return list(self.client.scheduler_info(n_workers=-1).get("workers", {}).values())
+        """What the scheduler says of each worker; nothing, if it has gone.
+
+        Not by `client.scheduler_info`: what it returns is at times the client's own periodic question, without workers.
+        """
+        if self.client.status != "running":
+            return []
+        with _noticing(), suppress(OSError):
+            return list(self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"].values())
+        return []
 
     @property
     def slots(self):

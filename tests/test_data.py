@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from helpers import data, phantom
 from helpers.data import JSRT_IDS, PHANTOM_IDS, check, label_map, load, main
@@ -216,11 +217,20 @@ def few_phantoms(monkeypatch):
 
 def test_a_phantom_is_its_drawing(few_phantoms):
     dataset = load(size=64, seed=5, jitter=0.5)
-    image, masks = phantom.draw_case(3, 64, seed=5, jitter=0.5)
+    with threadpool_limits(1, "blas"):
+        image, masks = phantom.draw_case(3, 64, seed=5, jitter=0.5)
     assert dataset.images.dtype == torch.float32 and dataset.images.shape == (8, 1, 64, 64)
     assert dataset.labels.dtype == torch.int64 and dataset.labels.shape == (8, 64, 64)
     assert torch.equal(dataset.images[2, 0], torch.from_numpy(image))
     assert np.array_equal(dataset.labels[2], label_map(masks))
+
+
+def test_a_phantom_is_the_same_to_the_last_bit_with_any_number_of_threads(few_phantoms):
+    drawn = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            drawn.append(load(size=128, cache=False).images)
+    assert torch.equal(*drawn)
 
 
 def test_take_gives_cases_in_the_order_asked_for(few_phantoms):
