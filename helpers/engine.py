@@ -87,12 +87,15 @@ def opened(engine="", *, device="cpu"):
         yield Here()
         return
     try:
+        import dask
         import distributed
     except ImportError:
         raise ValueError(f"engine {engine!r} needs Dask: pip install -e '.[cluster]'") from None
     gpu, made, before, settings = str(device).startswith("cuda"), None, dict(os.environ), ExitStack()
     threads = options.pop("threads", None)
     try:
+        if kind != "scheduler":  # it drops copies of what tasks share; if then the last holder dies, Dask can deadlock
+            settings.enter_context(dask.config.set({"distributed.scheduler.active-memory-manager.start": False}))
         if kind == "workers":
             threads = threads or max(1, (os.cpu_count() or 1) // options["workers"])
             settings.enter_context(_forking())

@@ -164,6 +164,7 @@ def test_workers_of_this_machine(tmp_path):
         assert place.slots == 2
         address = place.client.scheduler.address
         assert address.startswith("tcp://127.0.0.1:")
+        assert not place.client.amm.running()
         assert all(worker["host"] == "127.0.0.1" for worker in place.workers())
         check_map(place)
         check_following(place, [1, 2])
@@ -223,6 +224,7 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
     path, jobs = tmp_path / "slurm.yaml", tmp_path / "jobs"
     path.write_text(f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n")
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}), opened(str(path), device="cuda:0") as place:
+        assert not place.client.amm.running()
         (first,) = {result for _, result, _ in place.map(act, following(["a"]), None)}
         os.killpg(int(jobs.read_text()), signal.SIGKILL)  # as Slurm does at the end of the walltime
         (second,) = {result for _, result, _ in place.map(act, following(["b"]), None)}
