@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from helpers import phantom
 from helpers.files import DATA, digest_bytes, digest_json, replacing
 
+VERSION = 1  # of what becomes of a file or a drawing: scaling, masks, overlaps. Raise it with a change that alters arrays
 CACHE = DATA / "cache"
 JSRT_IDS = tuple(f"JPC{kind}N{i:03d}" for kind, last in (("L", 154), ("N", 93)) for i in range(1, last + 1))
 PHANTOM_IDS = tuple(f"phantom-{case:03d}" for case in range(1, len(JSRT_IDS) + 1))
@@ -153,7 +154,7 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
     _check_arguments(name, size, root, test_cases, seed, jitter)
     if name == "phantom":
         source = _phantom_source()
-        stamp = digest_json([_text_digest(phantom.__file__), seed, float(jitter)])
+        stamp = digest_json(_versioned([phantom.VERSION, seed, float(jitter)]))
         digest, make = lambda: stamp, partial(_draw_case, size=size, seed=seed, jitter=jitter)
         place = f"phantom-{size}-seed{seed}-jitter{float(jitter)}"
     else:
@@ -167,7 +168,7 @@ def load(name="phantom", *, size=512, root=None, test_cases=20, seed=0, jitter=1
         stamp, digest = _stamp(source), partial(_content_digest, source)
         place = f"{source.name}-{size}-{digest_bytes(str(source.root.resolve()).encode())[:8]}"
     split = _split(source, test_cases=test_cases, seed=seed)
-    about = {"ids": list(source.patients), "structures": list(source.structures), "code": _text_digest(__file__)}
+    about = {"ids": list(source.patients), "structures": list(source.structures), "version": VERSION}
     path = CACHE / f"{place}.safetensors"
     found = (None, None, _streamed_digest(path, about, stamp, digest, cache)) if stream else None
     if cache and not stream:
@@ -541,16 +542,17 @@ def _content_digest(source):
     paths = _used(source)
     digests = list(_each(lambda path: digest_bytes(path.read_bytes()), paths, "reading"))[: -len(source.extras) or None]
     kind, ids, structures = source.name.split("-")[0], list(source.images), list(source.structures)
-    return digest_json([kind, ids, structures, digests, source.patients, source.folds])
+    return digest_json(_versioned([kind, ids, structures, digests, source.patients, source.folds]))
+
+
+def _versioned(parts):
+    """What a digest is made from; the first version is left out, so that its digests stay."""
+    return parts if VERSION == 1 else [*parts, VERSION]
 
 
 def _used(source):
     masks = [source.masks[id, structure] for id in source.images for structure in source.structures]
     return [*source.images.values(), *masks, *source.extras]
-
-
-def _text_digest(path):
-    return digest_bytes(Path(path).read_text(encoding="utf-8").encode())
 
 
 def _read_cache(path, about, stamp, digest):
@@ -587,13 +589,13 @@ def _streamed_digest(path, about, stamp, digest, cache):
     path = path.with_suffix(".digest.json")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        if (saved["about"], saved["stamp"]) == (about["code"], stamp):
+        if (saved["about"], saved["stamp"]) == (about["version"], stamp):
             return saved["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     found = digest()
     with replacing(path, "w") as file:
-        json.dump({"about": about["code"], "stamp": stamp, "digest": found}, file)
+        json.dump({"about": about["version"], "stamp": stamp, "digest": found}, file)
     return found
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
+# Raise it with a change that alters a drawing. The first is the digest of this file's text at the time when that was the
+# version, so that the networks and results of then are still found.
+VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 LEFT, RIGHT = 1, -1  # the patient's side, as the sign of x
 

@@ -1,7 +1,6 @@
 """helpers.data: the three datasets, their split and cache, and what it says about files it cannot use."""
 
 import csv
-import inspect
 import time
 from collections import Counter
 from fractions import Fraction
@@ -285,14 +284,20 @@ def test_a_second_load_of_247_cases_at_128_takes_a_fifth_of_a_second(monkeypatch
     assert min(seconds) < 0.2
 
 
-def test_another_phantom_program_or_parameter_is_another_digest(few_phantoms, tmp_path, monkeypatch):
+def test_versions_and_parameters_of_phantoms_are_in_their_digest(few_phantoms, monkeypatch):
     digests = [load(size=32).digest, load(size=32, seed=1).digest, load(size=32, jitter=0.0).digest]
-    other = tmp_path / "phantom.py"
-    other.write_text(inspect.getsource(phantom) + "\n# changed\n", encoding="utf-8")
-    monkeypatch.setattr(phantom, "__file__", str(other))
+    monkeypatch.setattr(phantom, "VERSION", "another")
     digests.append(load(size=32).digest)
-    assert len(set(digests)) == 4
-    assert len(list(data.CACHE.iterdir())) == 3, "the file of the changed program takes the old one's place"
+    monkeypatch.setattr(data, "VERSION", 2)
+    digests.append(load(size=32).digest)
+    assert len(set(digests)) == 5
+    assert len(list(data.CACHE.iterdir())) == 3, "the file of another version takes the old one's place"
+
+
+def test_the_version_of_the_conversion_is_in_a_folders_digest(own, monkeypatch):
+    before = load("folder", size=32, root=own, cache=False).digest
+    monkeypatch.setattr(data, "VERSION", 2)
+    assert load("folder", size=32, root=own, cache=False).digest != before
 
 
 def test_a_change_of_a_source_is_noticed(own, monkeypatch):

@@ -31,6 +31,7 @@ from helpers.training import (
     state_digest,
     train,
     warp,
+    weights_path,
 )
 
 SETTINGS = {"depth": 1, "features": 4, "epochs": 2, "batch_size": 4, "precision": "fp32"}
@@ -681,3 +682,21 @@ def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given
     assert torch.equal(changed, images) and torch.equal(classes, labels)
     augment(images, labels, torch.Generator().manual_seed(0), " ".join(training.AUGMENTATIONS))
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
+
+
+SHIPPED = {
+    (128, "target"): "59caed69bc1d7af1",
+    (128, "surrogate"): "adad34df3506faba",
+    (256, "target"): "9663b4f850dcc0b1",
+    (256, "surrogate"): "c4cdb4f8c35748d7",
+}
+
+
+@pytest.mark.parametrize("size, role", SHIPPED)
+def test_the_shipped_networks_are_found_by_their_names(size, role):
+    features, epochs = {128: (8, 80), 256: (16, 60)}[size]
+    phantoms = replace(load(size=32), size=size)  # the digest of phantoms is the same at every size
+    recipe = make_recipe(phantoms, role, depth=3, features=features, epochs=epochs)
+    path = weights_path(recipe)
+    assert path.stem == SHIPPED[size, role] and path.exists()
+    assert load_weights(path).recipe == recipe
