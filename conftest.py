@@ -6,13 +6,19 @@ from pathlib import Path
 
 RUNS = Path(__file__).parent / "runs" / "tests"
 os.environ["STUDY_RUNS"] = str(RUNS)  # leaves the results of your runs alone
-LONGEST = ("04_heart_attack", "test_sweep", "test_notebooks")  # other notebooks would wait for the first one's phantoms
+LONGEST = (
+    "04_heart_attack",
+    "test_sweep",
+    "test_notebooks",
+)  # other notebooks would wait for the first one's phantoms
 
 
 def pytest_sessionstart():
     """Attacks that an earlier run of the tests has finished may be those of other code."""
     if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-        os.environ["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // int(processes)))  # of the notebooks' kernels
+        os.environ["OMP_NUM_THREADS"] = str(
+            max(1, os.cpu_count() // int(processes))
+        )  # of the notebooks' kernels
     else:
         shutil.rmtree(RUNS / "cells", ignore_errors=True)
 
@@ -27,8 +33,15 @@ def pytest_collection_modifyitems(items):
 
     nbval waits 5 s for the output of a cell, which a busy machine exceeds.
     """
-    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path.suffix != ".ipynb",
-                                 item.path.stem != "test_engine", -item.path.stat().st_size, item.path))  # fmt: skip
+    items.sort(
+        key=lambda item: (
+            item.path.stem not in LONGEST,
+            item.path.suffix != ".ipynb",
+            item.path.stem != "test_engine",
+            -item.path.stat().st_size,
+            item.path,
+        )
+    )
     for item in items:
         if hasattr(item, "output_timeout"):
             item.output_timeout = 60

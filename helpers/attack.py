@@ -3,15 +3,16 @@
 import inspect
 import math
 import warnings
-import zlib
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 
 import torch
 from torch import nn
 
-from helpers.loss import check_classes, check_labels, cross_entropy, iou
-from helpers.network import frozen_copy
+from helpers.adapters import frozen_copy
+from helpers.checks import _doubts
+from helpers.evaluation import iou
+from helpers.loss import check_classes, check_labels, cross_entropy
+from helpers.noise import _keys, uniform_noise
 
 VERSION = 1  # of attacks, losses, targets and regions; raise it with a change that alters what a cell comes to
 KEEP = ("last", "loss", "iou")
@@ -46,10 +47,31 @@ class AttackResult:
 
 
 def pgd(
-    network, images, labels, *, loss, epsilon, targeted=False, steps=100, step_size=None, schedule=None, momentum=0.0,
-    guide=None, warmup=0, random_start=False, restarts=1, keep="last", classes=None, stop_at=None, region=None,
-    value_range=(-1.0, 1.0), precision="auto", batch_size=8, seed=0, observe=None,
-):  # fmt: skip
+    network,
+    images,
+    labels,
+    *,
+    loss,
+    epsilon,
+    targeted=False,
+    steps=100,
+    step_size=None,
+    schedule=None,
+    momentum=0.0,
+    guide=None,
+    warmup=0,
+    random_start=False,
+    restarts=1,
+    keep="last",
+    classes=None,
+    stop_at=None,
+    region=None,
+    value_range=(-1.0, 1.0),
+    precision="auto",
+    batch_size=8,
+    seed=0,
+    observe=None,
+):
     """Projected gradient descent: signed gradient steps, clipped to ε and to the valid range after each.
 
     Untargeted, the loss between prediction and `labels` is raised; targeted, the loss to the target `labels` is
@@ -96,23 +118,43 @@ def pgd(
     """
     epsilon, region = _check(images, labels, epsilon, region, value_range)
     _check_options(loss, guide, schedule, momentum, keep, classes, stop_at)
-    steps, restarts, batch_size = _whole("steps", steps), _whole("restarts", restarts), _whole("batch_size", batch_size)
+    steps, restarts, batch_size = (
+        _whole("steps", steps),
+        _whole("restarts", restarts),
+        _whole("batch_size", batch_size),
+    )
     warmup = _whole("warmup", warmup, least=0, most=steps)
     images = images.detach()
     step_size = epsilon / 20 if step_size is None else _per_image("step_size", step_size, images)
     frozen = frozen_copy(network, precision=precision, example=images[:1])
-    about = {"loss": loss, "guide": guide, "targeted": targeted, "steps": steps, "momentum": momentum, "keep": keep,
-             "schedule": schedule or (lambda done: 1.0), "warmup": warmup, "classes": classes, "stop_at": stop_at,
-             "value_range": value_range, "batch_size": batch_size, "observe": observe}  # fmt: skip
+    about = {
+        "loss": loss,
+        "guide": guide,
+        "targeted": targeted,
+        "steps": steps,
+        "momentum": momentum,
+        "keep": keep,
+        "schedule": schedule or (lambda done: 1.0),
+        "warmup": warmup,
+        "classes": classes,
+        "stop_at": stop_at,
+        "value_range": value_range,
+        "batch_size": batch_size,
+        "observe": observe,
+    }
     keys, limits = _keys(seed, len(images)), epsilon[:, None, None, None] * region
     start = images + uniform_noise(images, epsilon=epsilon, seed=keys) if random_start else images
     result, score = _in_parts(frozen, images, start, labels, limits, step_size, **about)
     if not result.loss[0].isfinite().all():
-        raise ValueError(f"loss is {result.loss[0].tolist()}; the network or the loss fails on these images")
+        raise ValueError(
+            f"loss is {result.loss[0].tolist()}; the network or the loss fails on these images"
+        )
     for restart in range(1, restarts):
         todo = score < torch.inf
         if todo.any():
-            start = images + uniform_noise(images, epsilon=epsilon, seed=[(restart, key) for key in keys])
+            start = images + uniform_noise(
+                images, epsilon=epsilon, seed=[(restart, key) for key in keys]
+            )
             tensors = (part[todo] for part in (images, start, labels, limits, step_size))
             again, scored = _in_parts(frozen, *tensors, **about)
             result, score = _better(result, score, again, scored, todo)
@@ -136,7 +178,9 @@ def fgsm(network, images, labels, *, loss, epsilon, **options):
 
     Source: paper, equation 1; Goodfellow et al., arXiv:1412.6572.
     """
-    return pgd(network, images, labels, loss=loss, epsilon=epsilon, steps=1, step_size=epsilon, **options)
+    return pgd(
+        network, images, labels, loss=loss, epsilon=epsilon, steps=1, step_size=epsilon, **options
+    )
 
 
 def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30, **options):
@@ -166,13 +210,34 @@ def fast_pgd(network, images, labels, *, loss, epsilon, targeted=False, steps=30
         return 3 * min(1, (1 - done) / 0.4) if targeted else 14 * (1 - done)
 
     ours = {"guide": guide, "momentum": momentum, "schedule": schedule}
-    return pgd(network, images, labels, loss=loss, epsilon=epsilon, targeted=targeted, steps=steps, **ours | options)
+    return pgd(
+        network,
+        images,
+        labels,
+        loss=loss,
+        epsilon=epsilon,
+        targeted=targeted,
+        steps=steps,
+        **ours | options,
+    )
 
 
 def shortened(
-    network, images, labels, result, adv_images, *, loss, epsilon, steps, targeted=False, region=None,
-    precision="auto", batch_size=8, seed=0,
-):  # fmt: skip
+    network,
+    images,
+    labels,
+    result,
+    adv_images,
+    *,
+    loss,
+    epsilon,
+    steps,
+    targeted=False,
+    region=None,
+    precision="auto",
+    batch_size=8,
+    seed=0,
+):
     """What `pgd` would have come to with fewer steps of the same size, from what a longer attack passed through.
 
     For plain attacks: from the image on, without schedule, momentum and `stop_at`, the last iterate kept.
@@ -190,90 +255,91 @@ def shortened(
     steps = _whole("steps", steps, most=len(result.zero_gradients))
     frozen = frozen_copy(network, precision=precision, example=images[:1])
     limits = epsilon[:, None, None, None] * region
-    noise = uniform_noise(images, epsilon=1.0, seed=[("control", key) for key in _keys(seed, len(images))]) * limits
+    noise = (
+        uniform_noise(
+            images, epsilon=1.0, seed=[("control", key) for key in _keys(seed, len(images))]
+        )
+        * limits
+    )
     loss_so_far, zeros = result.loss[: steps + 1], result.zero_gradients[:steps]
-    result = AttackResult(adv_images, loss_so_far, None, zeros, torch.full_like(result.taken, steps))
-    found = _doubts(network, frozen, images, noise, labels, result, limits, result.loss[0], loss=loss,
-                    targeted=targeted, steps=steps, stop_at=None, value_range=(-1.0, 1.0),
-                    batch_size=batch_size)  # fmt: skip
+    result = AttackResult(
+        adv_images, loss_so_far, None, zeros, torch.full_like(result.taken, steps)
+    )
+    found = _doubts(
+        network,
+        frozen,
+        images,
+        noise,
+        labels,
+        result,
+        limits,
+        result.loss[0],
+        loss=loss,
+        targeted=targeted,
+        steps=steps,
+        stop_at=None,
+        value_range=(-1.0, 1.0),
+        batch_size=batch_size,
+    )
     return replace(result, doubts=found)
-
-
-def uniform_noise(images, *, epsilon, seed=0):
-    """Noise drawn uniformly from ±ε: image i of a batch gets the same noise whatever ε is.
-
-    Args:
-        images: (N, C, H, W), for the shape.
-        epsilon: a number or (N,) [units of the images].
-        seed: a number, by which an image gets its noise by its place in the batch; or N keys, such as the cases' ids.
-
-    Returns:
-        (N, C, H, W), of the type of `images`.
-    """
-    noise = torch.empty(images.shape)
-    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
-        row.uniform_(-1, 1, generator=generator)
-    return noise.to(images) * _per_image("epsilon", epsilon, images)[:, None, None, None]
-
-
-def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
-    """Adversarial images whose noise keeps its values (but for the clipping) and loses its places: a control.
-
-    Args:
-        images, adv_images: (N, C, H, W).
-        seed: of the permutations, as in `uniform_noise`.
-        value_range: the result is clipped to it.
-
-    Returns:
-        (N, C, H, W).
-    """
-    noise = (adv_images - images).flatten(1)
-    shuffled = torch.empty_like(noise)
-    for new, row, generator in zip(shuffled, noise, _generators(seed, len(images)), strict=True):
-        new.copy_(row[torch.randperm(len(row), generator=generator).to(row.device)])
-    return (images + shuffled.view_as(images)).clamp(*value_range)
-
-
-def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
-    """Images as a file of so many bits per pixel would keep them.
-
-    Args:
-        images: (N, C, H, W) within `value_range`.
-        bits: 1 or more; JSRT has 12, a PNG for the screen 8.
-        value_range: least and greatest valid pixel.
-
-    Returns:
-        (N, C, H, W), at most half a grey level off.
-    """
-    low, high = value_range
-    level = (high - low) / (2 ** _whole("bits", bits) - 1)
-    return (((images - low) / level).round() * level + low).clamp(low, high)
 
 
 def _in_parts(frozen, *tensors, batch_size, **about):
     """The AttackResult and the score of each image, `batch_size` images at a time."""
-    parts = [_ascend(frozen, *part, **about) for part in zip(*(t.split(batch_size) for t in tensors), strict=True)]
+    parts = [
+        _ascend(frozen, *part, **about)
+        for part in zip(*(t.split(batch_size) for t in tensors), strict=True)
+    ]
     adv_images, loss, reached, zeros, taken, score = zip(*parts, strict=True)
     reached = None if about["classes"] is None else torch.cat(reached, dim=1)
     loss, zeros = torch.cat(loss, dim=1), torch.cat(zeros, dim=1)
-    return AttackResult(torch.cat(adv_images), loss, reached, zeros, torch.cat(taken)), torch.cat(score)
+    return AttackResult(torch.cat(adv_images), loss, reached, zeros, torch.cat(taken)), torch.cat(
+        score
+    )
 
 
 def _ascend(
-    network, images, start, labels, limits, step_size, *, loss, guide, targeted, steps, momentum, keep, schedule,
-    warmup, classes, stop_at, value_range, observe,
-):  # fmt: skip
+    network,
+    images,
+    start,
+    labels,
+    limits,
+    step_size,
+    *,
+    loss,
+    guide,
+    targeted,
+    steps,
+    momentum,
+    keep,
+    schedule,
+    warmup,
+    classes,
+    stop_at,
+    value_range,
+    observe,
+):
     n, dtype = len(images), next((p.dtype for p in network.parameters()), images.dtype)
     losses, overlaps = torch.full((2, steps + 1, n), torch.nan, device=images.device)
     zeros = torch.full((steps, n), torch.nan, device=images.device)
     kept, taken = images.clone(), torch.zeros(n, dtype=torch.int64, device=images.device)
     best = torch.full((n,), -torch.inf, device=images.device)
-    left, adv_images, direction = torch.arange(n, device=images.device), start, torch.zeros_like(images)
+    left, adv_images, direction = (
+        torch.arange(n, device=images.device),
+        start,
+        torch.zeros_like(images),
+    )
     sign = -1 if targeted else 1
     for index in range(steps + 1 if n else 0):
         allowed = limits * (min(1, max(index, 1) / warmup) if warmup else 1)
-        adv_images = torch.minimum(torch.maximum(adv_images, images - allowed), images + allowed).clamp(*value_range)
-        x = adv_images.detach().to(dtype, memory_format=torch.channels_last).requires_grad_(index < steps)
+        adv_images = torch.minimum(
+            torch.maximum(adv_images, images - allowed), images + allowed
+        ).clamp(*value_range)
+        x = (
+            adv_images.detach()
+            .to(dtype, memory_format=torch.channels_last)
+            .requires_grad_(index < steps)
+        )
         with torch.set_grad_enabled(index < steps):
             logits = logits_of(network, x)
             if index == 0:
@@ -281,13 +347,18 @@ def _ascend(
                 check_classes(classes if classes is not None else (0,), logits.shape[1])
             followed = value = loss(logits, labels)
             if guide and index < steps:
-                followed = guide(logits, labels, **_told(guide, progress=index / steps, targeted=targeted))
+                followed = guide(
+                    logits, labels, **_told(guide, progress=index / steps, targeted=targeted)
+                )
             if index == 0:
                 _check_losses(value, followed, n)
             total = followed.sum()
         if observe:
             observe(index, adv_images, logits.detach())
-        value, done = value.detach().float(), torch.zeros(len(left), dtype=torch.bool, device=images.device)
+        value, done = (
+            value.detach().float(),
+            torch.zeros(len(left), dtype=torch.bool, device=images.device),
+        )
         losses[index, left], score = value, sign * value
         if classes is not None:
             overlap = iou(logits.detach().argmax(dim=1), labels, classes=classes).nanmean(dim=1)
@@ -302,7 +373,9 @@ def _ascend(
         if index == steps or stop_at is not None and done.all():
             break
         gradient = _gradient(total, x).to(images.dtype)
-        zeros[index, left] = 100 * ((gradient == 0) & (limits > 0)).flatten(1).sum(dim=1) / _size(limits, gradient)
+        zeros[index, left] = (
+            100 * ((gradient == 0) & (limits > 0)).flatten(1).sum(dim=1) / _size(limits, gradient)
+        )
         if momentum:
             gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         direction = momentum * direction + gradient
@@ -310,7 +383,9 @@ def _ascend(
         adv_images = adv_images + stride * direction.sign()
         if stop_at is not None and done.any():
             state = (images, labels, limits, step_size, left, adv_images, direction)
-            images, labels, limits, step_size, left, adv_images, direction = (part[~done] for part in state)
+            images, labels, limits, step_size, left, adv_images, direction = (
+                part[~done] for part in state
+            )
     return kept, losses, overlaps, zeros, taken, best
 
 
@@ -333,7 +408,9 @@ def _gradient(total, x):
     """Gradient of the sum of losses; not a number counts as zero."""
     gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
-        raise ValueError("no gradient reaches the images: the network or the loss is not differentiable")
+        raise ValueError(
+            "no gradient reaches the images: the network or the loss is not differentiable"
+        )
     return gradient.nan_to_num(0)
 
 
@@ -345,7 +422,9 @@ def _size(limits, gradient):
 def _factor(schedule, done):
     factor = float(schedule(done))
     if not math.isfinite(factor):
-        raise ValueError(f"schedule returns {factor} after {done:.0%} of the steps; it must return a finite factor")
+        raise ValueError(
+            f"schedule returns {factor} after {done:.0%} of the steps; it must return a finite factor"
+        )
     return factor
 
 
@@ -356,7 +435,11 @@ def _told(function, **facts):
         parameters = inspect.signature(function).parameters
     except ValueError:  # some built-in functions have no signature
         return {}
-    asked = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    asked = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+    }
     return {name: value for name, value in facts.items() if name in asked}
 
 
@@ -364,60 +447,16 @@ def _better(result, score, again, scored, todo):
     """The result with the second attempt at the images `todo` put in where it won, and the scores."""
     won = scored > score[todo]
     here, there, new = todo.nonzero()[won, 0], won.nonzero()[:, 0], {}
-    for name, axis in {"adv_images": 0, "loss": 1, "iou": 1, "zero_gradients": 1, "taken": 0}.items():
+    for name, axis in {
+        "adv_images": 0,
+        "loss": 1,
+        "iou": 1,
+        "zero_gradients": 1,
+        "taken": 0,
+    }.items():
         if (old := getattr(result, name)) is not None:
             new[name] = old.index_copy(axis, here, getattr(again, name).index_select(axis, there))
     return replace(result, **new), score.index_copy(0, here, scored[won])
-
-
-@torch.no_grad()
-def _doubts(
-    network, frozen, images, noise, labels, result, limits, clean, *, loss, targeted, steps, stop_at, value_range,
-    batch_size, **_,
-):  # fmt: skip
-    """What speaks against trusting a result: a dict from a sentence to the images that it is about.
-
-    Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690).
-    """
-    if not len(images):
-        return {}
-    sign, dtype = -1 if targeted else 1, next((p.dtype for p in frozen.parameters()), images.dtype)
-    answer = lambda images: logits_of(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
-
-    def losses_of(images, labels):
-        parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        return [loss(answer(x), y).float() for x, y in parts if len(x)]
-
-    noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
-    logits, alone = answer(noisy[:batch_size]), answer(noisy[:1])
-    same = torch.equal(alone, logits[:1])
-    repeats = same or torch.equal(alone, answer(noisy[:1]))
-    overlap = kept if result.iou is None else result.iou.gather(0, result.taken[None])[0]
-    stopped = _reached(overlap, stop_at, targeted)
-    free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
-    before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(stopped, result.taken, steps)
-    clean = torch.cat(losses_of(images, labels)) if clean is None else clean
-    random = torch.cat([loss(logits, labels[:batch_size]).float(), *losses_of(noisy[batch_size:], labels[batch_size:])])
-    sensitive = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    doubts = {
-        "the network is in training mode: it was attacked as it is in evaluation mode":
-            any(module.training and isinstance(module, sensitive) for module in network.modules()),
-        "the network answers the same image differently each time: average over that": not repeats,
-        "the network's answer to an image depends on its batch: attack one image at a time":
-            repeats and not torch.allclose(alone, logits[:1], rtol=0.1, atol=0.01 * float(logits.abs().max())),
-        "the network seems to return probabilities: hand in one that returns logits":
-            bool(logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-2),
-        "the loss is not a number at some steps: these steps do not count":
-            (~result.loss.isfinite() & before).any(dim=0),
-        "no gradient: the attack cannot see": free & (result.zero_gradients[0] == 100),
-        "the loss is no better than without attack: take more steps, or smaller ones":
-            free & (sign * kept <= sign * clean),
-        "random noise of the same size does better: take more steps; gradients may be masked":
-            free & (sign * kept < sign * random),
-    }  # fmt: skip
-    everyone = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    doubts = {text: everyone & found for text, found in doubts.items()}
-    return {text: which for text, which in doubts.items() if which.any()}
 
 
 def _check_losses(value, followed, n):
@@ -427,26 +466,16 @@ def _check_losses(value, followed, n):
             raise ValueError(f"{name} has shape {shape}; give one number per image ({n})")
 
 
-def _keys(seed, n):
-    """What the random numbers of each of n images come from."""
-    if isinstance(seed, Integral):
-        return [(int(seed), place) for place in range(n)]
-    keys = [key.item() if hasattr(key, "item") else key for key in seed]
-    if len(keys) != n:
-        raise ValueError(f"seed has {len(keys)} keys; give a number or one key per image ({n})")
-    return keys
-
-
-def _generators(seed, n):
-    return [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in _keys(seed, n)]
-
-
 def _per_image(name, value, images):
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
     if value.ndim > 1 or value.ndim == 1 and len(value) != len(images):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})"
+        )
     if not torch.isfinite(value).all() or (value < 0).any():
-        raise ValueError(f"{name} is {value.tolist()}; it must be 0 or more, in the units of the images")
+        raise ValueError(
+            f"{name} is {value.tolist()}; it must be 0 or more, in the units of the images"
+        )
     return value.expand(len(images))
 
 
@@ -466,7 +495,9 @@ def _check_options(loss, guide, schedule, momentum, keep, classes, stop_at):
         if not (callable(value) or value is None and name != "loss"):
             raise ValueError(f"{name} is {value!r}; give a function")
     if _told(loss, progress=0, targeted=False):
-        raise ValueError("loss changes with the step or the goal: hand it in as guide, and one that measures as loss")
+        raise ValueError(
+            "loss changes with the step or the goal: hand it in as guide, and one that measures as loss"
+        )
     if not (isinstance(momentum, int | float) and 0 <= momentum < math.inf):
         raise ValueError(f"momentum is {momentum!r}; give a number of 0 or more")
     if keep not in KEEP:
@@ -479,16 +510,28 @@ def _check_options(loss, guide, schedule, momentum, keep, classes, stop_at):
 
 def _check(images, labels, epsilon, region, value_range):
     if not torch.is_tensor(images) or images.ndim != 4 or images.dtype != torch.float32:
-        found = f"{images.dtype} {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+        found = (
+            f"{images.dtype} {tuple(images.shape)}"
+            if torch.is_tensor(images)
+            else type(images).__name__
+        )
         raise ValueError(f"images are {found}; give a torch.float32 tensor (N, C, H, W)")
     if len(value_range) != 2 or not value_range[0] < value_range[1]:
-        raise ValueError(f"value_range is {value_range}; give the least and the greatest valid pixel")
+        raise ValueError(
+            f"value_range is {value_range}; give the least and the greatest valid pixel"
+        )
     low, high = value_range
     if images.numel() and not (images.min() >= low and images.max() <= high):  # also for NaN
-        raise ValueError(f"images reach {images.min():.6g} … {images.max():.6g}; the valid range is {low} … {high}")
+        raise ValueError(
+            f"images reach {images.min():.6g} … {images.max():.6g}; the valid range is {low} … {high}"
+        )
     expected = (len(images), *images.shape[2:])
     if not torch.is_tensor(labels) or labels.shape != expected or labels.dtype != torch.int64:
-        found = f"{labels.dtype} {tuple(labels.shape)}" if torch.is_tensor(labels) else type(labels).__name__
+        found = (
+            f"{labels.dtype} {tuple(labels.shape)}"
+            if torch.is_tensor(labels)
+            else type(labels).__name__
+        )
         raise ValueError(f"labels are {found}; give a torch.int64 tensor {expected}")
     if region is None:
         region = torch.ones(images.shape[2:], dtype=torch.bool)
@@ -497,7 +540,13 @@ def _check(images, labels, epsilon, region, value_range):
         or region.dtype != torch.bool
         or region.shape not in (images.shape[2:], labels.shape)
     ):
-        found = f"{region.dtype} {tuple(region.shape)}" if torch.is_tensor(region) else type(region).__name__
-        raise ValueError(f"region is {found}; give a torch.bool tensor {tuple(labels.shape)} or (H, W)")
+        found = (
+            f"{region.dtype} {tuple(region.shape)}"
+            if torch.is_tensor(region)
+            else type(region).__name__
+        )
+        raise ValueError(
+            f"region is {found}; give a torch.bool tensor {tuple(labels.shape)} or (H, W)"
+        )
     region = region.to(images.device).expand(labels.shape)[:, None]
     return _per_image("epsilon", epsilon, images), region

@@ -1,20 +1,12 @@
 """Intersection over union per image and structure, tidy tables with intervals, and the paper's numbers beside ours."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.ndimage import center_of_mass, shift
 from scipy.stats import bootstrap
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from helpers.files import commit, replacing
-from helpers.loss import iou
-
-PAPER = Path(__file__).with_name("paper.csv")
-# columns of tables that are not rounded
-EXACT = ("epsilon", "factor", "window", "ssim", "seconds_per_image_step", "seconds_per_image")
-PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
+from helpers.loss import check_classes
 
 
 def iou_table(predictions, labels, *, ids, structures, **columns):
@@ -71,7 +63,9 @@ def align(maps, masks):
     for values, mask in zip(np.asarray(maps.cpu()), np.asarray(masks.cpu()), strict=True):
         values, mask = np.pad(values, border), np.pad(mask, border)
         move = (np.array(mask.shape) - 1) / 2 - center_of_mass(mask)
-        whole = np.floor(move + 0.5)  # np.round takes halves now up, now down: equal masks would not meet
+        whole = np.floor(
+            move + 0.5
+        )  # np.round takes halves now up, now down: equal masks would not meet
         moved.append(shift(values.astype(np.float32), whole, order=0))
     return np.stack(moved)
 
@@ -88,7 +82,10 @@ def energy_shares(noise, zones):
     """
     energy = noise.square().sum(dim=1)
     whole = energy.sum(dim=(1, 2))
-    return {name: float(100 * ((energy * zone).sum(dim=(1, 2)) / whole).mean()) for name, zone in zones.items()}
+    return {
+        name: float(100 * ((energy * zone).sum(dim=(1, 2)) / whole).mean())
+        for name, zone in zones.items()
+    }
 
 
 def display_window(centre, width):
@@ -98,7 +95,9 @@ def display_window(centre, width):
         ValueError: the width is not above 0.
     """
     if not width > 0:
-        raise ValueError(f"window is {width}; it must be above 0: the width of the intensities that are shown")
+        raise ValueError(
+            f"window is {width}; it must be above 0: the width of the intensities that are shown"
+        )
     return (-1.0, 1.0) if width >= 2 else (centre - width / 2, centre + width / 2)
 
 
@@ -116,9 +115,13 @@ def visibility(images, adv_images, *, centre, width):
     Source: the limitation named in the paper's section 4.
     """
     rows = []
-    for image, adv_image, middle in zip(images, adv_images, np.broadcast_to(centre, len(images)), strict=True):
+    for image, adv_image, middle in zip(
+        images, adv_images, np.broadcast_to(centre, len(images)), strict=True
+    ):
         low, high = display_window(middle, width)
-        a, b = (((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in (image, adv_image))
+        a, b = (
+            ((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in (image, adv_image)
+        )
         with np.errstate(divide="ignore"):
             psnr = peak_signal_noise_ratio(a, b, data_range=1.0)
         rows.append({"psnr": psnr, "ssim": structural_similarity(a, b, data_range=1.0)})
@@ -131,8 +134,15 @@ def bootstrap_interval(values, *, level=0.95, seed=0):
     values = values[~np.isnan(values)]
     if len(values) < 2:
         return np.nan, np.nan
-    result = bootstrap((values,), np.mean, n_resamples=9999, confidence_level=level, method="percentile",
-                       vectorized=True, rng=np.random.default_rng(seed))  # fmt: skip
+    result = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=9999,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
@@ -156,86 +166,24 @@ def summarise(table, *, by):
     return pd.DataFrame(rows, columns=[*by, "n", "iou", "low", "high"])
 
 
-def beside_paper(summary, table, *, structures=PAPER_STRUCTURES):
-    """Add the column `paper`: the paper's value for each row, NaN where it has none.
+def iou(predictions, labels, *, classes):
+    """Intersection over union ×100 of two label maps, per image and class.
 
     Args:
-        summary: a table from `summarise`.
-        table: "clean", "table1", "table2", "table3" or "table4".
-        structures: of the dataset; if they are not the paper's five, no value of the paper is comparable.
-
-    Raises:
-        ValueError: unknown table.
-
-    Source: the paper's Tables 1–4 and the clean IoUs in their captions.
-    """
-    paper = pd.read_csv(PAPER)
-    if table not in set(paper["table"]):
-        raise ValueError(f"table {table!r} is unknown; choose one of {', '.join(paper['table'].unique())}")
-    paper = paper[paper["table"] == table].dropna(axis="columns", how="all").drop(columns="table")
-    keys = [column for column in paper.columns if column != "paper"]
-    if missing := [key for key in keys if key not in summary.columns]:
-        raise ValueError(f"the summary has no column {missing[0]!r}; {table} of the paper goes by {', '.join(keys)}")
-    if tuple(structures) != PAPER_STRUCTURES:
-        return summary.assign(paper=np.nan)
-    return summary.merge(paper, how="left", on=keys)
-
-
-def shown(iou, low, high):
-    """Text such as "25.3 (22.1–28.4)": a mean with its interval, where it has one."""
-    return f"{iou:.1f} ({low:.1f}–{high:.1f})" if low == low else f"{iou:.1f}"
-
-
-def side_by_side(summary, *, columns):
-    """Wide table for reading: ours with its interval, and the paper's value below where there is one.
-
-    Args:
-        summary: a table from `summarise` or `beside_paper`.
-        columns: the column whose values become columns, such as "epsilon": numbers by size, names as they come.
+        predictions, labels: int64 (N, H, W).
+        classes: the K class indices to score.
 
     Returns:
-        DataFrame of texts such as "25.3 (22.1–28.4)".
+        float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
+
+    Raises:
+        ValueError: the shapes differ, or `classes` are not class indices.
     """
-    keys = [name for name in summary.columns if name not in (columns, "n", "iou", "low", "high", "paper")]
-    ours = [shown(row.iou, row.low, row.high) for row in summary.itertuples()]
-    parts = [summary[[*keys, columns]].assign(source="ours", text=ours)]
-    if "paper" in summary:
-        known = summary[summary["paper"].notna()]
-        parts.append(known[[*keys, columns]].assign(source="paper", text=known["paper"].map("{:.1f}".format)))
-    rows = pd.concat(parts).set_index([*keys, "source", columns])["text"].unstack(columns).fillna("")
-    if not pd.api.types.is_numeric_dtype(summary[columns]):
-        rows = rows[[value for value in summary[columns].unique() if value in rows.columns]]
-    keys = summary[keys].drop_duplicates().itertuples(index=False)
-    wanted = [(*key, source) for key in keys for source in ("ours", "paper")]
-    return rows.reindex([key for key in wanted if key in rows.index])
-
-
-def markdown(table):
-    """Markdown of a DataFrame of texts and numbers, without its index; what is missing stays empty."""
-    cells = table.astype(object).fillna("").astype(str).to_numpy().tolist()
-    lines = [[*map(str, table.columns)], ["---"] * table.shape[1], *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def provenance(dataset, networks, *, steps=None, seed=0):
-    """Where a table or figure comes from: dataset, size, depth, weights, steps, seed, commit, as a dict.
-
-    Args:
-        dataset: a `helpers.data.Dataset`.
-        networks: the `helpers.training.Trained` that took part.
-        steps: of the attack, if there is one.
-        seed: of the run.
-    """
-    depths = sorted({trained.recipe.depth for trained in networks})
-    weights = "/".join(trained.digest[:12] for trained in networks)
-    return {
-        "dataset": dataset.name, "size": dataset.size, "depth": "/".join(map(str, depths)), "weights": weights,
-        "steps": "" if steps is None else steps, "seed": seed, "commit": commit(),
-    }  # fmt: skip
-
-
-def write_table(path, table, provenance):
-    """Write a table as CSV (two decimals, but what is in EXACT), its provenance in the last columns."""
-    with replacing(path, "w") as file:
-        exact = {name: table[name].map(str) for name in EXACT if name in table}
-        table.assign(**exact, **provenance).to_csv(file, index=False, float_format="%.2f", lineterminator="\n")
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}"
+        )
+    classes = check_classes(classes).to(labels.device)[:, None, None]
+    predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
+    union = (predicted | true).sum(dim=(2, 3))
+    return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN

@@ -54,27 +54,6 @@ def iou_loss(logits, labels, *, classes, smooth=1e-6):
     return -soft_iou(logits, labels, classes=classes, smooth=smooth).mean(dim=1)
 
 
-def iou(predictions, labels, *, classes):
-    """Intersection over union ×100 of two label maps, per image and class.
-
-    Args:
-        predictions, labels: int64 (N, H, W).
-        classes: the K class indices to score.
-
-    Returns:
-        float32 (N, K) in [0, 100]: NaN where a class is in neither map, 0 where it is in one of them only.
-
-    Raises:
-        ValueError: the shapes differ, or `classes` are not class indices.
-    """
-    if predictions.shape != labels.shape:
-        raise ValueError(f"predictions have shape {tuple(predictions.shape)}, labels {tuple(labels.shape)}")
-    classes = check_classes(classes).to(labels.device)[:, None, None]
-    predicted, true = predictions[:, None] == classes, labels[:, None] == classes  # (N, K, H, W)
-    union = (predicted | true).sum(dim=(2, 3))
-    return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
-
-
 def cross_entropy(logits, labels):
     """Cross-entropy of each image, mean of its pixels.
 
@@ -87,7 +66,9 @@ def cross_entropy(logits, labels):
 
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al., arXiv:1703.08603.
     """
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").mean(
+        dim=(1, 2)
+    )
 
 
 def margin_loss(logits, labels):
@@ -130,7 +111,9 @@ def segpgd_loss(logits, labels, *, progress, targeted):
     """
     won = (logits.argmax(dim=1) == labels) == targeted
     weight = torch.where(won, progress / 2, 1 - progress / 2)
-    return (weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+    return (
+        weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    ).mean(dim=(1, 2))
 
 
 def cospgd_loss(logits, labels, *, targeted):
@@ -149,7 +132,9 @@ def cospgd_loss(logits, labels, *, targeted):
     probabilities = logits.detach().float().softmax(dim=1)
     alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
     weight = 1 - alike if targeted else alike
-    return (weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")).mean(dim=(1, 2))
+    return (
+        weight * torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    ).mean(dim=(1, 2))
 
 
 def check_classes(classes, count=None):
@@ -158,7 +143,12 @@ def check_classes(classes, count=None):
         found = torch.as_tensor([*classes])
     except (TypeError, ValueError, RuntimeError):
         found = torch.empty(0)
-    whole = found.ndim == 1 and len(found) and not found.is_floating_point() and found.dtype != torch.bool
+    whole = (
+        found.ndim == 1
+        and len(found)
+        and not found.is_floating_point()
+        and found.dtype != torch.bool
+    )
     if not whole or found.min() < 0 or count is not None and found.max() >= count:
         wanted = "one or more class indices" if count is None else f"one or more of 0 … {count - 1}"
         raise ValueError(f"classes {classes!r} must be {wanted}")

@@ -1,11 +1,9 @@
 """The U-Net of the study; predictions and frozen copies of any segmentation network."""
 
-import copy
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -34,14 +32,24 @@ class UNet(nn.Module):
             raise ValueError(
                 f"depth {depth} and features {features} must be 1 or more, num_classes {num_classes} 2 or more"
             )
-        self.config = {"in_channels": in_channels, "num_classes": num_classes, "depth": depth, "features": features}
+        self.config = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "depth": depth,
+            "features": features,
+        }
         widths = [features * 2**level for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
-            _block(before, width) for before, width in zip([in_channels, *widths[1:-1]], widths[:-1], strict=True)
+            _block(before, width)
+            for before, width in zip([in_channels, *widths[1:-1]], widths[:-1], strict=True)
         )
-        self.down = nn.ModuleList(_convolution(w, 2 * w, kernel_size=2, stride=2) for w in widths[:-1])
+        self.down = nn.ModuleList(
+            _convolution(w, 2 * w, kernel_size=2, stride=2) for w in widths[:-1]
+        )
         self.bottom = _block(widths[-1], widths[-1])
-        self.up = nn.ModuleList(_convolution(2 * w, w, kernel_size=2, stride=2, up=True) for w in widths[:-1])
+        self.up = nn.ModuleList(
+            _convolution(2 * w, w, kernel_size=2, stride=2, up=True) for w in widths[:-1]
+        )
         self.decoder = nn.ModuleList(_block(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(features, num_classes, kernel_size=1)
 
@@ -53,7 +61,9 @@ class UNet(nn.Module):
             skips.append(block(x))
             x = down(skips[-1])
         x = self.bottom(x)
-        for up, block, skip in zip(reversed(self.up), reversed(self.decoder), reversed(skips), strict=True):
+        for up, block, skip in zip(
+            reversed(self.up), reversed(self.decoder), reversed(skips), strict=True
+        ):
             x = block(torch.cat([skip, up(x)], dim=1))
         return self.head(x)
 
@@ -133,53 +143,6 @@ def predict(network, images, *, batch_size=16):
     return torch.cat(maps) if maps else images.new_empty((0, *images.shape[2:]), dtype=torch.int64)
 
 
-def frozen_copy(network, *, precision="auto", example=None):
-    """Copy of a network for attacks: evaluation mode, no weight gradients.
-
-    Args:
-        network: any module from images to logits; it stays as it is.
-        precision: of weights and activations, as in `find_precision`.
-        example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
-
-    Returns:
-        A module from images in its precision to logits.
-
-    Raises:
-        ValueError: unknown precision, or the network does not return a tensor.
-    """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    precision = find_precision(precision, device)
-    frozen = copy.deepcopy(network).eval().requires_grad_(False).float()
-    if example is not None and len(example):
-        frozen = _folded(frozen, example)
-    if precision == "bf16":
-        frozen = frozen.to(torch.bfloat16)
-    return frozen.to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def _folded(network, example):
-    folded = copy.deepcopy(network)
-    for module in list(folded.modules()):
-        if type(module) is nn.Sequential:  # a class of its own may use its parts in another order
-            _fold_batch_norms(module)
-    before, after = network(example.clone()), folded(example.clone())
-    if not torch.is_tensor(before):
-        raise ValueError(f"the network returns a {type(before).__name__}; hand in one that returns logits (N, K, H, W)")
-    same = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
-    return folded if same else network
-
-
-def _fold_batch_norms(sequence):
-    for index in range(len(sequence) - 1):
-        first, second = sequence[index], sequence[index + 1]
-        transposed = type(first) is nn.ConvTranspose2d
-        plain = (type(first) is nn.Conv2d or transposed and first.groups == 1) and not first._forward_pre_hooks
-        if plain and type(second) is nn.BatchNorm2d and second.running_mean is not None:
-            sequence[index] = fuse_conv_bn_eval(first, second, transpose=transposed)
-            sequence[index + 1] = nn.Identity()
-
-
 def _convolution(before, after, *, kernel_size=3, stride=1, up=False):
     kind, padding = (nn.ConvTranspose2d, 0) if up else (nn.Conv2d, (kernel_size - 1) // 2)
     convolution = kind(before, after, kernel_size, stride, padding, bias=False)
@@ -192,7 +155,9 @@ def _block(before, after):
 
 def _check_images(images, channels, multiple):
     if images.ndim != 4 or images.shape[1] != channels:
-        raise ValueError(f"images have shape {tuple(images.shape)}; the network takes (N, {channels}, H, W)")
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; the network takes (N, {channels}, H, W)"
+        )
     if images.shape[2] % multiple or images.shape[3] % multiple:
         raise ValueError(
             f"image size {images.shape[2]}×{images.shape[3]} is not divisible by {multiple} (2**depth): "

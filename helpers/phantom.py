@@ -18,17 +18,26 @@ STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lu
 LEFT, RIGHT = 1, -1  # the patient's side, as the sign of x
 
 # What makes a case hard: (low, high) of a uniform distribution, unless said otherwise.
-HEART_JITTER = 0.0061, 0.12  # an observer's deviation at jitter=1: rms and correlation length [image widths]
+HEART_JITTER = (
+    0.0061,
+    0.12,
+)  # an observer's deviation at jitter=1: rms and correlation length [image widths]
 CLAVICLE_JITTER = 0.0025, 0.05
 LUNG_JITTER = 0.0026, 0.10
-HEART_DEPTH = 0.85, 1.15  # air that the heart displaces [deepest lung]; where it is less than all, lung shines through
+HEART_DEPTH = (
+    0.85,
+    1.15,
+)  # air that the heart displaces [deepest lung]; where it is less than all, lung shines through
 RECESS_DEPTH = 0.10, 0.35  # lung behind the diaphragm [deepest lung]
 CLAVICLE_DENSITY = 0.26, 0.44  # attenuation along the clavicle's middle
 RIB_DENSITY = 0.22, 0.36
 SCATTER = 0.12, 0.45  # share of the exposure that comes back blurred
 CONTRAST = 0.75, 1.15  # slope of the film's response
 NOISE = 0.004, 0.011  # quantum noise, in units of the grey range, at 512 pixels
-LUNG_FORM = 0.004, 0.11  # how one lung's border differs from the next: rms and correlation length [image widths]
+LUNG_FORM = (
+    0.004,
+    0.11,
+)  # how one lung's border differs from the next: rms and correlation length [image widths]
 
 
 def draw_case(case, size, *, seed=0, jitter=1.0):
@@ -51,7 +60,11 @@ def draw_case(case, size, *, seed=0, jitter=1.0):
     for name, value, least in (("case", case, 0), ("size", size, 32), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    if isinstance(jitter, bool) or not isinstance(jitter, (int, float, np.number)) or not 0 <= jitter < np.inf:
+    if (
+        isinstance(jitter, bool)
+        or not isinstance(jitter, (int, float, np.number))
+        or not 0 <= jitter < np.inf
+    ):
         raise ValueError(f"jitter must be a finite number of at least 0, not {jitter!r}")
     streams = np.random.SeedSequence([int(seed), int(case)]).spawn(4)
     body, texture, noise, observer = (np.random.default_rng(stream) for stream in streams)
@@ -69,7 +82,11 @@ def _sample_anatomy(rng):
     chance = lambda p: bool(rng.random() < p)  # noqa: E731
     a = SimpleNamespace()
     # Position, rib cage and lungs.
-    a.rotation, a.scale, a.shift = np.deg2rad(uniform(-3, 3)), normal(1, 0.025), (normal(0, 0.01), normal(0, 0.01))
+    a.rotation, a.scale, a.shift = (
+        np.deg2rad(uniform(-3, 3)),
+        normal(1, 0.025),
+        (normal(0, 0.01), normal(0, 0.01)),
+    )
     a.cage, a.apex, a.asymmetry = normal(0.388, 0.013), normal(0.095, 0.012), normal(0, 0.012)
     dome = normal(0.704, 0.024)
     a.dome = {RIGHT: dome, LEFT: dome + normal(0.019, 0.009)}
@@ -80,18 +97,37 @@ def _sample_anatomy(rng):
     ratio = float(np.clip(normal(0.475, 0.042), 0.385, 0.575))
     a.heart_size = np.array([ratio * 2 * a.cage, normal(0.338, 0.014) * (ratio / 0.475) ** 0.4])
     bottom = a.dome[LEFT] + normal(0.030, 0.008)
-    a.heart_centre = np.array([a.heart_size[0] * normal(0.155, 0.025), bottom - a.heart_size[1] / 2])
-    a.heart_axis, a.heart_waves, a.heart_depth = normal(0.60, 0.10), rng.normal(0, 0.012, 4), uniform(*HEART_DEPTH)
+    a.heart_centre = np.array(
+        [a.heart_size[0] * normal(0.155, 0.025), bottom - a.heart_size[1] / 2]
+    )
+    a.heart_axis, a.heart_waves, a.heart_depth = (
+        normal(0.60, 0.10),
+        rng.normal(0, 0.012, 4),
+        uniform(*HEART_DEPTH),
+    )
     # Bones.
     a.clavicle_density, a.clavicle_radius = uniform(*CLAVICLE_DENSITY), normal(0.0209, 0.0013)
     a.clavicle_start = normal(0.070, 0.006), a.apex + normal(0.105, 0.012)
     a.clavicle_rise = {side: normal(0.065, 0.025) for side in (LEFT, RIGHT)}
     a.clavicle_bend = {side: normal(0.016, 0.006) for side in (LEFT, RIGHT)}
-    a.rib_density, a.rib_step, a.rib_drop = uniform(*RIB_DENSITY), normal(0.060, 0.002), normal(1, 0.12)
+    a.rib_density, a.rib_step, a.rib_drop = (
+        uniform(*RIB_DENSITY),
+        normal(0.060, 0.002),
+        normal(1, 0.12),
+    )
     a.rib_start, a.scapula = a.apex + normal(0.018, 0.008), normal(0, 0.02)
-    a.spine_density, a.spine_curve, a.vertebra = uniform(0.18, 0.32), normal(0, 0.005), uniform(0, 6)
+    a.spine_density, a.spine_curve, a.vertebra = (
+        uniform(0.18, 0.32),
+        normal(0, 0.005),
+        uniform(0, 6),
+    )
     # Soft tissue.
-    a.thickness, a.flesh, a.shoulder, a.arms = normal(2.7, 0.25), normal(0.095, 0.025), normal(0, 0.025), chance(0.3)
+    a.thickness, a.flesh, a.shoulder, a.arms = (
+        normal(2.7, 0.25),
+        normal(0.095, 0.025),
+        normal(0, 0.025),
+        chance(0.3),
+    )
     a.breast = uniform(0.15, 0.40) if chance(0.45) else 0.0
     a.breast_shape = normal(0.205, 0.012), normal(0.60, 0.025), normal(0.125, 0.012)
     a.trachea, a.stomach = normal(-0.006, 0.006), uniform(0.25, 0.60) if chance(0.8) else 0.0
@@ -107,7 +143,10 @@ def _sample_anatomy(rng):
 
 def _half_width(y, a):
     """Half of the rib cage's inner width at height `y`."""
-    height, width = [-0.3, 0, 0.08, 0.2, 0.35, 0.55, 0.8, 1, 1.5], [0.3, 0.46, 0.62, 0.77, 0.885, 0.96, 1, 0.99, 0.93]
+    height, width = (
+        [-0.3, 0, 0.08, 0.2, 0.35, 0.55, 0.8, 1, 1.5],
+        [0.3, 0.46, 0.62, 0.77, 0.885, 0.96, 1, 0.99, 0.93],
+    )
     return a.cage * PchipInterpolator(height, width)((y - a.apex) / (a.angle[RIGHT] - a.apex))
 
 
@@ -123,14 +162,30 @@ def _lung(a, side):
     if side == RIGHT:
         edge = [(0.070, 0.60), (0.075, 0.52), (0.080, 0.44), (0.072, 0.34), (0.062, 0.26)]
     else:
-        edge = [(0.055, 0.60), (0.060, 0.50), (0.090, 0.425), (0.078, 0.385), (0.065 + a.knob, 0.325), (0.062, 0.27)]
-    apex = [(0.060, 0.085), (0.072, 0.045), (0.098, 0.013), (0.135, 0), (0.170, 0.007), (0.203, 0.030)]
+        edge = [
+            (0.055, 0.60),
+            (0.060, 0.50),
+            (0.090, 0.425),
+            (0.078, 0.385),
+            (0.065 + a.knob, 0.325),
+            (0.062, 0.27),
+        ]
+    apex = [
+        (0.060, 0.085),
+        (0.072, 0.045),
+        (0.098, 0.013),
+        (0.135, 0),
+        (0.170, 0.007),
+        (0.203, 0.030),
+    ]
     wall_y = np.linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
     wall = np.stack([_half_width(wall_y, a) + a.asymmetry * side * (wall_y - a.apex), wall_y], 1)
     upper = _curve([*edge, *(np.array(apex) + (0, a.apex)), *wall], 160)
     foot = np.linspace(wall[-1, 0] - 0.008, 0.07 if side == RIGHT else 0.10, 60)
     outline = np.concatenate([upper, np.stack([foot, _dome(foot, a, side)], 1), upper[:1]])
-    return _wander(np.random.default_rng(a.form), LUNG_FORM, _curve(outline, 701)[:-1] * (side, 1))[0]
+    return _wander(np.random.default_rng(a.form), LUNG_FORM, _curve(outline, 701)[:-1] * (side, 1))[
+        0
+    ]
 
 
 def _heart(a):
@@ -149,7 +204,12 @@ def _clavicle(a, side):
     """Line (160, 2) from sternum to shoulder, radius (160,), and the outline (300, 2) as readers draw it."""
     (x, y), t = a.clavicle_start, np.linspace(0, 1, 160)
     x = x + (0.42 - x) * t
-    y = y - a.clavicle_rise[side] * t - a.clavicle_bend[side] * np.sin(2 * np.pi * t) + 0.3 * side * a.asymmetry
+    y = (
+        y
+        - a.clavicle_rise[side] * t
+        - a.clavicle_bend[side] * np.sin(2 * np.pi * t)
+        + 0.3 * side * a.asymmetry
+    )
     radius = a.clavicle_radius * (1 + 0.22 * np.exp(-((t / 0.15) ** 2)) + 0.12 * t)
     line, drawn = np.stack([side * x, y], 1), x < _half_width(y, a) + 0.004  # over the ribs
     across = np.gradient(line, axis=0)[:, ::-1] * (-1, 1)
@@ -167,17 +227,28 @@ def _ribs(a):
         drop = a.rib_drop * (0.055 + 0.090 * (1 - np.exp(-k / 2.5)) + 0.004 * k)
         start = a.rib_start + a.rib_step * k
         width = _half_width(start + drop, a) + 0.006
-        phi = np.linspace(0.04, np.deg2rad(146 - 4 * k), 140)  # from the spine around the side to the front
+        phi = np.linspace(
+            0.04, np.deg2rad(146 - 4 * k), 140
+        )  # from the spine around the side to the front
         rise = drop * (0.55 * (1 - np.cos(phi)) + 0.45 * phi / (np.pi / 2))
         helix = np.stack([width * np.sin(phi), start + rise, 0.75 * width * np.cos(phi)], 1)
         step = np.gradient(helix, axis=0)
-        along = np.linalg.norm(step, axis=1) / np.linalg.norm(step[:, :2], axis=1)  # the ray's path through the rib
-        weight = np.minimum(along, 1.7) * _ramp((phi + 0.02) / 0.3) * _ramp((phi[-1] - phi) / 0.3)  # cartilage is clear
+        along = np.linalg.norm(step, axis=1) / np.linalg.norm(
+            step[:, :2], axis=1
+        )  # the ray's path through the rib
+        weight = (
+            np.minimum(along, 1.7) * _ramp((phi + 0.02) / 0.3) * _ramp((phi[-1] - phi) / 0.3)
+        )  # cartilage is clear
         front = _ramp((phi - np.deg2rad(75)) / np.deg2rad(30))
         for side in (LEFT, RIGHT):
-            for half, share, radius in ((posterior, 1 - front, 0.0115), (anterior, 0.85 * front, 0.0130)):
+            for half, share, radius in (
+                (posterior, 1 - front, 0.0115),
+                (anterior, 0.85 * front, 0.0130),
+            ):
                 part = share > 0
-                half.append((helix[part, :2] * (side, 1), radius + 0.0003 * k, (weight * share)[part]))
+                half.append(
+                    (helix[part, :2] * (side, 1), radius + 0.0003 * k, (weight * share)[part])
+                )
     return posterior, anterior
 
 
@@ -187,9 +258,13 @@ def _canvas(size, a):
     cos, sin = a.scale * np.cos(a.rotation), a.scale * np.sin(a.rotation)
     turn, middle = np.array([[cos, -sin], [sin, cos]]), np.array([0.5, 0.5]) + a.shift
     edge = (np.arange(size) + 0.5) / size
-    x, y = np.tensordot(np.linalg.inv(turn), np.meshgrid(edge - middle[0], edge - middle[1]), 1).astype(np.float32)
+    x, y = np.tensordot(
+        np.linalg.inv(turn), np.meshgrid(edge - middle[0], edge - middle[1]), 1
+    ).astype(np.float32)
     pixels = lambda points: ((np.asarray(points) - (0, 0.5)) @ turn.T + middle) * size - 0.5  # noqa: E731
-    return SimpleNamespace(size=size, x=x, y=y + np.float32(0.5), edge=edge, pixels=pixels, unit=a.scale * size)
+    return SimpleNamespace(
+        size=size, x=x, y=y + np.float32(0.5), edge=edge, pixels=pixels, unit=a.scale * size
+    )
 
 
 def _curve(points, n):
@@ -235,7 +310,9 @@ def _nearest(canvas, lines):
     grid[seeds[seen, 1], seeds[seen, 0]] = np.flatnonzero(seen)
     row, column = distance_transform_edt(grid < 0, return_distances=False, return_indices=True)
     pick = (np.arange(canvas.size) * cells) // canvas.size
-    index = grid[row, column][pick[:, None], pick]  # coarse, but the distance is perpendicular to the line there
+    index = grid[row, column][
+        pick[:, None], pick
+    ]  # coarse, but the distance is perpendicular to the line there
     px, py, tx, ty, reach = np.take(table.T, index, axis=1)
     dx, dy = canvas.x - px, canvas.y - py
     beyond = np.maximum(np.abs(dx * tx + dy * ty) - reach, 0)
@@ -245,7 +322,10 @@ def _nearest(canvas, lines):
 def _tubes(canvas, tubes):
     """The ray's path through bones (line, radius, weight) with a dense cortex around marrow; 1 if solid."""
     index, distance = _nearest(canvas, [line for line, _, _ in tubes])
-    table = [np.stack(np.broadcast_arrays(radius, weight, line[:, 0])[:2], 1) for line, radius, weight in tubes]
+    table = [
+        np.stack(np.broadcast_arrays(radius, weight, line[:, 0])[:2], 1)
+        for line, radius, weight in tubes
+    ]
     radius, weight = np.take(np.concatenate(table).astype(np.float32).T, index, axis=1)
     d = distance / radius
     return weight * (_chord(d) - 0.42 * _chord(d / 0.76))
@@ -291,7 +371,9 @@ def _blur(canvas, field, length):
 
 def _field(canvas, rng, n):
     """Smooth noise of unit variance with about `n` grains across the image, the same at every size."""
-    weights = np.exp(-0.5 * ((canvas.edge[:, None] * n - np.arange(-2, n + 3)) / 0.7) ** 2).astype(np.float32)
+    weights = np.exp(-0.5 * ((canvas.edge[:, None] * n - np.arange(-2, n + 3)) / 0.7) ** 2).astype(
+        np.float32
+    )
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return weights @ rng.standard_normal((n + 5, n + 5), dtype=np.float32) @ weights.T
 
@@ -302,7 +384,9 @@ def _attenuation(canvas, a, rng):
     body, air = _body(canvas, a), _air(canvas, a, rng)
     total = a.thickness * body * (1 + 0.012 * _field(canvas, rng, 9)) - a.air * air
     total -= _airways(canvas, a) + a.stomach * _stomach(canvas, a, rng)
-    total += _vessels(canvas, a, rng) * a.vessels * _ramp(1.6 * air) + a.breast * _breasts(canvas, a)
+    total += _vessels(canvas, a, rng) * a.vessels * _ramp(1.6 * air) + a.breast * _breasts(
+        canvas, a
+    )
     flesh = _ramp((a.thickness * body - 0.4) / 0.6)
     ribs = sum(_tubes(canvas, half) for half in _ribs(a))  # posterior and anterior
     total += a.rib_density * flesh * ribs * (0.32 + 0.68 * _ramp(2 * air))
@@ -330,13 +414,20 @@ def _air(canvas, a, rng):
     depth = _chord(np.clip(1 - distance / 0.125, 0, 1)) * (0.55 + 0.45 * _ramp((y - a.apex) / 0.30))
     depth *= np.clip(0.5 + np.where(inside, 1, -1) * distance * canvas.unit, 0, 1)
     below = np.maximum(y - np.where(canvas.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
-    wall = _ramp((_half_width(y[:, :1], a).astype(np.float32) - x) / 0.03) * _ramp((x - 0.04) / 0.05)
+    wall = _ramp((_half_width(y[:, :1], a).astype(np.float32) - x) / 0.03) * _ramp(
+        (x - 0.04) / 0.05
+    )
     depth = np.maximum(depth, a.recess * wall * np.exp(-((below / 0.05) ** 2)) * (y > 0.6))
     centre, outline = _heart(a)
-    angle, radius = np.arctan2(*(outline - centre).T[::-1]), np.linalg.norm(outline - centre, axis=1)
+    angle, radius = (
+        np.arctan2(*(outline - centre).T[::-1]),
+        np.linalg.norm(outline - centre, axis=1),
+    )
     dx, dy = canvas.x - centre[0], canvas.y - centre[1]
     border = np.interp(np.arctan2(dy, dx), angle, radius, period=2 * np.pi).astype(np.float32)
-    heart = a.heart_depth * _chord(0.99 * np.hypot(dx, dy) / border) ** 1.2  # softer than a sphere: it beats
+    heart = (
+        a.heart_depth * _chord(0.99 * np.hypot(dx, dy) / border) ** 1.2
+    )  # softer than a sphere: it beats
     grain = 1 + 0.037 * _field(canvas, rng, 16) + 0.028 * _field(canvas, rng, 80)
     return grain * (depth - np.minimum(heart, 0.88 * depth))
 
@@ -355,9 +446,13 @@ def _vessels(canvas, a, rng):
     """Hila, and from each two trees of vessels, arteries and veins, that fork and thin."""
     total, trees = 0, []
     for side, x, y in ((RIGHT, -0.098, 0.447), (LEFT, 0.105, 0.425)):
-        total = total + 0.16 * np.exp(-(((canvas.x - x) / 0.03) ** 2) - ((canvas.y - y) / 0.055) ** 2)
+        total = total + 0.16 * np.exp(
+            -(((canvas.x - x) / 0.03) ** 2) - ((canvas.y - y) / 0.055) ** 2
+        )
         for spread in (0.02, 0.035):
-            angle = np.r_[np.linspace(-1.35, 0.5, 5), np.linspace(0.55, 1.5, 5)] + rng.normal(0, 0.12, 10)
+            angle = np.r_[np.linspace(-1.35, 0.5, 5), np.linspace(0.55, 1.5, 5)] + rng.normal(
+                0, 0.12, 10
+            )
             tree = _tree(rng, rng.normal(0, spread, (10, 2)) * (0.7, 1.8), angle)
             trees += [(path * (side, 1) + (x, y), radius) for path, radius in tree]
     points, radii = map(np.concatenate, zip(*trees, strict=True))
@@ -379,34 +474,53 @@ def _tree(rng, start, angle, step=0.002):
         fork = rng.normal(0.38, 0.13, keep.sum())
         start, angle = np.repeat(path[-1, keep], 2, axis=0), bend[-1, keep]
         angle = np.stack([angle + 0.5 * fork, angle - fork], 1).ravel()
-        radius = (radius[keep, None] * rng.uniform((0.78, 0.6), (0.92, 0.82), (keep.sum(), 2))).ravel()
+        radius = (
+            radius[keep, None] * rng.uniform((0.78, 0.6), (0.92, 0.82), (keep.sum(), 2))
+        ).ravel()
 
 
 def _spine(canvas, a):
     """Vertebral bodies with end plates, pedicles, spinous and transverse processes."""
     count = a.vertebra + canvas.y / (0.046 + 0.007 * canvas.y)
     v = 2 * (count - np.floor(count)) - 1  # −1 … 1 from end plate to end plate
-    u = (canvas.x - a.spine_curve * np.sin(2 * np.pi * canvas.y + a.vertebra)) / (0.034 + 0.010 * canvas.y)
+    u = (canvas.x - a.spine_curve * np.sin(2 * np.pi * canvas.y + a.vertebra)) / (
+        0.034 + 0.010 * canvas.y
+    )
     body = np.maximum(1 - np.abs(u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
     bump = lambda t, width: np.exp(-((t / width) ** 2))  # noqa: E731
     plate, gap = bump(np.abs(v) - 0.80, 0.10), bump(np.abs(v) - 1, 0.10)
     pedicle = bump(np.hypot((np.abs(u) - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)
-    spinous, transverse = bump(u, 0.16) * bump(v - 0.35, 0.45), bump(np.abs(u) - 1.25, 0.5) * bump(v + 0.2, 0.38)
+    spinous, transverse = (
+        bump(u, 0.16) * bump(v - 0.35, 0.45),
+        bump(np.abs(u) - 1.25, 0.5) * bump(v + 0.2, 0.38),
+    )
     body *= 0.62 + 0.16 * plate - 0.24 * gap + 0.18 * pedicle + 0.18 * spinous
     return a.spine_density * (body + 0.12 * transverse)
 
 
 def _scapulae(canvas, a):
     """Shoulder blades with denser borders, and the upper arms."""
-    corners = [(0.285, 0.185), (0.335, 0.33), (0.365, 0.47), (0.392, 0.44), (0.425, 0.27), (0.44, 0.19), (0.36, 0.16)]
+    corners = [
+        (0.285, 0.185),
+        (0.335, 0.33),
+        (0.365, 0.47),
+        (0.392, 0.44),
+        (0.425, 0.27),
+        (0.44, 0.19),
+        (0.36, 0.16),
+    ]
     blade, t = _curve([*corners, corners[0]], 600), np.linspace(0, 1, 120)[:, None]
     ridge, shaft = (0.29, 0.215) + t * (0.15, -0.08), (0.485, 0.21) + t * (0.06, 0.25)
     place = lambda line, side: (line + (a.scapula + side * a.asymmetry, 0)) * (side, 1)  # noqa: E731
-    area = (_fill(canvas, place(blade, LEFT)) | _fill(canvas, place(blade, RIGHT))).astype(np.float32)
+    area = (_fill(canvas, place(blade, LEFT)) | _fill(canvas, place(blade, RIGHT))).astype(
+        np.float32
+    )
     total = 0.07 * _blur(canvas, area, 0.004)
     parts = (blade, 0.008, 0.0016, 0.06), (ridge, 0.012, 0.0014, 0.10), (shaft, 0.035, 0.0021, 0.25)
     for line, radius, step, density in parts:
-        total += density * _strokes(canvas, np.concatenate([place(line, LEFT), place(line, RIGHT)]), radius, step)
+        total += density * _strokes(
+            canvas, np.concatenate([place(line, LEFT), place(line, RIGHT)]), radius, step
+        )
     return total
 
 
@@ -423,7 +537,12 @@ def _stomach(canvas, a, rng):
     across = _chord((canvas.x - middle + 0.012 * wobble) / width)
     top = _dome(canvas.x, a, LEFT) + 0.018 + 0.003 * wobble
     floor = top + height * (0.25 + 0.75 * across) + 0.008 * _field(canvas, rng, 5)
-    return across * _ramp((canvas.y - top) / 0.022) * _ramp((floor - canvas.y) / 0.045 + 0.5) * (1 + 0.1 * wobble)
+    return (
+        across
+        * _ramp((canvas.y - top) / 0.022)
+        * _ramp((floor - canvas.y) / 0.045 + 0.5)
+        * (1 + 0.1 * wobble)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- film
@@ -436,7 +555,9 @@ def _develop(attenuation, canvas, a, texture, noise):
     low, high = np.percentile(density[chest, chest], (7, 88))  # mediastinum and lung
     value = a.contrast * ((high - density) / (high - low) - 0.5) + a.brightness
     value += 0.02 * _field(canvas, texture, 6) + 0.013 * _field(canvas, texture, 110)
-    grain = noise.standard_normal((size, size), dtype=np.float32) * np.exp(-0.35 * (density - density.mean()))
+    grain = noise.standard_normal((size, size), dtype=np.float32) * np.exp(
+        -0.35 * (density - density.mean())
+    )
     value += 2.2 * a.noise * np.clip(size / 512, 0.2, 1) * grain  # larger pixels average the quanta
     grey = np.tanh(gaussian_filter(value, max(0.001 * canvas.unit, 0.3)))
     return np.clip(_on_film(grey, canvas, a), -1, 1).astype(np.float32)
@@ -444,9 +565,13 @@ def _develop(attenuation, canvas, a, texture, noise):
 
 def _on_film(grey, canvas, a):
     """Label patch, side marker and collimation edges, where the case has them."""
-    window = lambda low, high, soft: _ramp((canvas.edge - low) / soft + 1) * _ramp((high - canvas.edge) / soft + 1)  # noqa: E731
+    window = lambda low, high, soft: (
+        _ramp((canvas.edge - low) / soft + 1) * _ramp((high - canvas.edge) / soft + 1)
+    )  # noqa: E731
     if a.patch:
-        grey = grey + 0.95 * (0.92 - grey) * np.outer(window(0.02, 0.05, 0.005), window(0.025, 0.165, 0.005))
+        grey = grey + 0.95 * (0.92 - grey) * np.outer(
+            window(0.02, 0.05, 0.005), window(0.025, 0.165, 0.005)
+        )
     if a.marker:
         t = np.linspace(0, 1, 60)[:, None]
         bow = np.concatenate([np.sin(np.pi * t), -0.5 - 0.5 * np.cos(np.pi * t)], 1)
@@ -454,7 +579,9 @@ def _on_film(grey, canvas, a):
         letter = 0.016 * np.concatenate([t * (0, 2) - (0, 1), *rest]) + a.marker_place
         grey = grey + (0.95 - grey) * np.minimum(_strokes(canvas, letter, 0.004, 0.0006), 1)
     left, right, top, bottom = a.collimation
-    return grey + (0.9 - grey) * (1 - np.outer(window(top, 1 - bottom, 0.006), window(left, 1 - right, 0.006)))
+    return grey + (0.9 - grey) * (
+        1 - np.outer(window(top, 1 - bottom, 0.006), window(left, 1 - right, 0.006))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- labels
@@ -463,7 +590,9 @@ def _masks(canvas, a, jitter, rng):
     _, heart = _heart(a)
     masks = [_fill(canvas, *_wander(rng, HEART_JITTER, heart, scale=jitter))]
     for side in (LEFT, RIGHT):
-        masks.append(_fill(canvas, *_wander(rng, CLAVICLE_JITTER, _clavicle(a, side)[2], scale=jitter)))
+        masks.append(
+            _fill(canvas, *_wander(rng, CLAVICLE_JITTER, _clavicle(a, side)[2], scale=jitter))
+        )
     for side in (LEFT, RIGHT):
         lung, hole = _wander(rng, LUNG_JITTER, _lung(a, side), heart, scale=jitter)
         parts, _ = label(_fill(canvas, lung) & ~_fill(canvas, hole))

@@ -11,22 +11,36 @@ from matplotlib.ticker import LogLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from scipy.ndimage import find_objects
 
+from helpers.common.files import atomic_write
+from helpers.common.provenance import versions
 from helpers.evaluation import display_window
-from helpers.files import replacing, versions
 
 # Okabe and Ito's colour-blind safe palette, in the order of the structures (close to the paper's hues)
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#E69F00", "#0072B2")
 REFERENCE = "#D9D9D9"  # contours of the truth or the target
 CURVES = {  # colour and marker of a curve
-    "white-box": ("#D55E00", "o"), "black-box": ("#0072B2", "s"),
-    "random-noise": ("#666666", "^"), "shuffled-noise": ("#009E73", "v"),
-    "small": ("#882255", "D"), "large": ("#44AA99", "P"),
-}  # fmt: skip
-plt.rcParams.update({  # importing this module sets the style of every figure
-    "figure.dpi": 100, "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
-    "legend.frameon": False, "legend.fontsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
-    "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-})  # fmt: skip
+    "white-box": ("#D55E00", "o"),
+    "black-box": ("#0072B2", "s"),
+    "random-noise": ("#666666", "^"),
+    "shuffled-noise": ("#009E73", "v"),
+    "small": ("#882255", "D"),
+    "large": ("#44AA99", "P"),
+}
+plt.rcParams.update(
+    {  # importing this module sets the style of every figure
+        "figure.dpi": 100,
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+    }
+)
 
 
 if "ipykernel" in sys.modules:  # radiographs as JPEG keep a notebook small
@@ -36,7 +50,7 @@ if "ipykernel" in sys.modules:  # radiographs as JPEG keep a notebook small
 def save_figure(figure, path, provenance):
     """Write a figure as PNG with its provenance (a dict) in the metadata, whole or not at all."""
     notes = {"Software": json.dumps(versions()), "Description": json.dumps(provenance)}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150, metadata=notes)
 
 
@@ -47,7 +61,9 @@ def image_grid(rows, columns, *, side=1.9):
         The figure and its axes (rows, columns).
     """
     size = side * columns, side * rows + 0.5
-    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=80, squeeze=False)  # of the picture in a notebook
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, dpi=80, squeeze=False
+    )  # of the picture in a notebook
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -63,7 +79,9 @@ def show_image(ax, image, *, title=None):
 
 def show_noise(ax, noise, *, epsilon, title=None):
     """Noise (H, W) [units of the images], blue at −ε, white at 0, red at +ε."""
-    ax.imshow(np.asarray(noise), cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest")
+    ax.imshow(
+        np.asarray(noise), cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest"
+    )
     ax.set_title(title or "", pad=3)
 
 
@@ -89,11 +107,21 @@ def show_contours(ax, labels, *, classes, reference=False):
 
 def add_legend(figure, structures, *, reference=None):
     """One line below the figure: the colours of the structures, and what the grey outline is."""
-    lines = [Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name) for k, name in enumerate(structures)]
+    lines = [
+        Line2D([], [], color=COLOURS[k % len(COLOURS)], label=name)
+        for k, name in enumerate(structures)
+    ]
     if reference:
         lines.append(Line2D([], [], color=REFERENCE, label=reference))
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, handlelength=1.4,
-                  columnspacing=1.2, fontsize=9)  # fmt: skip
+    figure.legend(
+        handles=lines,
+        loc="outside lower center",
+        ncols=len(lines),
+        frameon=False,
+        handlelength=1.4,
+        columnspacing=1.2,
+        fontsize=9,
+    )
 
 
 def plot_cases(images, labels, *, structures, titles, columns=6):
@@ -121,7 +149,9 @@ def plot_cases(images, labels, *, structures, titles, columns=6):
 def plot_predictions(images, predictions, truth, *, structures, titles):
     """One row of radiographs with predicted outlines in colour and true ones in grey; images and maps are (N, H, W)."""
     figure, axes = image_grid(1, len(images))
-    for ax, image, prediction, true, title in zip(axes[0], images, predictions, truth, titles, strict=True):
+    for ax, image, prediction, true, title in zip(
+        axes[0], images, predictions, truth, titles, strict=True
+    ):
         show_image(ax, image, title=title)
         show_contours(ax, true, classes=range(1, len(structures) + 1), reference=True)
         show_contours(ax, prediction, classes=range(1, len(structures) + 1))
@@ -142,10 +172,20 @@ def plot_attacks(attacks, *, structures, epsilon, target_name="target"):
     Source: layout of the paper's Figure 1.
     """
     classes = range(1, len(structures) + 1)
-    titles = ("no attack", f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}", "prediction", target_name)
+    titles = (
+        "no attack",
+        f"noise × {1 / epsilon:.0f}",
+        f"attacked, ε = {epsilon:g}",
+        "prediction",
+        target_name,
+    )
     figure, axes = image_grid(len(attacks), 5, side=2.3)
-    for line, (name, (image, adv_image, clean, prediction, target)) in zip(axes, attacks.items(), strict=True):
-        for ax, picture, title in zip(line, (image, None, adv_image, adv_image, image), titles, strict=True):
+    for line, (name, (image, adv_image, clean, prediction, target)) in zip(
+        axes, attacks.items(), strict=True
+    ):
+        for ax, picture, title in zip(
+            line, (image, None, adv_image, adv_image, image), titles, strict=True
+        ):
             title = title if line[0] is axes[0, 0] else None
             if picture is None:
                 show_noise(ax, adv_image - image, epsilon=epsilon, title=title)
@@ -158,7 +198,18 @@ def plot_attacks(attacks, *, structures, epsilon, target_name="target"):
     return figure
 
 
-def plot_grid(crafted, predictions, references, *, case, rows, columns, structures, reference_name, title="ε = {:g}"):
+def plot_grid(
+    crafted,
+    predictions,
+    references,
+    *,
+    case,
+    rows,
+    columns,
+    structures,
+    reference_name,
+    title="ε = {:g}",
+):
     """Attacked images of one case with predicted outlines: a row for each attack, a column for each noise level.
 
     Args:
@@ -180,7 +231,11 @@ def plot_grid(crafted, predictions, references, *, case, rows, columns, structur
         for ax, column in zip(line, columns, strict=True):
             key = (*row, column)
             reference = references[key] if isinstance(references, dict) else references
-            show_image(ax, crafted[key][case, 0].cpu(), title=title.format(column) if line[0] is axes[0, 0] else None)
+            show_image(
+                ax,
+                crafted[key][case, 0].cpu(),
+                title=title.format(column) if line[0] is axes[0, 0] else None,
+            )
             show_contours(ax, reference[case].cpu(), classes=classes, reference=True)
             show_contours(ax, predictions[key][case].cpu(), classes=classes)
         line[0].set_ylabel(" · ".join(row))
@@ -189,8 +244,15 @@ def plot_grid(crafted, predictions, references, *, case, rows, columns, structur
 
 
 def plot_curves(
-    panels, *, x="epsilon", by="attack", xlabel="noise level ε", scale="log", levels=None, ylabel="mean IoU × 100"
-):  # fmt: skip
+    panels,
+    *,
+    x="epsilon",
+    by="attack",
+    xlabel="noise level ε",
+    scale="log",
+    levels=None,
+    ylabel="mean IoU × 100",
+):
     """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
 
     Args:
@@ -201,19 +263,35 @@ def plot_curves(
         levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
     """
     columns = min(3, len(panels))
-    lines, spare = -(-len(panels) // columns), -len(panels) % columns  # the legend is in a spare place, or on the right
+    lines, spare = (
+        -(-len(panels) // columns),
+        -len(panels) % columns,
+    )  # the legend is in a spare place, or on the right
     size = 3.1 * columns + (0 if spare else 2.6), 3 * lines + 0.3
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
-        for position, (name, rows) in enumerate(summary.sort_values(x, kind="stable").groupby(by, sort=False)):
+        for position, (name, rows) in enumerate(
+            summary.sort_values(x, kind="stable").groupby(by, sort=False)
+        ):
             colour, marker = CURVES.get(name, tuple(CURVES.values())[position % len(CURVES)])
             ax.plot(rows[x], rows["iou"], color=colour, marker=marker, markersize=5, label=name)
-            ax.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(
+                rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, linewidth=0
+            )
             if "paper" in rows and rows["paper"].notna().any():
-                ax.plot(rows[x], rows["paper"], color=colour, marker=marker, markersize=5, linestyle="--",
-                        markerfacecolor="white", linewidth=1, label=f"{name}, paper")  # fmt: skip
+                ax.plot(
+                    rows[x],
+                    rows["paper"],
+                    color=colour,
+                    marker=marker,
+                    markersize=5,
+                    linestyle="--",
+                    markerfacecolor="white",
+                    linewidth=1,
+                    label=f"{name}, paper",
+                )
         if levels:
             text, level = levels[title]
             ax.axhline(level, color="#999999", linewidth=1, linestyle=":", zorder=0, label=text)
@@ -248,8 +326,16 @@ def plot_distribution(values, *, xlabel, unit="cases"):
         numbers = np.sort(np.asarray(numbers, dtype=float))
         found = numbers[np.isfinite(numbers)]
         share = 100 * np.arange(1, len(found) + 1) / len(numbers)
-        ax.step(found, share, where="post", color=colour, marker=marker, markersize=4, label=name,
-                linestyle="--" if position % 2 else "-")  # fmt: skip
+        ax.step(
+            found,
+            share,
+            where="post",
+            color=colour,
+            marker=marker,
+            markersize=4,
+            label=name,
+            linestyle="--" if position % 2 else "-",
+        )
     ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} {unit} [%]", ylim=(0, 104))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
@@ -265,12 +351,20 @@ def plot_learning_curves(histories):
         histories: dict from the network's name to its history, as in `training.Trained`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
-    for (name, history), colour in zip(histories.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False):
+    for (name, history), colour in zip(
+        histories.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False
+    ):
         epochs = [row["epoch"] for row in history]
         best = max(history, key=lambda row: row["iou"])
         axes[0].plot(epochs, [row["loss"] for row in history], color=colour, label=name)
         axes[1].plot(epochs, [100 * row["iou"] for row in history], color=colour, label=name)
-        axes[1].plot(best["epoch"], 100 * best["iou"], "o", color=colour, label=f"kept, epoch {best['epoch']}")
+        axes[1].plot(
+            best["epoch"],
+            100 * best["iou"],
+            "o",
+            color=colour,
+            label=f"kept, epoch {best['epoch']}",
+        )
     axes[0].set(xlabel="epoch", ylabel="training loss (−soft IoU)")
     axes[1].set(xlabel="epoch", ylabel="validation soft IoU × 100")
     axes[0].legend()
@@ -289,14 +383,19 @@ def plot_field(image, labels, moved_image, moved_labels, field, *, structures):
     """
     classes = range(1, len(structures) + 1)
     figure, axes = image_grid(1, 3, side=2.7)
-    for ax, picture, outline in ((axes[0, 0], image, labels), (axes[0, 2], moved_image, moved_labels)):
+    for ax, picture, outline in (
+        (axes[0, 0], image, labels),
+        (axes[0, 2], moved_image, moved_labels),
+    ):
         show_image(ax, picture, title="before" if picture is image else "after")
         show_contours(ax, outline, classes=classes)
     x, y = np.asarray(field)
     shown = axes[0, 1].imshow(np.hypot(x, y), cmap="viridis", vmin=0)
     every = slice(x.shape[0] // 16 // 2, None, max(1, x.shape[0] // 16))
     at = np.arange(x.shape[0])[every]
-    axes[0, 1].quiver(at, at, x[every, every], y[every, every], color="white", angles="xy", width=0.006)
+    axes[0, 1].quiver(
+        at, at, x[every, every], y[every, every], color="white", angles="xy", width=0.006
+    )
     axes[0, 1].set_title("displacement", pad=3)
     figure.colorbar(shown, ax=axes[0, 1], label="pixels", shrink=0.8, pad=0.02)
     add_legend(figure, structures)
@@ -341,7 +440,9 @@ def plot_settings(image, adv_images, clean, predictions, target, *, structures, 
     """
     classes = range(1, len(structures) + 1)
     figure, axes = image_grid(2, 1 + len(adv_images), side=2.1)
-    columns = {"no attack": (image, clean)} | {name: (adv_images[name], predictions[name]) for name in adv_images}
+    columns = {"no attack": (image, clean)} | {
+        name: (adv_images[name], predictions[name]) for name in adv_images
+    }
     for (top, bottom), (name, (picture, prediction)) in zip(axes.T, columns.items(), strict=True):
         show_noise(top, picture - image, epsilon=epsilon, title=name)
         show_image(bottom, picture)
@@ -364,8 +465,16 @@ def plot_margin(curve, levels, *, reach):
     figure, ax = plt.subplots(figsize=(6.6, 3.0))
     colour, marker = CURVES["white-box"]
     ax.plot(curve["margin"], curve["iou"], color=colour, marker=marker, markersize=5)
-    ax.fill_between(curve["margin"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
-    ax.axhline(levels["structure only"], color="#999999", linestyle=":", linewidth=1, label="noise everywhere")
+    ax.fill_between(
+        curve["margin"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0
+    )
+    ax.axhline(
+        levels["structure only"],
+        color="#999999",
+        linestyle=":",
+        linewidth=1,
+        label="noise everywhere",
+    )
     ax.axvline(reach, color="#999999", linestyle="--", linewidth=1, label="half receptive field")
     ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100")
     ax.legend(title=_about(curve), loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
@@ -384,7 +493,9 @@ def plot_windows(image, adv_image, *, centre, widths):
     for line, picture, name in zip(axes, (image, adv_image), ("image", "attacked"), strict=True):
         for ax, width in zip(line, widths, strict=True):
             low, high = display_window(centre, width)
-            ax.imshow(np.asarray(picture), cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
+            ax.imshow(
+                np.asarray(picture), cmap="gray", vmin=low, vmax=high, interpolation="antialiased"
+            )
             ax.set_title(f"window {width:g}" if line[0] is axes[0, 0] else "", pad=3)
         line[0].set_ylabel(name)
     return figure

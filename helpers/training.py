@@ -5,34 +5,22 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from scipy.ndimage import gaussian_filter1d
-from torch.nn import functional
 
-from helpers.files import (
-    PUBLISHED,
-    WEIGHTS,
-    clock,
-    commit,
-    digest_bytes,
-    digest_json,
-    progress_bar,
-    replacing,
-    tell,
-    versions,
-)
+from helpers.augmentation import AUGMENTATIONS, augment
+from helpers.common.files import atomic_write, digest_bytes, digest_json
+from helpers.common.paths import PUBLISHED, WEIGHTS
+from helpers.common.progress import format_duration, log, progress_bar
+from helpers.common.provenance import commit, versions
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
 
 VERSION = 1  # of this training; raise it with a change that alters the weights
-GRID = 32  # side of the coarse grid on which elastic fields are drawn; its cells are 1/6 of the filter's sigma
-AUGMENTATIONS = ("elastic", "affine", "intensity")
 
 
 @dataclass(frozen=True)
@@ -83,8 +71,17 @@ class Trained:
 
 
 def make_recipe(
-    dataset, role, *, depth, epochs, features=16, batch_size=4, seed=0, augmentation="elastic", precision="auto"
-):  # fmt: skip
+    dataset,
+    role,
+    *,
+    depth,
+    epochs,
+    features=16,
+    batch_size=4,
+    seed=0,
+    augmentation="elastic",
+    precision="auto",
+):
     """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
 
     `precision` is "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
@@ -97,9 +94,16 @@ def make_recipe(
         raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(sorted(roles))}")
     unknown = set(augmentation.split()) - set(AUGMENTATIONS)
     if unknown:
-        raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}")
+        raise ValueError(
+            f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}"
+        )
     precision = "fp32" if precision == "auto" else find_precision(precision)
-    for name, value in {"depth": depth, "features": features, "epochs": epochs, "batch_size": batch_size}.items():
+    for name, value in {
+        "depth": depth,
+        "features": features,
+        "epochs": epochs,
+        "batch_size": batch_size,
+    }.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if dataset.size % 2**depth:
@@ -107,13 +111,20 @@ def make_recipe(
             f"size {dataset.size} is not divisible by {2**depth} (2**depth): choose another size or a smaller depth"
         )
     return Recipe(
-        dataset=dataset.name, source=dataset.digest, size=dataset.size, num_classes=dataset.num_classes,
-        training=dataset.split[f"{role}-training"], validation=dataset.split[f"{role}-validation"],
-        depth=depth, features=features, epochs=epochs, batch_size=batch_size,
+        dataset=dataset.name,
+        source=dataset.digest,
+        size=dataset.size,
+        num_classes=dataset.num_classes,
+        training=dataset.split[f"{role}-training"],
+        validation=dataset.split[f"{role}-validation"],
+        depth=depth,
+        features=features,
+        epochs=epochs,
+        batch_size=batch_size,
         seed=len(roles) * seed + roles.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
         precision=precision,
-    )  # fmt: skip
+    )
 
 
 def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
@@ -146,7 +157,9 @@ def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
                 _fit(recipe, dataset, role, path, find_device(device))
     trained = load_weights(path)
     if trained.recipe != recipe:
-        raise ValueError(f"{path.name} was trained by another recipe than its name says: delete it and train again")
+        raise ValueError(
+            f"{path.name} was trained by another recipe than its name says: delete it and train again"
+        )
     trained.network.to(find_device(device))
     return trained
 
@@ -172,7 +185,7 @@ def install(name, weights, card, folder=WEIGHTS):
     """Put the bytes of a weights file and its side-car, trained elsewhere, where `train` looks for them."""
     for path, content in (((folder / name).with_suffix(".json"), card), (folder / name, weights)):
         if not path.exists():
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 file.write(content)
 
 
@@ -180,7 +193,10 @@ def state_digest(state):
     """SHA-256 of a state dict: names, types, shapes and values."""
     parts = []
     for name, value in sorted(state.items()):
-        parts += [f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.contiguous().cpu().numpy().tobytes()]
+        parts += [
+            f"{name} {value.dtype} {tuple(value.shape)}".encode(),
+            value.contiguous().cpu().numpy().tobytes(),
+        ]
     return digest_bytes(*parts)
 
 
@@ -193,11 +209,13 @@ def save_weights(path, network, recipe, history):
         "recipe": asdict(recipe),
         "history": history,
     }
-    with replacing(path.with_suffix(".json"), "w") as file:
+    with atomic_write(path.with_suffix(".json"), "w") as file:
         json.dump(
-            card | {"versions": versions(), "commit": commit(), "threads": torch.get_num_threads()}, file, indent=1
+            card | {"versions": versions(), "commit": commit(), "threads": torch.get_num_threads()},
+            file,
+            indent=1,
         )
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(save(state))
 
 
@@ -211,17 +229,26 @@ def load_weights(path):
         FileNotFoundError: no such file.
         ValueError: the file or its side-car is damaged, altered, or of another architecture.
     """
-    advice = f"delete {path.name} and {path.with_suffix('.json').name} in {path.parent} and train again"
+    advice = (
+        f"delete {path.name} and {path.with_suffix('.json').name} in {path.parent} and train again"
+    )
     try:
         if not path.exists():
-            raise FileNotFoundError(f"no weights at {path}: run 02_training with the same parameters")
+            raise FileNotFoundError(
+                f"no weights at {path}: run 02_training with the same parameters"
+            )
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}
         card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        with torch.random.fork_rng():  # initial weights, which go, would use up numbers of the global generator
+        with (
+            torch.random.fork_rng()
+        ):  # initial weights, which go, would use up numbers of the global generator
             network = UNet(**card["architecture"])
         digest, history = card["weights"], tuple(card["history"])
-        recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in card["recipe"].items()}
+        recipe = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in card["recipe"].items()
+        }
         recipe = Recipe(**recipe)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         if not path.exists():
@@ -229,107 +256,18 @@ def load_weights(path):
         raise ValueError(f"{path.name} is damaged ({error}): {advice}") from None
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if shapes != {name: tuple(value.shape) for name, value in state.items()}:
-        raise ValueError(f"{path.name} holds weights of another architecture than {card['architecture']}: {advice}")
+        raise ValueError(
+            f"{path.name} holds weights of another architecture than {card['architecture']}: {advice}"
+        )
     if state_digest(state) != digest:
-        raise ValueError(f"{path.name} was altered (its digest is not {str(digest)[:12]}…): {advice}")
+        raise ValueError(
+            f"{path.name} was altered (its digest is not {str(digest)[:12]}…): {advice}"
+        )
     network.load_state_dict(state)
     return Trained(network.eval(), digest, recipe, history)
 
 
 # --- augmentation -----------------------------------------------------------------------------------------------------
-
-
-@cache
-def _smoothing(sigma):
-    """GRID×GRID matrix that smooths a line of grid values as `scipy.ndimage.gaussian_filter` does, with its border."""
-    return torch.from_numpy(gaussian_filter1d(np.eye(GRID), sigma * GRID / 512, axis=0)).float()
-
-
-def elastic_field(n, size, generator, *, magnitude=1000.0, sigma=100.0):
-    """Random displacement fields for elastic deformation.
-
-    Uniform noise U(−magnitude, magnitude) per pixel of a 512×512 image, smoothed with a Gaussian filter: drawn on a
-    coarse grid (a cell is the mean of the pixels in it) and interpolated, which is the same field but for detail far
-    below sigma.
-
-    Args:
-        n: number of fields.
-        size: side of the images [pixels]; the field scales with it.
-        generator: torch.Generator that the noise is drawn from.
-        magnitude, sigma: [pixels of a 512×512 image].
-
-    Returns:
-        (n, 2, size, size) displacement in x and y [pixels of the image].
-
-    Source: paper, section 2.4.
-    """
-    noise = torch.randn(n, 2, GRID, GRID, generator=generator) * (magnitude / 3**0.5 * GRID / 512)
-    smooth = _smoothing(sigma)
-    field = smooth @ noise @ smooth.T * (size / 512)
-    return functional.interpolate(field, size=(size, size), mode="bicubic", align_corners=False)
-
-
-def warp(images, labels, field, *, matrix=None):
-    """Move the pixels of images (cubic spline) and labels (nearest neighbour), repeating the border.
-
-    Args:
-        images: (N, 1, H, H).
-        labels: (N, H, H) int64.
-        field: (N, 2, H, H) displacement in x and y [pixels].
-        matrix: (N, 2, 3) affine maps from output to input coordinates in [−1, 1]; None for the identity.
-
-    Returns:
-        The moved images and labels.
-
-    Source: paper, section 2.4.
-    """
-    if matrix is None:
-        matrix = torch.eye(2, 3).expand(len(images), 2, 3)
-    grid = functional.affine_grid(matrix.to(images), list(images.shape), align_corners=False)
-    grid = grid + field.permute(0, 2, 3, 1).to(images) * (2 / images.shape[-1])
-    moved = functional.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    classes = functional.grid_sample(
-        labels[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
-    )
-    return moved.clamp(-1, 1), classes[:, 0].long()
-
-
-def augment(images, labels, generator, augmentation):
-    """Random changes to a batch, each kind to half of the samples.
-
-    elastic: the paper's deformation. affine: rotation ±10°, scale .87–1.15, aspect ±5 %, shift ±8 %. intensity:
-    gamma .63–1.6, contrast .7–1.3, brightness ±.2.
-
-    Args:
-        images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).
-        generator: torch.Generator; the same numbers are drawn whatever is switched on.
-        augmentation: words of "elastic affine intensity".
-
-    Returns:
-        The changed images and labels.
-    """
-    n, words = len(images), augmentation.split()
-    half = torch.rand(n, 3, generator=generator) < 0.5
-    draw = torch.rand(n, 8, generator=generator) * 2 - 1
-    field = elastic_field(n, images.shape[-1], generator)
-    chosen = half & torch.tensor([word in words for word in AUGMENTATIONS])
-    matrix = torch.where(chosen[:, 1, None, None], _affine(draw), torch.eye(2, 3))
-    moving = chosen[:, 0] | chosen[:, 1]
-    if moving.any():
-        field = field * chosen[:, 0, None, None, None]
-        images, labels = images.clone(), labels.clone()
-        images[moving], labels[moving] = warp(images[moving], labels[moving], field[moving], matrix=matrix[moving])
-    gamma, gain, shift = 1.6 ** draw[:, 5], 1 + 0.3 * draw[:, 6], 0.2 * draw[:, 7]
-    changed = ((images + 1) / 2).clamp(0, 1) ** gamma[:, None, None, None].to(images) * 2 - 1
-    changed = (changed * gain[:, None, None, None].to(images) + shift[:, None, None, None].to(images)).clamp(-1, 1)
-    return torch.where(chosen[:, 2, None, None, None].to(images.device), changed, images), labels
-
-
-def _affine(draw):
-    angle, scale, aspect = draw[:, 0] * np.pi / 18, 1.15 ** draw[:, 1], 1.05 ** draw[:, 2]
-    rows = [angle.cos() * scale * aspect, -angle.sin() * scale, 0.16 * draw[:, 3],
-            angle.sin() * scale, angle.cos() * scale / aspect, 0.16 * draw[:, 4]]  # fmt: skip
-    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -342,7 +280,7 @@ def _alone(role, path):
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        tell(f"{role}: waiting for another process, which trains the same network")
+        log(f"{role}: waiting for another process, which trains the same network")
         lock.acquire()
     try:
         yield
@@ -368,10 +306,14 @@ def _fit(recipe, dataset, role, path, device):
         loss = _epoch(network, optimizer, generator, *training, recipe)
         iou = _validate(network, *validation, recipe)
         if not np.isfinite(loss):
-            raise ValueError(f"the training loss of epoch {epoch} is {loss}: look at the images, or try another seed")
+            raise ValueError(
+                f"the training loss of epoch {epoch} is {loss}: look at the images, or try another seed"
+            )
         if iou > max((row["iou"] for row in history), default=-1):
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        history.append({"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started})
+        history.append(
+            {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
+        )
         _write_checkpoint(checkpoint, network, optimizer, generator, best, history)
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
@@ -395,9 +337,17 @@ def _epoch(network, optimizer, generator, images, labels, recipe):
 
 @torch.no_grad()
 def _validate(network, images, labels, recipe):
-    classes, batches = range(1, recipe.num_classes), zip(images.split(16), labels.split(16), strict=True)
-    with evaluating(network), torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        return torch.cat([soft_iou(network(x), y, classes=classes) for x, y in batches]).mean().item()
+    classes, batches = (
+        range(1, recipe.num_classes),
+        zip(images.split(16), labels.split(16), strict=True),
+    )
+    with (
+        evaluating(network),
+        torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
+    ):
+        return (
+            torch.cat([soft_iou(network(x), y, classes=classes) for x, y in batches]).mean().item()
+        )
 
 
 def _write_checkpoint(path, network, optimizer, generator, best, history):
@@ -406,8 +356,10 @@ def _write_checkpoint(path, network, optimizer, generator, best, history):
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors["generator"] = generator.get_state()
-    tensors["history"] = torch.tensor(list(json.dumps(history).encode()), dtype=torch.uint8)  # under the digest too
-    with replacing(path) as file:
+    tensors["history"] = torch.tensor(
+        list(json.dumps(history).encode()), dtype=torch.uint8
+    )  # under the digest too
+    with atomic_write(path) as file:
         tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
         file.write(save(tensors, {"digest": state_digest(tensors)}))
 
@@ -416,7 +368,10 @@ def _resume(path, network, optimizer, generator, best):
     """Fill everything from the checkpoint and return the history so far; without a whole checkpoint, start anew."""
     try:
         with safe_open(path, "pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            tensors, metadata = (
+                {name: file.get_tensor(name) for name in file.keys()},
+                file.metadata(),
+            )
         if state_digest(tensors) != (metadata or {}).get("digest"):
             raise SafetensorError("its digest does not hold")
     except FileNotFoundError:
@@ -424,14 +379,18 @@ def _resume(path, network, optimizer, generator, best):
     except (SafetensorError, OSError) as error:
         print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
         return []
-    part = lambda prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}  # noqa: E731
+    part = lambda prefix: {
+        n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+    }  # noqa: E731
     network.load_state_dict(part("network."))
     best.update({name: value.to(best[name].device) for name, value in part("best.").items()})
     state = {}
     for name, value in part("optimizer.").items():
         index, slot = name.split(".")
         state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     generator.set_state(tensors["generator"])
     return json.loads(bytes(tensors["history"].tolist()))
 
@@ -447,5 +406,7 @@ def _progress(role, history, epochs):
         bar.set_postfix_str(text, refresh=False)
         bar.update()
         if bar.disable:
-            tell(f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {clock(left)} left")
+            log(
+                f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {format_duration(left)} left"
+            )
     bar.close()

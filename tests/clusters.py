@@ -23,8 +23,13 @@ def free_port():
 
 def dask(*words, env=None, log=subprocess.DEVNULL):
     """A `dask scheduler` or `dask worker`, the leader of a process group of its own."""
-    return subprocess.Popen([PYTHON, "-m", "dask", *map(str, words)], env=ENVIRONMENT | (env or {}), stdout=log,
-                            stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    return subprocess.Popen(
+        [PYTHON, "-m", "dask", *map(str, words)],
+        env=ENVIRONMENT | (env or {}),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def end(process, how=signal.SIGTERM):
@@ -42,14 +47,34 @@ def started(folder, *, workers=2, protocol="tcp", options=()):
     """(address, process of the scheduler) of a scheduler with workers on the loopback interface."""
     port = free_port()
     address, folder = f"{protocol}://127.0.0.1:{port}", Path(folder)
-    words = ["scheduler", "--host", f"{protocol}://127.0.0.1", "--port", port, "--no-dashboard", *options]
+    words = [
+        "scheduler",
+        "--host",
+        f"{protocol}://127.0.0.1",
+        "--port",
+        port,
+        "--no-dashboard",
+        *options,
+    ]
     about = {"DASK_TEMPORARY_DIRECTORY": str(folder)}
     with open(folder / "cluster.log", "w") as log:
         processes = [dask(*words, env=about, log=log)]
         try:
             wait_for(port)
-            each = ["worker", address, "--host", f"{protocol}://127.0.0.1", "--nthreads", 1, "--no-dashboard", *options,
-                    "--memory-limit", 0, "--death-timeout", 60]  # fmt: skip
+            each = [
+                "worker",
+                address,
+                "--host",
+                f"{protocol}://127.0.0.1",
+                "--nthreads",
+                1,
+                "--no-dashboard",
+                *options,
+                "--memory-limit",
+                0,
+                "--death-timeout",
+                60,
+            ]
             processes += [dask(*each, env=about, log=log) for _ in range(workers)]
             yield address, processes[0]
         finally:
@@ -70,7 +95,10 @@ def wait_for(port, seconds=60):
 def alive(pid):
     """Whether a process runs (a zombie does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except FileNotFoundError:
         return False
 
@@ -110,6 +138,17 @@ def slurm(folder, monkeypatch):
 def certificate(folder):
     """A throw-away certificate that is its own authority, and Dask's settings that name it."""
     key, cert = folder / "key.pem", folder / "cert.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]
     subprocess.run([*words, "-keyout", key, "-out", cert], check=True, capture_output=True)
     return key, cert

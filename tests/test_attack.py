@@ -13,10 +13,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from helpers import loss as losses
-from helpers.attack import fast_pgd, fgsm, pgd, round_to_bits, shuffle_noise, uniform_noise
-from helpers.files import ROOT
-from helpers.loss import iou, iou_loss
-from helpers.network import UNet, frozen_copy, predict
+from helpers.adapters import frozen_copy
+from helpers.attack import fast_pgd, fgsm, pgd
+from helpers.common.paths import ROOT
+from helpers.evaluation import iou
+from helpers.loss import iou_loss
+from helpers.network import UNet, predict
+from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
 
 IOU = partial(iou_loss, classes=(1,))
 
@@ -27,7 +30,9 @@ class Linear(nn.Module):
     def __init__(self, size=4):
         super().__init__()
         signs = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0]).repeat(size * size)[: size * size]
-        self.weight = nn.Parameter(signs.view(size, size) * torch.linspace(0.5, 2, size * size).view(size, size))
+        self.weight = nn.Parameter(
+            signs.view(size, size) * torch.linspace(0.5, 2, size * size).view(size, size)
+        )
 
     def forward(self, images):
         margin = images[:, 0] * self.weight
@@ -41,7 +46,9 @@ def lively(network, seed=0):
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 fan_in = module.weight.numel() / module.out_channels
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
+                module.weight.copy_(
+                    torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
+                )
             if isinstance(module, nn.BatchNorm2d):
                 for value in (module.weight, module.bias, module.running_mean, module.running_var):
                     if value is not None:
@@ -55,7 +62,9 @@ def lively(network, seed=0):
 def unet(**changes):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return lively(UNet(**({"in_channels": 1, "num_classes": 3, "depth": 1, "features": 4} | changes))).eval()
+        return lively(
+            UNet(**({"in_channels": 1, "num_classes": 3, "depth": 1, "features": 4} | changes))
+        ).eval()
 
 
 def make_case(n=4, size=16, channels=1, classes=3, seed=0):
@@ -121,7 +130,16 @@ def test_fgsm_takes_an_epsilon_for_each_image():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 def test_the_loss_moves_where_the_attack_wants_it(targeted, precision):
     network, (images, labels) = unet(), make_case()
-    loss = pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=20, targeted=targeted, precision=precision).loss
+    loss = pgd(
+        network,
+        images,
+        labels,
+        loss=IOU,
+        epsilon=0.1,
+        steps=20,
+        targeted=targeted,
+        precision=precision,
+    ).loss
     assert loss.shape == (21, 4)
     assert ((loss[-1] < loss[0]) if targeted else (loss[-1] > loss[0])).all()
 
@@ -136,7 +154,9 @@ def test_the_first_loss_is_that_of_the_images_and_each_next_one_that_after_a_ste
 
 def test_any_per_image_loss_will_do():
     network, (images, labels) = unet(), make_case()
-    per_image = lambda logits, labels: cross_entropy(logits, labels, reduction="none").mean(dim=(1, 2))  # noqa: E731
+    per_image = lambda logits, labels: cross_entropy(logits, labels, reduction="none").mean(
+        dim=(1, 2)
+    )  # noqa: E731
     loss = attack(network, images, labels, loss=per_image, steps=10).loss
     assert (loss[-1] > loss[0]).all()
 
@@ -146,19 +166,35 @@ def test_any_per_image_loss_will_do():
 
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(
-    epsilon=st.floats(0, 2.5), step=st.floats(0, 3), steps=st.integers(1, 6), seed=st.integers(0, 99),
-    targeted=st.booleans(), random_start=st.booleans(), precision=st.sampled_from(["fp32", "bf16"]),
-)  # fmt: skip
+    epsilon=st.floats(0, 2.5),
+    step=st.floats(0, 3),
+    steps=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    targeted=st.booleans(),
+    random_start=st.booleans(),
+    precision=st.sampled_from(["fp32", "bf16"]),
+)
 def test_noise_never_exceeds_epsilon_nor_leaves_its_region_nor_the_valid_range(
     epsilon, step, steps, seed, targeted, random_start, precision
 ):
     network, (images, labels) = Linear(), make_case(size=4, classes=2, seed=seed)
     region = make_case(size=4, classes=2, seed=seed + 100)[1] == 1
-    for done in range(1, steps + 1):  # an attack is deterministic: these are the iterates of the longest one
+    for done in range(
+        1, steps + 1
+    ):  # an attack is deterministic: these are the iterates of the longest one
         adv_images = pgd(
-            network, images, labels, loss=IOU, epsilon=epsilon, step_size=step, steps=done, targeted=targeted,
-            random_start=random_start, precision=precision, region=region,
-        ).adv_images  # fmt: skip
+            network,
+            images,
+            labels,
+            loss=IOU,
+            epsilon=epsilon,
+            step_size=step,
+            steps=done,
+            targeted=targeted,
+            random_start=random_start,
+            precision=precision,
+            region=region,
+        ).adv_images
         assert (adv_images.double() - images.double()).abs().max() <= epsilon + 1e-7
         assert adv_images.abs().max() <= 1
         assert torch.equal(adv_images[~region[:, None]], images[~region[:, None]])
@@ -190,7 +226,9 @@ def test_noise_stays_in_its_region_and_fills_it(shape):
 def test_an_empty_region_leaves_the_images_as_they_are():
     network, (images, labels) = unet(), make_case()
     region = torch.zeros(16, 16, dtype=torch.bool)
-    assert torch.equal(attack(network, images, labels, region=region, random_start=True).adv_images, images)
+    assert torch.equal(
+        attack(network, images, labels, region=region, random_start=True).adv_images, images
+    )
 
 
 @pytest.mark.parametrize("random_start", [False, True])
@@ -204,7 +242,9 @@ def test_epsilon_0_is_the_identity(random_start, precision):
 def test_another_valid_range_is_kept():
     network, (images, labels) = unet(), make_case()
     images = (images + 1) / 2
-    found = attack(network, images, labels, epsilon=0.5, step_size=0.5, value_range=(0, 1)).adv_images
+    found = attack(
+        network, images, labels, epsilon=0.5, step_size=0.5, value_range=(0, 1)
+    ).adv_images
     assert found.min() == 0 and found.max() == 1
 
 
@@ -219,7 +259,11 @@ def test_no_images_give_an_empty_result():
     images, labels = (part[:0] for part in make_case())
     empty = attack(unet(), images, labels, random_start=True)
     assert empty.adv_images.shape == (0, 1, 16, 16) and empty.loss.shape == (4, 0)
-    assert uniform_noise(images, epsilon=0.1).shape == shuffle_noise(images, images).shape == (0, 1, 16, 16)
+    assert (
+        uniform_noise(images, epsilon=0.1).shape
+        == shuffle_noise(images, images).shape
+        == (0, 1, 16, 16)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -264,7 +308,9 @@ def test_the_result_does_not_depend_on_what_else_is_in_the_batch():
     network, (images, labels) = unet(depth=2), make_case(5)
     whole = attack(network, images, labels, steps=10).adv_images
     order = torch.tensor([3, 1, 4, 0, 2])
-    assert torch.equal(attack(network, images[order], labels[order], steps=10).adv_images, whole[order])
+    assert torch.equal(
+        attack(network, images[order], labels[order], steps=10).adv_images, whole[order]
+    )
     assert torch.equal(attack(network, images[1:3], labels[1:3], steps=10).adv_images, whole[1:3])
 
 
@@ -272,10 +318,16 @@ def test_an_epsilon_for_each_image_gives_the_same_as_separate_attacks():
     network, (images, labels) = unet(depth=2), make_case(1)
     levels = [0.0, 0.01, 0.02, 0.04, 0.16]
     together = attack(
-        network, images.repeat(5, 1, 1, 1), labels.repeat(5, 1, 1), epsilon=torch.tensor(levels), steps=10
+        network,
+        images.repeat(5, 1, 1, 1),
+        labels.repeat(5, 1, 1),
+        epsilon=torch.tensor(levels),
+        steps=10,
     ).adv_images
     for one, epsilon in zip(together, levels, strict=True):
-        assert torch.equal(attack(network, images, labels, epsilon=epsilon, steps=10).adv_images[0], one)
+        assert torch.equal(
+            attack(network, images, labels, epsilon=epsilon, steps=10).adv_images[0], one
+        )
 
 
 def test_a_step_size_for_each_image_gives_the_same_as_separate_attacks():
@@ -283,14 +335,17 @@ def test_a_step_size_for_each_image_gives_the_same_as_separate_attacks():
     sizes = torch.tensor([0.001, 0.02, 0.1])
     together = attack(network, images, labels, step_size=sizes).adv_images
     for i in range(3):
-        alone = attack(network, images[i : i + 1], labels[i : i + 1], step_size=float(sizes[i])).adv_images
+        alone = attack(
+            network, images[i : i + 1], labels[i : i + 1], step_size=float(sizes[i])
+        ).adv_images
         assert torch.equal(alone[0], together[i])
 
 
 def test_the_same_seed_gives_the_same_random_start_and_another_seed_another():
     network, (images, labels) = unet(), make_case()
     first, again, other = (
-        attack(network, images, labels, random_start=True, seed=s, steps=1).adv_images for s in (1, 1, 2)
+        attack(network, images, labels, random_start=True, seed=s, steps=1).adv_images
+        for s in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -308,9 +363,16 @@ def test_an_attack_leaves_the_global_random_state_alone():
 @pytest.mark.parametrize("attack", [pgd, fast_pgd])
 def test_a_gpu_gives_nearly_the_same_answer(trained, attack, precision):
     network, images, labels = trained
-    options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "classes": (1, 2), "restarts": 2}
+    options = {
+        "loss": partial(iou_loss, classes=(1, 2)),
+        "epsilon": 0.2,
+        "classes": (1, 2),
+        "restarts": 2,
+    }
     here = attack(network, images, labels, precision="fp32", **options)
-    there = attack(copy.deepcopy(network).cuda(), images.cuda(), labels.cuda(), precision=precision, **options)
+    there = attack(
+        copy.deepcopy(network).cuda(), images.cuda(), labels.cuda(), precision=precision, **options
+    )
     assert there.adv_images.is_cuda and (there.adv_images.cpu() - images).abs().max() <= 0.2 + 1e-6
     torch.testing.assert_close(there.iou[-1].mean().cpu(), here.iou[-1].mean(), atol=3, rtol=0)
 
@@ -334,11 +396,19 @@ def test_the_network_is_given_back_exactly_as_it_was(loss, precision):
     def look():
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         return (
-            {n: (t.clone(), t.grad.clone() if t.grad is not None else None, t.requires_grad, t.dtype, t.stride())
-             for n, t in tensors.items()},
+            {
+                n: (
+                    t.clone(),
+                    t.grad.clone() if t.grad is not None else None,
+                    t.requires_grad,
+                    t.dtype,
+                    t.stride(),
+                )
+                for n, t in tensors.items()
+            },
             {n: (m.training, type(m), len(m._forward_hooks)) for n, m in network.named_modules()},
             [id(t) for t in tensors.values()],
-        )  # fmt: skip
+        )
 
     before = look()
     assert any(grad is not None for _, grad, *_ in before[0].values())
@@ -358,8 +428,12 @@ def test_a_network_left_in_train_mode_is_attacked_in_evaluation_mode():
     network, (images, labels) = unet(), make_case()
     expected = attack(network.eval(), images, labels)
     found = attack(network.train(), images, labels)
-    assert torch.equal(found.adv_images, expected.adv_images) and torch.equal(found.loss, expected.loss)
-    assert not torch.allclose(IOU(network(images), labels), expected.loss[0], atol=1e-3)  # or it would show nothing
+    assert torch.equal(found.adv_images, expected.adv_images) and torch.equal(
+        found.loss, expected.loss
+    )
+    assert not torch.allclose(
+        IOU(network(images), labels), expected.loss[0], atol=1e-3
+    )  # or it would show nothing
 
 
 def check_frozen(network, images):
@@ -381,7 +455,9 @@ def test_a_frozen_copy_asks_for_no_weight_gradients_and_shares_no_memory():
     network = unet()
     frozen = frozen_copy(network, example=make_case()[0])
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
-    assert not {p.data_ptr() for p in frozen.parameters()} & {p.data_ptr() for p in network.parameters()}
+    assert not {p.data_ptr() for p in frozen.parameters()} & {
+        p.data_ptr() for p in network.parameters()
+    }
     assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
 
 
@@ -401,7 +477,13 @@ def test_batch_norms_stay_where_folding_them_would_change_the_logits():
 def test_a_loss_that_is_not_a_number_is_told():
     images, labels = torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="loss is .*nan"):
-        pgd(nn.Conv2d(1, 2, 1), images, labels, loss=lambda z, y: z.mean(dim=(1, 2, 3)) * float("nan"), epsilon=0.1)
+        pgd(
+            nn.Conv2d(1, 2, 1),
+            images,
+            labels,
+            loss=lambda z, y: z.mean(dim=(1, 2, 3)) * float("nan"),
+            epsilon=0.1,
+        )
 
 
 class Failing(Linear):
@@ -419,7 +501,9 @@ def test_an_iterate_that_is_not_a_number_is_no_success(options):
     _, images, labels = healthy()
     images = images.clamp(-0.5, 0.5)
     with pytest.warns(UserWarning, match="not a number at some steps"):
-        result = attack(Failing(16).eval(), images, labels, steps=8, step_size=0.01, classes=(1,), **options)
+        result = attack(
+            Failing(16).eval(), images, labels, steps=8, step_size=0.01, classes=(1,), **options
+        )
     assert result.loss.isnan().any()
     if "keep" in options:
         assert Failing(16)(result.adv_images).isfinite().all()
@@ -429,9 +513,13 @@ def test_an_iterate_that_is_not_a_number_is_no_success(options):
 def test_a_structure_that_is_neither_wanted_nor_there_counts_as_done():
     network, images, labels = healthy()
     nothing = torch.zeros_like(labels)
-    result = attack(network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), stop_at=90)
+    result = attack(
+        network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), stop_at=90
+    )
     assert result.iou.gather(0, result.taken[None]).isnan().all() and (result.taken < 30).all()
-    best = attack(network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), keep="iou")
+    best = attack(
+        network, images, nothing, epsilon=2, steps=30, targeted=True, classes=(1,), keep="iou"
+    )
     assert (network(best.adv_images).argmax(dim=1) == 0).all()
 
 
@@ -475,7 +563,9 @@ def test_a_network_whose_gradient_points_the_wrong_way_is_warned_of_whatever_is_
 
 
 def test_a_network_that_couples_the_images_of_a_batch_is_warned_of():
-    network = nn.Sequential(nn.BatchNorm2d(1, affine=False, track_running_stats=False), Linear(16)).eval()
+    network = nn.Sequential(
+        nn.BatchNorm2d(1, affine=False, track_running_stats=False), Linear(16)
+    ).eval()
     _, images, labels = healthy()
     images[0] *= 0.1
     assert "depends on its batch" in warned(network, images, labels, steps=20)
@@ -487,7 +577,9 @@ def test_a_loss_may_be_of_any_type(precision, dtype):
     network, (images, labels) = unet(), make_case()
 
     def plain(logits, labels):
-        return cross_entropy(logits.to(dtype or logits.dtype), labels, reduction="none").mean(dim=(1, 2))
+        return cross_entropy(logits.to(dtype or logits.dtype), labels, reduction="none").mean(
+            dim=(1, 2)
+        )
 
     result = attack(network, images, labels, loss=plain, precision=precision, steps=10, restarts=2)
     assert result.loss.dtype == torch.float32 and (result.loss[-1] > result.loss[0]).all()
@@ -500,7 +592,10 @@ def test_parametrized_convolutions_are_attacked_too(kind):
         nn.utils.spectral_norm(convolution)
     else:
         getattr(nn.utils.parametrizations, kind)(convolution)
-    check_frozen(lively(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))), make_case(channels=3)[0])
+    check_frozen(
+        lively(nn.Sequential(convolution, nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))),
+        make_case(channels=3)[0],
+    )
 
 
 def test_the_bfloat16_copy_stays_close():
@@ -515,12 +610,27 @@ def test_the_bfloat16_copy_stays_close():
     [
         [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, affine=False), nn.ReLU()],
         [nn.Conv2d(3, 4, 3, padding=1, bias=False, groups=1), nn.ReLU(), nn.BatchNorm2d(4)],
-        [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())],
+        [
+            nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)),
+            nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh()),
+        ],
         [nn.Conv2d(3, 6, 1, groups=3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)],
-        [nn.Conv2d(3, 4, 2, 2), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, 2, groups=2), nn.BatchNorm2d(4)],
+        [
+            nn.Conv2d(3, 4, 2, 2),
+            nn.BatchNorm2d(4),
+            nn.ConvTranspose2d(4, 4, 2, 2, groups=2),
+            nn.BatchNorm2d(4),
+        ],
         [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()],
     ],
-    ids=["no affine", "not adjacent", "nested", "grouped", "grouped transposed", "no running statistics"],
+    ids=[
+        "no affine",
+        "not adjacent",
+        "nested",
+        "grouped",
+        "grouped transposed",
+        "no running statistics",
+    ],
 )
 def test_networks_that_are_not_ours_are_frozen_and_attacked_too(layers):
     network = lively(nn.Sequential(*layers, nn.Conv2d(4, 3, 1)))
@@ -570,9 +680,13 @@ def plain_momentum(network, images, labels, *, epsilon, steps, momentum, factors
 def test_momentum_and_schedule_do_what_they_say(targeted, momentum):
     network, (images, labels) = unet(), make_case()
     options = {"epsilon": 0.1, "steps": 7, "momentum": momentum}
-    found = attack(network, images, labels, targeted=targeted, schedule=lambda done: 5 - 4 * done, **options).adv_images
+    found = attack(
+        network, images, labels, targeted=targeted, schedule=lambda done: 5 - 4 * done, **options
+    ).adv_images
     factors = [5 - 4 * step / 7 for step in range(7)]
-    expected = plain_momentum(network, images, labels, factors=factors, sign=-1 if targeted else 1, **options)
+    expected = plain_momentum(
+        network, images, labels, factors=factors, sign=-1 if targeted else 1, **options
+    )
     assert (found - expected).abs().gt(1e-5).float().mean() < 0.01
 
 
@@ -580,7 +694,13 @@ def test_momentum_and_schedule_do_what_they_say(targeted, momentum):
 @pytest.mark.parametrize("keep", ["loss", "iou"])
 def test_the_best_iterate_is_never_worse_than_the_last(targeted, keep):
     network, (images, labels) = unet(depth=2), make_case(6)
-    options = {"epsilon": 0.5, "step_size": 0.4, "steps": 12, "targeted": targeted, "classes": (1, 2)}
+    options = {
+        "epsilon": 0.5,
+        "step_size": 0.4,
+        "steps": 12,
+        "targeted": targeted,
+        "classes": (1, 2),
+    }
     last, best = (attack(network, images, labels, keep=k, **options) for k in ("last", keep))
     history = getattr(best, keep) * (-1 if targeted == (keep == "loss") else 1)
     assert torch.equal(history, getattr(last, keep) * (-1 if targeted == (keep == "loss") else 1))
@@ -591,7 +711,9 @@ def test_the_best_iterate_is_never_worse_than_the_last(targeted, keep):
         steps = int(best.taken[k])
         again = images[k : k + 1]
         if steps:
-            again = attack(network, again, labels[k : k + 1], **options | {"steps": steps}).adv_images
+            again = attack(
+                network, again, labels[k : k + 1], **options | {"steps": steps}
+            ).adv_images
         assert torch.equal(again[0], best.adv_images[k])
 
 
@@ -617,7 +739,9 @@ def test_zero_gradients_are_counted():
 
 @pytest.mark.parametrize("targeted, level", [(True, 75.0), (False, 5.0)])
 @pytest.mark.parametrize("keep", ["last", "loss", "iou"])
-def test_a_stopped_image_has_reached_its_level_and_taken_no_more_steps_than_needed(targeted, level, keep):
+def test_a_stopped_image_has_reached_its_level_and_taken_no_more_steps_than_needed(
+    targeted, level, keep
+):
     network, images, labels = healthy(6)
     options = {"epsilon": 0.4, "steps": 40, "targeted": targeted, "classes": (1,)}
     whole = attack(network, images, labels, **options)
@@ -629,8 +753,13 @@ def test_a_stopped_image_has_reached_its_level_and_taken_no_more_steps_than_need
     assert torch.equal(result.taken[reached], first[reached])
     for k in range(6):
         if reached[k]:
-            assert result.loss[first[k] + 1 :, k].isnan().all() and result.iou[: first[k] + 1, k].isfinite().all()
-            alone = attack(network, images[k : k + 1], labels[k : k + 1], **options | {"steps": int(first[k])})
+            assert (
+                result.loss[first[k] + 1 :, k].isnan().all()
+                and result.iou[: first[k] + 1, k].isfinite().all()
+            )
+            alone = attack(
+                network, images[k : k + 1], labels[k : k + 1], **options | {"steps": int(first[k])}
+            )
             assert torch.equal(alone.adv_images[0], result.adv_images[k])
     parts = attack(network, images, labels, stop_at=level, keep=keep, batch_size=1, **options)
     assert torch.equal(parts.adv_images, result.adv_images)
@@ -639,7 +768,9 @@ def test_a_stopped_image_has_reached_its_level_and_taken_no_more_steps_than_need
 def test_a_level_reached_before_the_first_step_leaves_the_image_alone():
     network, images, labels = healthy()
     result = attack(network, images, labels, stop_at=0.0, classes=(1,), targeted=True)
-    assert torch.equal(result.adv_images, images) and (result.taken == 0).all() and not result.warnings
+    assert (
+        torch.equal(result.adv_images, images) and (result.taken == 0).all() and not result.warnings
+    )
 
 
 @pytest.mark.parametrize("keep", ["last", "loss", "iou"])
@@ -673,12 +804,16 @@ def test_noise_grows_to_epsilon_over_the_warm_up(warmup):
     Watched.shown.clear()
     attack(Watched(16).eval(), images, labels, steps=6, step_size=1.0, warmup=warmup)
     noise = [float((shown - images).abs().max()) for shown in Watched.shown if len(shown) == 4][:7]
-    assert noise == pytest.approx([0] + [0.1 * min(1, step / warmup) for step in range(1, 7)], abs=1e-6)
+    assert noise == pytest.approx(
+        [0] + [0.1 * min(1, step / warmup) for step in range(1, 7)], abs=1e-6
+    )
 
 
 def test_a_warm_up_leaves_random_starts_and_restarts_their_sense():
     network, (images, labels) = unet(depth=2), make_case()
-    one, many = (attack(network, images, labels, warmup=3, restarts=restarts) for restarts in (1, 4))
+    one, many = (
+        attack(network, images, labels, warmup=3, restarts=restarts) for restarts in (1, 4)
+    )
     assert not torch.equal(one.adv_images, many.adv_images)
 
 
@@ -710,7 +845,9 @@ def test_the_guide_leads_and_the_loss_measures():
     guided = attack(network, images, labels, guide=losses.cross_entropy, steps=6)
     led = attack(network, images, labels, loss=losses.cross_entropy, steps=6)
     assert torch.equal(guided.adv_images, led.adv_images)
-    torch.testing.assert_close(guided.loss[-1], IOU(network(guided.adv_images), labels).detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        guided.loss[-1], IOU(network(guided.adv_images), labels).detach(), atol=1e-5, rtol=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -719,11 +856,17 @@ def trained():
 
     def draw(n, generator):
         rows = torch.arange(32.0)
-        centres = torch.rand(n, 2, 2, 1, 1, generator=generator) * 16 + torch.tensor([0, 8])[:, None, None] + 4
+        centres = (
+            torch.rand(n, 2, 2, 1, 1, generator=generator) * 16
+            + torch.tensor([0, 8])[:, None, None]
+            + 4
+        )
         discs = (rows[:, None] - centres[:, :, 0]) ** 2 + (rows - centres[:, :, 1]) ** 2 < 25
         labels = discs[:, 0] + 2 * (discs[:, 1] & ~discs[:, 0]).long()
         grey = torch.tensor([0.0, 0.5, -0.5])[labels]
-        return (grey + 0.2 * torch.randn(n, 32, 32, generator=generator)).clamp(-1, 1)[:, None], labels
+        return (grey + 0.2 * torch.randn(n, 32, 32, generator=generator)).clamp(-1, 1)[
+            :, None
+        ], labels
 
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
@@ -741,7 +884,9 @@ def trained():
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_fast_attack_reaches_the_best_attack_on_a_linear_network(targeted):
     network, images, labels = healthy(size=4)
-    found = fast_pgd(network, images, labels, loss=IOU, epsilon=0.1, targeted=targeted, precision="fp32").adv_images
+    found = fast_pgd(
+        network, images, labels, loss=IOU, epsilon=0.1, targeted=targeted, precision="fp32"
+    ).adv_images
     assert torch.equal(found, best_attack(network, images, labels, 0.1, targeted))
 
 
@@ -749,20 +894,42 @@ def test_the_fast_attack_reaches_the_best_attack_on_a_linear_network(targeted):
 def test_the_fast_attack_moves_a_trained_network_and_keeps_all_limits(trained, targeted):
     network, images, truth = trained
     labels = truth.roll((3, 3), (1, 2)) if targeted else truth
-    options = {"loss": partial(iou_loss, classes=(1, 2)), "epsilon": 0.2, "targeted": targeted, "precision": "fp32"}
+    options = {
+        "loss": partial(iou_loss, classes=(1, 2)),
+        "epsilon": 0.2,
+        "targeted": targeted,
+        "precision": "fp32",
+    }
     fast, plain = (a(network, images, labels, classes=(1, 2), **options) for a in (fast_pgd, pgd))
     moved, expected = ((r.iou[-1] - r.iou[0]).mean().abs() for r in (fast, plain))
-    assert expected > 15 and moved > 0.8 * expected  # it goes further than plain steps only where the network is sure
+    assert (
+        expected > 15 and moved > 0.8 * expected
+    )  # it goes further than plain steps only where the network is sure
     assert (fast.adv_images - images).abs().max() <= 0.2 + 1e-6 and fast.adv_images.abs().max() <= 1
     assert fast.loss.shape == (31, 6) and not fast.warnings
-    assert torch.equal(fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images)
+    assert torch.equal(
+        fast_pgd(network, images, labels, batch_size=1, **options).adv_images, fast.adv_images
+    )
 
 
 def test_the_whole_range_is_enough_to_bend_a_trained_network_with_steps_of_a_sensible_size(trained):
     network, images, truth = trained
-    target, options = truth.roll((3, 3), (1, 2)), {"loss": partial(iou_loss, classes=(1, 2)), "classes": (1, 2)}
-    result = pgd(network, images, target, epsilon=2, targeted=True, steps=200, step_size=0.02, keep="iou",
-                 precision="fp32", **options)  # fmt: skip
+    target, options = (
+        truth.roll((3, 3), (1, 2)),
+        {"loss": partial(iou_loss, classes=(1, 2)), "classes": (1, 2)},
+    )
+    result = pgd(
+        network,
+        images,
+        target,
+        epsilon=2,
+        targeted=True,
+        steps=200,
+        step_size=0.02,
+        keep="iou",
+        precision="fp32",
+        **options,
+    )
     reached = result.iou.gather(0, result.taken[None])[0]
     assert (result.iou[0] < 60).all() and reached.mean() >= 97
 
@@ -840,14 +1007,18 @@ def test_an_attack_weaker_than_random_noise_is_warned_of():
             return super().forward(stairs.detach() - 1e-6 * (images - images.detach()))
 
     _, images, labels = healthy()
-    assert "random noise of the same size does better" in warned(Staircase(16).eval(), images, labels, steps=20)
+    assert "random noise of the same size does better" in warned(
+        Staircase(16).eval(), images, labels, steps=20
+    )
 
 
 # --- the README's example ---------------------------------------------------------------------------------------------
 
 
 def test_the_example_of_the_readme_attacks_a_network_that_is_not_ours():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
     found = {}
     with torch.random.fork_rng():
@@ -873,7 +1044,9 @@ def test_an_image_gets_the_same_uniform_noise_whatever_epsilon_and_the_rest_of_t
     images = torch.zeros(5, 1, 7, 7)
     noise = uniform_noise(images, epsilon=torch.tensor([0, 0.1, 0.2, 0.4, 1]), seed=1)
     alike = uniform_noise(images, epsilon=1.0, seed=1)
-    torch.testing.assert_close(noise, alike * torch.tensor([0, 0.1, 0.2, 0.4, 1])[:, None, None, None])
+    torch.testing.assert_close(
+        noise, alike * torch.tensor([0, 0.1, 0.2, 0.4, 1])[:, None, None, None]
+    )
     assert torch.equal(uniform_noise(images[:2], epsilon=1.0, seed=1), alike[:2])
     assert not torch.equal(alike[0], alike[1])
     assert not torch.equal(uniform_noise(images, epsilon=1.0, seed=2), alike)
@@ -884,14 +1057,19 @@ def test_shuffled_noise_keeps_its_values_and_loses_its_places():
     noise = make_case(3, seed=1)[0] * 0.1
     shuffled = shuffle_noise(images, images + noise, seed=4)
     moved = shuffled - images
-    torch.testing.assert_close(moved.flatten(1).sort().values, noise.flatten(1).sort().values, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        moved.flatten(1).sort().values, noise.flatten(1).sort().values, atol=1e-6, rtol=0
+    )
     assert (moved - noise).abs().gt(1e-4).float().mean() > 0.9
     assert torch.equal(shuffled, shuffle_noise(images, images + noise, seed=4))
     assert not torch.equal(shuffled, shuffle_noise(images, images + noise, seed=5))
 
 
 def test_shuffled_noise_takes_another_permutation_for_each_image_and_stays_in_the_valid_range():
-    images, noise = torch.zeros(2, 1, 8, 8), torch.linspace(-0.5, 0.5, 64).view(1, 1, 8, 8).expand(2, 1, 8, 8)
+    images, noise = (
+        torch.zeros(2, 1, 8, 8),
+        torch.linspace(-0.5, 0.5, 64).view(1, 1, 8, 8).expand(2, 1, 8, 8),
+    )
     shuffled = shuffle_noise(images, images + noise)
     assert not torch.equal(shuffled[0], shuffled[1])
     found = shuffle_noise(images, images + noise, value_range=(-0.1, 0.2))
@@ -905,11 +1083,20 @@ def test_shuffled_noise_takes_another_permutation_for_each_image_and_stays_in_th
 @pytest.mark.parametrize("bits", [1, 2, 8, 12])
 def test_rounding_keeps_the_extremes_is_at_most_half_a_level_off_and_done_once(bits, value_range):
     low, high = value_range
-    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(bits)) * (high - low) + low
+    images = (
+        torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(bits)) * (high - low) + low
+    )
     images[0, 0, 0, :2] = torch.tensor(value_range)
-    rounded, level = round_to_bits(images, bits, value_range=value_range), (high - low) / (2**bits - 1)
+    rounded, level = (
+        round_to_bits(images, bits, value_range=value_range),
+        (high - low) / (2**bits - 1),
+    )
     assert rounded.dtype == torch.float32 and rounded.shape == images.shape
-    assert rounded[0, 0, 0, :2].tolist() == [low, high] and rounded.min() >= low and rounded.max() <= high
+    assert (
+        rounded[0, 0, 0, :2].tolist() == [low, high]
+        and rounded.min() >= low
+        and rounded.max() <= high
+    )
     assert (rounded - images).abs().max() <= level * 0.5 + 1e-6 * (high - low)
     assert torch.equal(round_to_bits(rounded, bits, value_range=value_range), rounded)
     assert len(rounded.unique()) <= 2**bits
@@ -924,7 +1111,9 @@ def test_one_bit_is_black_and_white():
 
 def test_images_of_so_many_bits_come_through_rounding_unchanged():
     grey = torch.arange(256, dtype=torch.float32)
-    torch.testing.assert_close(round_to_bits(grey / 127.5 - 1, 8), grey / 127.5 - 1, atol=2e-7, rtol=0)
+    torch.testing.assert_close(
+        round_to_bits(grey / 127.5 - 1, 8), grey / 127.5 - 1, atol=2e-7, rtol=0
+    )
     assert torch.equal(round_to_bits(grey, 8, value_range=(0, 255)), grey)
 
 
@@ -1006,7 +1195,13 @@ NAN = float("nan")
     ],
 )
 def test_bad_input_is_a_one_line_error_that_names_the_value(changes, found):
-    options = {"images": IMAGES, "labels": LABELS, "loss": IOU, "epsilon": 0.1, "precision": "fp32"} | changes
+    options = {
+        "images": IMAGES,
+        "labels": LABELS,
+        "loss": IOU,
+        "epsilon": 0.1,
+        "precision": "fp32",
+    } | changes
     with pytest.raises(ValueError, match=found) as error:
         pgd(unet(), options.pop("images"), options.pop("labels"), **{"steps": 2} | options)
     assert "\n" not in str(error.value)

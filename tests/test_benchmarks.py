@@ -5,15 +5,23 @@ import sys
 
 import pytest
 
-from helpers import files
+from helpers.common import paths
 from helpers.study import plan
 
-networks = runpy.run_path(str(files.ROOT / "tests" / "benchmarks" / "networks.py"))
+networks = runpy.run_path(str(paths.ROOT / "tests" / "benchmarks" / "networks.py"))
 
 
 def test_networks_that_differ_by_their_seed_are_measured_side_by_side(capsys):
-    ((_, parameters),) = plan(files.NOTEBOOKS, "quick", only=["04"])
-    tiny = {"size": 48, "depth": 1, "epochs": 1, "steps": 2, "test_cases": 2, "seed": 1, "precision": "fp32"}
+    ((_, parameters),) = plan(paths.NOTEBOOKS, "quick", only=["04"])
+    tiny = {
+        "size": 48,
+        "depth": 1,
+        "epochs": 1,
+        "steps": 2,
+        "test_cases": 2,
+        "seed": 1,
+        "precision": "fp32",
+    }
     table, source = networks["measure"](2, **parameters | tiny)
     kinds = [*table.groupby(["goal", "attack", "epsilon"], sort=False).groups]
     assert kinds[0] == ("untargeted", "no attack", 0.0) and len(kinds) == 7

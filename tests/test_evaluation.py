@@ -9,30 +9,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.common.paths import ROOT
+from helpers.common.provenance import commit, provenance
 from helpers.evaluation import (
-    PAPER,
-    PAPER_STRUCTURES,
     align,
-    beside_paper,
     bootstrap_interval,
     display_window,
     energy_shares,
     freed_share,
+    iou,
     iou_table,
-    provenance,
-    side_by_side,
     summarise,
     visibility,
-    write_table,
 )
-from helpers.files import ROOT, commit
-from helpers.loss import iou
+from helpers.tables import PAPER, PAPER_STRUCTURES, beside_paper, side_by_side, write_table
 
 TABLES = ROOT.parent / "shared/paper"
 
 
 def make_maps(seed, n=3, size=5, classes=4):
-    return torch.randint(0, classes, (2, n, size, size), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, classes, (2, n, size, size), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 # --- iou --------------------------------------------------------------------------------------------------------------
@@ -46,7 +44,9 @@ def test_iou_is_what_counting_pixels_gives(seed, size):
     assert found.shape == (2, 3) and found.dtype == torch.float32
     for i in range(2):
         for k, c in enumerate((1, 3, 2)):
-            pairs = list(zip(predictions[i].flatten().tolist(), labels[i].flatten().tolist(), strict=True))
+            pairs = list(
+                zip(predictions[i].flatten().tolist(), labels[i].flatten().tolist(), strict=True)
+            )
             both = sum(p == c and t == c for p, t in pairs)
             either = sum(p == c or t == c for p, t in pairs)
             expected = 100 * both / either if either else math.nan
@@ -63,7 +63,9 @@ def test_a_class_in_neither_map_is_undefined_and_a_class_in_one_of_them_scores_0
 def test_identical_maps_score_100_and_the_order_of_the_two_does_not_matter():
     predictions, labels = make_maps(0)
     assert (iou(labels, labels, classes=range(4)) == 100).all()
-    assert torch.equal(iou(predictions, labels, classes=range(4)), iou(labels, predictions, classes=range(4)))
+    assert torch.equal(
+        iou(predictions, labels, classes=range(4)), iou(labels, predictions, classes=range(4))
+    )
 
 
 def test_an_image_s_iou_does_not_depend_on_the_batch():
@@ -85,12 +87,21 @@ def test_maps_of_different_shapes_are_refused():
 
 def test_the_table_has_a_row_for_each_case_and_structure():
     predictions, labels = make_maps(2)
-    table = iou_table(predictions, labels, ids=["c", "a", "b"], structures=("x", "y", "z"), attack="none", epsilon=0.5)
+    table = iou_table(
+        predictions,
+        labels,
+        ids=["c", "a", "b"],
+        structures=("x", "y", "z"),
+        attack="none",
+        epsilon=0.5,
+    )
     assert list(table.columns) == ["attack", "epsilon", "id", "structure", "iou"]
     assert table["id"].tolist() == [id for id in "cab" for _ in range(3)]
     assert table["structure"].tolist() == ["x", "y", "z"] * 3
     assert set(table["attack"]) == {"none"} and set(table["epsilon"]) == {0.5}
-    np.testing.assert_array_equal(table["iou"], iou(predictions, labels, classes=(1, 2, 3)).flatten())
+    np.testing.assert_array_equal(
+        table["iou"], iou(predictions, labels, classes=(1, 2, 3)).flatten()
+    )
 
 
 # --- what becomes of freed pixels -------------------------------------------------------------------------------------
@@ -103,12 +114,24 @@ NAMES = ("heart", "left clavicle", "left lung")
 def test_the_freed_share_is_what_counting_pixels_gives(seed):
     truth, target = make_maps(seed, n=2)
     predictions = make_maps(seed + 1, n=2)[0]
-    found = freed_share(truth, target, predictions, structure="left clavicle", neighbour="left lung", ids=["b", "a"],
-                        structures=NAMES)  # fmt: skip
-    assert list(found.columns) == ["structure", "id", "share"] and found["id"].tolist() == ["b", "a"]
+    found = freed_share(
+        truth,
+        target,
+        predictions,
+        structure="left clavicle",
+        neighbour="left lung",
+        ids=["b", "a"],
+        structures=NAMES,
+    )
+    assert list(found.columns) == ["structure", "id", "share"] and found["id"].tolist() == [
+        "b",
+        "a",
+    ]
     assert set(found["structure"]) == {"left clavicle"}
     for k in range(2):
-        pixels = zip(*(maps[k].flatten().tolist() for maps in (truth, target, predictions)), strict=True)
+        pixels = zip(
+            *(maps[k].flatten().tolist() for maps in (truth, target, predictions)), strict=True
+        )
         taken = [p == 3 for t, wanted, p in pixels if t == 2 and wanted == 0]
         expected = 100 * sum(taken) / len(taken) if taken else math.nan
         assert found["share"][k] == pytest.approx(expected, nan_ok=True)
@@ -119,7 +142,13 @@ def test_an_obeyed_target_frees_all_and_a_closing_lung_takes_all():
     truth = torch.tensor([[[2, 2, 2, 2, 3, 3]]])
     target = torch.tensor([[[0, 2, 2, 0, 3, 3]]])
     share = lambda predictions, target=target: freed_share(  # noqa: E731
-        truth, target, predictions, structure=NAMES[1], neighbour=NAMES[2], ids=["a"], structures=NAMES
+        truth,
+        target,
+        predictions,
+        structure=NAMES[1],
+        neighbour=NAMES[2],
+        ids=["a"],
+        structures=NAMES,
     )["share"][0]
     assert share(target) == 0 and share(truth) == 0  # background, and still the clavicle
     assert share(torch.where(target == 0, 3, target)) == 100
@@ -173,10 +202,14 @@ def test_energy_shares_of_a_partition_sum_to_100_and_follow_squares():
     found = energy_shares(noise, zones)
     assert list(found) == ["a", "b", "c"] and sum(found.values()) == pytest.approx(100, abs=1e-4)
     for k, name in enumerate("abc"):
-        shares = [float((noise[i] ** 2)[:, label[i] == k].sum() / (noise[i] ** 2).sum()) for i in range(3)]
+        shares = [
+            float((noise[i] ** 2)[:, label[i] == k].sum() / (noise[i] ** 2).sum()) for i in range(3)
+        ]
         assert found[name] == pytest.approx(100 * np.mean(shares), rel=1e-5)
     assert energy_shares(noise * 0.01, zones) == pytest.approx(found, rel=1e-4)
-    assert energy_shares(noise, {"all": torch.ones(3, 8, 8, dtype=torch.bool)})["all"] == pytest.approx(100, abs=1e-4)
+    assert energy_shares(noise, {"all": torch.ones(3, 8, 8, dtype=torch.bool)})[
+        "all"
+    ] == pytest.approx(100, abs=1e-4)
 
 
 def test_noise_of_one_strength_has_the_share_of_the_area_and_each_image_counts_alike():
@@ -216,15 +249,24 @@ def test_constant_noise_has_the_psnr_that_its_height_in_the_window_gives(width):
 def test_a_narrower_window_never_hides_noise_on_a_grey_image():
     noise = (torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.04
     images = torch.zeros(3, 1, 32, 32)
-    seen = [visibility(images, images + noise, centre=0.0, width=width) for width in (2, 1.5, 1, 0.5, 0.25, 0.1)]
+    seen = [
+        visibility(images, images + noise, centre=0.0, width=width)
+        for width in (2, 1.5, 1, 0.5, 0.25, 0.1)
+    ]
     for wide, narrow in zip(seen, seen[1:], strict=False):
         assert (narrow["psnr"] < wide["psnr"]).all() and (narrow["ssim"] < wide["ssim"]).all()
 
 
 def test_noise_outside_the_window_is_invisible():
     images = torch.full((2, 1, 16, 16), 0.8)
-    found = visibility(images, images - 0.04, centre=[0.0, 0.8], width=0.5)  # the first is white in both
-    assert found["psnr"][0] == np.inf and found["ssim"][0] == pytest.approx(1) and found["psnr"][1] < 30
+    found = visibility(
+        images, images - 0.04, centre=[0.0, 0.8], width=0.5
+    )  # the first is white in both
+    assert (
+        found["psnr"][0] == np.inf
+        and found["ssim"][0] == pytest.approx(1)
+        and found["psnr"][1] < 30
+    )
 
 
 def test_each_image_has_its_own_window_and_a_row_of_its_own():
@@ -253,7 +295,10 @@ def test_the_interval_of_a_normal_sample_is_the_known_one():
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     generator = np.random.default_rng(1)
-    hits = [low <= 5 <= high for low, high in (bootstrap_interval(generator.normal(5, 1, 40)) for _ in range(60))]
+    hits = [
+        low <= 5 <= high
+        for low, high in (bootstrap_interval(generator.normal(5, 1, 40)) for _ in range(60))
+    ]
     assert 0.85 <= np.mean(hits) <= 1
 
 
@@ -283,15 +328,25 @@ def tidy(rows):
 
 
 def test_structures_are_averaged_within_a_case_before_cases_are():
-    table = tidy([("a", "1", "x", 10), ("a", "1", "y", math.nan), ("a", "2", "x", 30), ("a", "2", "y", 70)])
+    table = tidy(
+        [("a", "1", "x", 10), ("a", "1", "y", math.nan), ("a", "2", "x", 30), ("a", "2", "y", 70)]
+    )
     summary = summarise(table, by=["attack"])
     assert list(summary.columns) == ["attack", "n", "iou", "low", "high"]
     (row,) = summary.to_dict("records")
-    assert (row["attack"], row["n"], row["iou"], row["low"], row["high"]) == ("a", 2, 30, 10, 50)  # not 36.7
+    assert (row["attack"], row["n"], row["iou"], row["low"], row["high"]) == (
+        "a",
+        2,
+        30,
+        10,
+        50,
+    )  # not 36.7
 
 
 def test_a_case_without_any_value_is_left_out_and_n_says_so():
-    table = tidy([("a", str(i), "x", value) for i, value in enumerate([10, math.nan, 20, math.nan])])
+    table = tidy(
+        [("a", str(i), "x", value) for i, value in enumerate([10, math.nan, 20, math.nan])]
+    )
     (row,) = summarise(table, by=["attack"]).to_dict("records")
     assert (row["n"], row["iou"]) == (2, 15)
 
@@ -305,12 +360,22 @@ def test_a_row_without_any_case_stays_in_the_table_with_n_0():
 
 def test_rows_come_in_order_of_first_appearance_and_keep_their_intervals():
     generator = np.random.default_rng(3)
-    table = tidy([(a, str(i), s, v) for a in "zam" for i in range(6) for s, v in zip("yx", generator.random(2) * 100,
-                                                                                    strict=True)])  # fmt: skip
+    table = tidy(
+        [
+            (a, str(i), s, v)
+            for a in "zam"
+            for i in range(6)
+            for s, v in zip("yx", generator.random(2) * 100, strict=True)
+        ]
+    )
     summary = summarise(table, by=["attack", "structure"])
-    assert list(zip(summary["attack"], summary["structure"], strict=True)) == [(a, s) for a in "zam" for s in "yx"]
+    assert list(zip(summary["attack"], summary["structure"], strict=True)) == [
+        (a, s) for a in "zam" for s in "yx"
+    ]
     for row in summary.to_dict("records"):
-        values = table[(table.attack == row["attack"]) & (table.structure == row["structure"])]["iou"]
+        values = table[(table.attack == row["attack"]) & (table.structure == row["structure"])][
+            "iou"
+        ]
         assert row["iou"] == pytest.approx(values.mean()) and row["n"] == 6
         assert (row["low"], row["high"]) == bootstrap_interval(values)
 
@@ -320,8 +385,10 @@ def test_rows_come_in_order_of_first_appearance_and_keep_their_intervals():
 
 def test_the_paper_s_table_1_stands_beside_ours_and_controls_have_no_number():
     attacks, levels = ("random-noise", "white-box", "black-box"), (0.08, 0.01, 0.03)
-    summary = pd.DataFrame([(a, e, 20, 1.0, 0.0, 2.0) for a in attacks for e in levels],
-                           columns=["attack", "epsilon", "n", "iou", "low", "high"])  # fmt: skip
+    summary = pd.DataFrame(
+        [(a, e, 20, 1.0, 0.0, 2.0) for a in attacks for e in levels],
+        columns=["attack", "epsilon", "n", "iou", "low", "high"],
+    )
     found = beside_paper(summary, "table1")
     assert list(found.columns) == ["attack", "epsilon", "n", "iou", "low", "high", "paper"]
     pd.testing.assert_frame_equal(found.drop(columns="paper"), summary)
@@ -330,7 +397,9 @@ def test_the_paper_s_table_1_stands_beside_ours_and_controls_have_no_number():
 
 
 def test_the_paper_s_clean_values_stand_beside_each_network_and_structure():
-    summary = pd.DataFrame({"network": ["surrogate", "target", "target"], "structure": ["heart", "heart", "liver"]})
+    summary = pd.DataFrame(
+        {"network": ["surrogate", "target", "target"], "structure": ["heart", "heart", "liver"]}
+    )
     np.testing.assert_array_equal(beside_paper(summary, "clean")["paper"], [87.5, 87.3, math.nan])
 
 
@@ -338,7 +407,9 @@ def test_the_paper_s_clean_values_stand_beside_each_network_and_structure():
 def test_numbers_of_other_structures_are_not_compared_with_the_paper_s(structures):
     summary = pd.DataFrame({"attack": ["white-box"], "epsilon": [0.02], "iou": [50.0]})
     assert beside_paper(summary, "table1")["paper"].tolist() == [0.8]
-    assert beside_paper(summary, "table1", structures=list(PAPER_STRUCTURES))["paper"].tolist() == [0.8]
+    assert beside_paper(summary, "table1", structures=list(PAPER_STRUCTURES))["paper"].tolist() == [
+        0.8
+    ]
     found = beside_paper(summary, "table1", structures=structures)
     assert found["paper"].isna().all()
     pd.testing.assert_frame_equal(found.drop(columns="paper"), summary)
@@ -347,23 +418,34 @@ def test_numbers_of_other_structures_are_not_compared_with_the_paper_s(structure
 
 
 SUMMARY = pd.DataFrame(
-    [("z", 0.04, 8, 25.34, 22.06, 28.44, 30.5), ("z", 0.01, 8, 90.0, math.nan, math.nan, math.nan),
-     ("a", 0.01, 8, 7.0, 6.0, 8.0, math.nan), ("a", 0.04, 8, 5.0, 4.0, 6.0, math.nan)],
+    [
+        ("z", 0.04, 8, 25.34, 22.06, 28.44, 30.5),
+        ("z", 0.01, 8, 90.0, math.nan, math.nan, math.nan),
+        ("a", 0.01, 8, 7.0, 6.0, 8.0, math.nan),
+        ("a", 0.04, 8, 5.0, 4.0, 6.0, math.nan),
+    ],
     columns=["attack", "epsilon", "n", "iou", "low", "high", "paper"],
-)  # fmt: skip
+)
 
 
 def test_ours_stand_with_their_interval_above_the_paper_s_number():
     found = side_by_side(SUMMARY, columns="epsilon")
-    assert found.index.tolist() == [("z", "ours"), ("z", "paper"), ("a", "ours")] and list(found) == [0.01, 0.04]
-    assert found.to_numpy().tolist() == [["90.0", "25.3 (22.1–28.4)"], ["", "30.5"],
-                                         ["7.0 (6.0–8.0)", "5.0 (4.0–6.0)"]]  # fmt: skip
+    assert found.index.tolist() == [("z", "ours"), ("z", "paper"), ("a", "ours")] and list(
+        found
+    ) == [0.01, 0.04]
+    assert found.to_numpy().tolist() == [
+        ["90.0", "25.3 (22.1–28.4)"],
+        ["", "30.5"],
+        ["7.0 (6.0–8.0)", "5.0 (4.0–6.0)"],
+    ]
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("without", ["no column", "no numbers"])
 def test_a_summary_without_the_paper_has_ours_only(without):
-    summary = SUMMARY.drop(columns="paper") if without == "no column" else SUMMARY.assign(paper=math.nan)
+    summary = (
+        SUMMARY.drop(columns="paper") if without == "no column" else SUMMARY.assign(paper=math.nan)
+    )
     found = side_by_side(summary, columns="epsilon")
     assert found.index.tolist() == [("z", "ours"), ("a", "ours")]
     assert found.loc[("a", "ours"), 0.04] == "5.0 (4.0–6.0)"
@@ -373,7 +455,9 @@ def test_cells_that_were_not_measured_stay_empty_and_every_key_has_its_row():
     rows = pd.concat([SUMMARY.assign(symbol="small"), SUMMARY[:1].assign(symbol="large", iou=1.0)])
     found = side_by_side(rows, columns="epsilon")
     assert found.index.names == ["attack", "symbol", "source"] and len(found) == 5
-    assert found.loc[("z", "large", "ours"), 0.01] == "" and found.loc[("z", "large", "ours"), 0.04].startswith("1.0 ")
+    assert found.loc[("z", "large", "ours"), 0.01] == "" and found.loc[
+        ("z", "large", "ours"), 0.04
+    ].startswith("1.0 ")
 
 
 ALL_TABLES = ["clean", "table1", "table2", "table3", "table4"]
@@ -381,7 +465,11 @@ ALL_TABLES = ["clean", "table1", "table2", "table3", "table4"]
 
 def keys_of(table):
     paper = pd.read_csv(PAPER)
-    return paper[paper["table"] == table].dropna(axis="columns", how="all").drop(columns=["table", "paper"])
+    return (
+        paper[paper["table"] == table]
+        .dropna(axis="columns", how="all")
+        .drop(columns=["table", "paper"])
+    )
 
 
 @pytest.mark.parametrize("table", ALL_TABLES)
@@ -405,24 +493,37 @@ def test_an_unknown_table_is_named_with_those_that_exist():
         beside_paper(pd.DataFrame({"attack": ["white-box"]}), "table5")
 
 
-@pytest.mark.parametrize("table, rows", [("table1", 10), ("table2", 40), ("table3", 20), ("table4", 40)])
+@pytest.mark.parametrize(
+    "table, rows", [("table1", 10), ("table2", 40), ("table3", 20), ("table4", 40)]
+)
 def test_the_numbers_in_the_package_are_those_of_the_paper_s_tables(table, rows):
     path = TABLES / f"{table}.csv"
     if not path.exists():
         pytest.skip(f"the paper's {path.name} is not beside this copy")
-    ours, theirs = pd.read_csv(PAPER, dtype=str), pd.read_csv(path, dtype=str).replace("clean", "1.0")
+    ours, theirs = (
+        pd.read_csv(PAPER, dtype=str),
+        pd.read_csv(path, dtype=str).replace("clean", "1.0"),
+    )
     numbers = ours[(ours["table"] == table) & (ours["attack"] != "no attack")]
     keys = [column for column in theirs.columns if column != "iou"]
     row = lambda record, value: (*(number(record[k]) for k in keys), float(record[value]))  # noqa: E731
     found = sorted(row(record, "paper") for record in numbers.to_dict("records"))
-    assert found == sorted(row(record, "iou") for record in theirs.to_dict("records")) and len(found) == rows
+    assert (
+        found == sorted(row(record, "iou") for record in theirs.to_dict("records"))
+        and len(found) == rows
+    )
 
 
 def test_the_paper_s_numbers_without_attack_are_the_same_wherever_they_stand():
     paper = pd.read_csv(PAPER)
-    clean = paper[(paper["table"] == "clean") & (paper["network"] == "target")].set_index("structure")["paper"]
+    clean = paper[(paper["table"] == "clean") & (paper["network"] == "target")].set_index(
+        "structure"
+    )["paper"]
     resized = paper[(paper["table"] == "table4") & (paper["factor"] == 1)]
-    assert len(resized) == 5 and (resized["paper"].to_numpy() == clean[resized["structure"]].to_numpy()).all()
+    assert (
+        len(resized) == 5
+        and (resized["paper"].to_numpy() == clean[resized["structure"]].to_numpy()).all()
+    )
     unattacked = paper[paper["attack"] == "no attack"]
     assert unattacked["table"].tolist() == ["table2", "table2", "table3"]
     assert unattacked["paper"].tolist() == [clean["heart"], clean["heart"], clean["all but heart"]]
@@ -448,24 +549,41 @@ def test_provenance_names_dataset_networks_run_and_commit():
     networks = [Stub(digest=c * 64, recipe=Stub(depth=d)) for c, d in (("a", 3), ("b", 3))]
     found = provenance(dataset, networks, steps=7, seed=5)
     assert list(found) == ["dataset", "size", "depth", "weights", "steps", "seed", "commit"]
-    assert found == {"dataset": "phantom", "size": 64, "depth": "3", "weights": "a" * 12 + "/" + "b" * 12, "steps": 7,
-                     "seed": 5, "commit": commit()}  # fmt: skip
+    assert found == {
+        "dataset": "phantom",
+        "size": 64,
+        "depth": "3",
+        "weights": "a" * 12 + "/" + "b" * 12,
+        "steps": 7,
+        "seed": 5,
+        "commit": commit(),
+    }
     assert provenance(dataset, networks)["steps"] == ""
 
 
 def test_a_table_comes_back_from_its_file_with_its_provenance(tmp_path):
-    table = pd.DataFrame({"attack": ["white-box", "black-box"], "n": [20, 19], "iou": [1.234, math.nan]})
+    table = pd.DataFrame(
+        {"attack": ["white-box", "black-box"], "n": [20, 19], "iou": [1.234, math.nan]}
+    )
     where = {"dataset": "phantom", "size": 64, "steps": 100, "seed": 0, "commit": "abc"}
     write_table(tmp_path / "new" / "table.csv", table, where)
     text = (tmp_path / "new" / "table.csv").read_bytes()
-    assert text.startswith(b"attack,n,iou,dataset,size,steps,seed,commit\nwhite-box,20,1.23,phantom,64,100,0,abc\n")
+    assert text.startswith(
+        b"attack,n,iou,dataset,size,steps,seed,commit\nwhite-box,20,1.23,phantom,64,100,0,abc\n"
+    )
     back = pd.read_csv(tmp_path / "new" / "table.csv")
     pd.testing.assert_frame_equal(back, table.round(2).assign(**where), check_dtype=False)
     assert list(table.columns) == ["attack", "n", "iou"]  # the caller's table is not changed
 
 
 def test_noise_levels_and_factors_keep_all_their_digits_in_a_file(tmp_path):
-    table = pd.DataFrame({"epsilon": [0.001, 0.005, 0.0125], "factor": [0.375, 1.0, 1.125], "iou": [1.0, 2.0, 3.0]})
+    table = pd.DataFrame(
+        {"epsilon": [0.001, 0.005, 0.0125], "factor": [0.375, 1.0, 1.125], "iou": [1.0, 2.0, 3.0]}
+    )
     write_table(tmp_path / "table.csv", table, {})
     back = pd.read_csv(tmp_path / "table.csv")
-    assert back["epsilon"].tolist() == [0.001, 0.005, 0.0125] and back["factor"].tolist() == [0.375, 1.0, 1.125]
+    assert back["epsilon"].tolist() == [0.001, 0.005, 0.0125] and back["factor"].tolist() == [
+        0.375,
+        1.0,
+        1.125,
+    ]

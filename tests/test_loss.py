@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
-from helpers.loss import (
-    cospgd_loss,
-    cross_entropy,
-    iou,
-    iou_loss,
-    margin_loss,
-    segpgd_loss,
-    soft_iou,
-)
+from helpers.evaluation import iou
+from helpers.loss import cospgd_loss, cross_entropy, iou_loss, margin_loss, segpgd_loss, soft_iou
 
 
 def make_case(seed, n=3, classes=4, size=6, scale=3.0):
@@ -58,7 +51,9 @@ def test_certain_predictions_score_their_hard_iou(seed):
     maps, labels = torch.randint(0, 4, (2, 3, 5, 5), generator=generator)
     logits = one_hot(maps, 4).movedim(-1, 1) * 1e4
     expected = iou(maps, labels, classes=range(4)).nan_to_num(100) / 100
-    torch.testing.assert_close(soft_iou(logits, labels, classes=range(4)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        soft_iou(logits, labels, classes=range(4)), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_a_class_absent_from_both_scores_1_and_a_class_in_one_of_them_0():
@@ -72,7 +67,9 @@ def test_the_loss_is_the_negative_mean_over_the_classes_that_count():
     logits, labels = make_case(0)
     scores = soft_iou(logits, labels, classes=range(4))
     torch.testing.assert_close(iou_loss(logits, labels, classes=range(4)), -scores.mean(dim=1))
-    torch.testing.assert_close(iou_loss(logits, labels, classes=(1, 3)), -scores[:, [1, 3]].mean(dim=1))
+    torch.testing.assert_close(
+        iou_loss(logits, labels, classes=(1, 3)), -scores[:, [1, 3]].mean(dim=1)
+    )
 
 
 def test_an_image_s_loss_does_not_depend_on_its_batch():
@@ -93,13 +90,18 @@ def test_an_image_s_gradient_does_not_depend_on_its_batch():
 
 def test_the_gradient_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(1, 3, 3, 3, generator=generator), torch.randint(0, 3, (1, 3, 3), generator=generator)
+    logits, labels = (
+        torch.randn(1, 3, 3, 3, generator=generator),
+        torch.randint(0, 3, (1, 3, 3), generator=generator),
+    )
     logits.requires_grad_()
     (gradient,) = torch.autograd.grad(iou_loss(logits, labels, classes=(0, 2)).sum(), logits)
     for index in [(0, 0, 1, 1), (0, 2, 0, 2), (0, 1, 2, 0)]:
         step = torch.zeros_like(logits)
         step[index] = 0.01
-        up, down = (iou_loss(logits.detach() + s, labels, classes=(0, 2)).item() for s in (step, -step))
+        up, down = (
+            iou_loss(logits.detach() + s, labels, classes=(0, 2)).item() for s in (step, -step)
+        )
         assert gradient[index].item() == pytest.approx((up - down) / 0.02, abs=2e-4)
 
 
@@ -107,11 +109,15 @@ def test_the_loss_is_computed_in_float32_whatever_the_logits_are():
     logits, labels = make_case(3)
     half = logits.bfloat16()
     assert iou_loss(half, labels, classes=(1,)).dtype == torch.float32
-    assert torch.equal(iou_loss(half, labels, classes=(1,)), iou_loss(half.float(), labels, classes=(1,)))
+    assert torch.equal(
+        iou_loss(half, labels, classes=(1,)), iou_loss(half.float(), labels, classes=(1,))
+    )
 
 
 def test_no_images_have_no_losses():
-    assert iou_loss(torch.empty(0, 3, 4, 4), torch.empty(0, 4, 4, dtype=torch.int64), classes=(1,)).shape == (0,)
+    assert iou_loss(
+        torch.empty(0, 3, 4, 4), torch.empty(0, 4, 4, dtype=torch.int64), classes=(1,)
+    ).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -132,16 +138,22 @@ def test_labels_that_do_not_fit_are_refused(labels, found):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("classes", [(), (4,), (-1, 1), (0, 9), (1.5,), (True, False), 1, ("heart",)])
+@pytest.mark.parametrize(
+    "classes", [(), (4,), (-1, 1), (0, 9), (1.5,), (True, False), 1, ("heart",)]
+)
 def test_classes_that_the_network_does_not_have_are_refused(classes):
-    with pytest.raises(ValueError, match=re.escape(f"classes {classes!r} must be one or more of 0 … 3")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"classes {classes!r} must be one or more of 0 … 3")
+    ):
         soft_iou(*make_case(0), classes=classes)
 
 
 @pytest.mark.parametrize("classes", [(), (-1,), (1.5,), 1])
 def test_what_is_no_class_has_no_iou(classes):
     labels = make_case(0)[1]
-    with pytest.raises(ValueError, match=re.escape(f"classes {classes!r} must be one or more class indices")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"classes {classes!r} must be one or more class indices")
+    ):
         iou(labels, labels, classes=classes)
 
 
@@ -155,7 +167,11 @@ OTHERS += [partial(segpgd_loss, progress=0.5, targeted=True), partial(cospgd_los
 def pixels(logits, labels):
     """Probabilities and label of one pixel after the other, image by image."""
     for image, label in zip(logits.double().softmax(dim=1), labels, strict=True):
-        yield [(image[:, i, j], int(label[i, j])) for i in range(label.shape[0]) for j in range(label.shape[1])]
+        yield [
+            (image[:, i, j], int(label[i, j]))
+            for i in range(label.shape[0])
+            for j in range(label.shape[1])
+        ]
 
 
 @pytest.mark.parametrize("loss", OTHERS)
@@ -168,7 +184,9 @@ def test_every_loss_is_one_number_per_image_that_its_batch_does_not_change(loss)
     assert loss(logits.bfloat16(), labels).dtype == torch.float32
 
 
-@pytest.mark.parametrize("loss", OTHERS[:2] + OTHERS[4:])  # weights of the untargeted ones fall where a pixel is lost
+@pytest.mark.parametrize(
+    "loss", OTHERS[:2] + OTHERS[4:]
+)  # weights of the untargeted ones fall where a pixel is lost
 def test_the_loss_is_lower_where_the_prediction_fits_better(loss):
     labels = make_case(5)[1]
     fitting = one_hot(labels, 4).movedim(-1, 1).float() + 0.3 * make_case(6)[0].sigmoid()
@@ -177,7 +195,9 @@ def test_the_loss_is_lower_where_the_prediction_fits_better(loss):
 
 def test_cross_entropy_is_the_mean_negative_log_probability():
     logits, labels = make_case(6)
-    expected = [sum(-math.log(p[k]) for p, k in image) / len(image) for image in pixels(logits, labels)]
+    expected = [
+        sum(-math.log(p[k]) for p, k in image) / len(image) for image in pixels(logits, labels)
+    ]
     assert cross_entropy(logits, labels).tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -200,7 +220,9 @@ def test_segpgd_counts_pixels_that_are_won_less(targeted, progress):
         won = [(int(p.argmax()) == k) == targeted for p, k in image]
         weights = [progress / 2 if w else 1 - progress / 2 for w in won]
         assert any(won) and not all(won)
-        expected.append(sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image))
+        expected.append(
+            sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
+        )
     found = segpgd_loss(logits, labels, progress=progress, targeted=targeted)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
@@ -212,7 +234,9 @@ def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
     for image in pixels(logits, labels):
         alike = [float(p[k] / p.norm()) for p, k in image]
         weights = [1 - a if targeted else a for a in alike]
-        expected.append(sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image))
+        expected.append(
+            sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
+        )
     found = cospgd_loss(logits, labels, targeted=targeted)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
@@ -220,7 +244,9 @@ def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
 def test_a_tie_with_the_label_has_a_gradient():
     logits = torch.tensor([2.0, 2.0, 0.0, -1.0]).view(1, 4, 1, 1).requires_grad_()
     for label, expected in ((0, [-0.5, 0.5]), (1, [0.5, -0.5])):
-        (gradient,) = torch.autograd.grad(margin_loss(logits, torch.tensor([[[label]]])).sum(), logits)
+        (gradient,) = torch.autograd.grad(
+            margin_loss(logits, torch.tensor([[[label]]])).sum(), logits
+        )
         assert gradient.flatten()[:2].tolist() == expected
 
 

@@ -4,14 +4,26 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.network import UNet, evaluating, find_device, find_precision, native_bf16, predict, receptive_field
+from helpers.network import (
+    UNet,
+    evaluating,
+    find_device,
+    find_precision,
+    native_bf16,
+    predict,
+    receptive_field,
+)
 
 
 def make_images(n, size, channels=1, seed=0):
-    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return (
+        torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    )
 
 
-@pytest.mark.parametrize("depth, size, channels, classes", [(1, 16, 1, 2), (2, 20, 3, 6), (3, 16, 1, 6), (4, 32, 2, 3)])
+@pytest.mark.parametrize(
+    "depth, size, channels, classes", [(1, 16, 1, 2), (2, 20, 3, 6), (3, 16, 1, 6), (4, 32, 2, 3)]
+)
 def test_logits_have_the_size_of_the_image_and_a_channel_per_class(depth, size, channels, classes):
     network = UNet(channels, classes, depth, 2)
     assert network(make_images(2, size, channels)).shape == (2, classes, size, size)
@@ -25,8 +37,12 @@ def test_the_paper_s_network_has_16_to_256_features_and_batch_norm_after_every_c
     modules = list(UNet().modules())
     convolutions = [m for m in modules if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     assert sorted({c.out_channels for c in convolutions}) == [6, 16, 32, 64, 128, 256]
-    assert len(convolutions) == 9 * 2 + 4 + 4 + 1  # two a block, one down and one up a level, the head
-    assert sum(isinstance(m, nn.BatchNorm2d) for m in modules) == len(convolutions) - 1  # not after the head
+    assert (
+        len(convolutions) == 9 * 2 + 4 + 4 + 1
+    )  # two a block, one down and one up a level, the head
+    assert (
+        sum(isinstance(m, nn.BatchNorm2d) for m in modules) == len(convolutions) - 1
+    )  # not after the head
     assert not any(isinstance(m, nn.MaxPool2d) for m in modules)
 
 
@@ -54,9 +70,12 @@ def test_the_receptive_field_is_the_paper_s_184_pixels():
 
 
 @pytest.mark.parametrize(
-    "depth, size, offsets", [(1, 48, range(2)), (2, 96, range(4)), (3, 192, (0, 3, 7)), (4, 384, (0, 7, 15))]
+    "depth, size, offsets",
+    [(1, 48, range(2)), (2, 96, range(4)), (3, 192, (0, 3, 7)), (4, 384, (0, 7, 15))],
 )
-def test_a_pixel_depends_on_the_receptive_field_and_at_most_2_to_the_depth_plus_4_pixels_more(depth, size, offsets):
+def test_a_pixel_depends_on_the_receptive_field_and_at_most_2_to_the_depth_plus_4_pixels_more(
+    depth, size, offsets
+):
     network = UNet(1, 2, depth, 1).eval().requires_grad_(False)
     for module in network.modules():  # all weights positive: no path is cancelled or switched off
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -66,7 +85,9 @@ def test_a_pixel_depends_on_the_receptive_field_and_at_most_2_to_the_depth_plus_
         images = torch.ones(1, 1, size, size, dtype=torch.float64, requires_grad=True)
         network.double()(images)[0, 1, size // 2 + offset, size // 2 + offset].backward()
         rows, columns = images.grad[0, 0].nonzero().T
-        assert rows.min() > 0 and rows.max() < size - 1  # the image is large enough to see the whole field
+        assert (
+            rows.min() > 0 and rows.max() < size - 1
+        )  # the image is large enough to see the whole field
         sides += [int(axis.max() - axis.min()) + 1 for axis in (rows, columns)]
     assert receptive_field(depth) <= min(sides)
     assert max(sides) <= receptive_field(depth) + 2**depth + 4
@@ -86,13 +107,17 @@ def test_a_prediction_is_the_class_of_the_largest_logit_in_evaluation_mode():
     maps = predict(network.train(), images)
     assert maps.shape == (3, 16, 16) and maps.dtype == torch.int64
     assert torch.equal(maps, network.eval()(images).argmax(dim=1))
-    assert not torch.equal(maps, network.train()(images).argmax(dim=1))  # else the line above would show nothing
+    assert not torch.equal(
+        maps, network.train()(images).argmax(dim=1)
+    )  # else the line above would show nothing
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_a_prediction_does_not_depend_on_the_batch(batch_size):
     network, images = make_network(1, 3, 2, 4).eval(), make_images(7, 16)
-    assert torch.equal(predict(network, images, batch_size=batch_size), predict(network, images, batch_size=100))
+    assert torch.equal(
+        predict(network, images, batch_size=batch_size), predict(network, images, batch_size=100)
+    )
 
 
 def test_no_images_give_no_label_maps():
@@ -138,9 +163,13 @@ def test_whether_bfloat16_is_native_is_a_yes_or_a_no():
 def test_the_automatic_precision_is_that_of_the_device_and_another_is_named(monkeypatch):
     assert find_precision("bf16") == "bf16" and find_precision("fp32") == "fp32"
     for kind, precision in (("cpu", "fp32"), ("meta", "bf16")):
-        monkeypatch.setattr("helpers.network.native_bf16", lambda device: torch.device(device).type == "meta")
+        monkeypatch.setattr(
+            "helpers.network.native_bf16", lambda device: torch.device(device).type == "meta"
+        )
         assert find_precision("auto", torch.device(kind)) == precision
-    with pytest.raises(ValueError, match="precision 'fp16' is unknown; choose one of auto, bf16, fp32"):
+    with pytest.raises(
+        ValueError, match="precision 'fp16' is unknown; choose one of auto, bf16, fp32"
+    ):
         find_precision("fp16")
 
 
@@ -157,7 +186,10 @@ def test_the_automatic_device_is_one_that_works():
 
 @pytest.mark.gpu
 def test_float32_is_not_rounded_on_a_gpu():
-    network, images = UNet(1, 3, 2, 8).eval(), torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    network, images = (
+        UNet(1, 3, 2, 8).eval(),
+        torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():
         here = network(images)
         there = network.to(find_device("cuda"))(images.cuda()).cpu()

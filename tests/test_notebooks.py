@@ -15,12 +15,21 @@ import nbformat
 import papermill
 import pytest
 
-from helpers import files, study
-from helpers.verdicts import CLAIMS
+from helpers.claims import CLAIMS
+from helpers.common import paths
+from helpers.study import runner
 
-NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 EPSILONS = {0.01, 0.02, 0.04, 0.08, 0.16}
-TINY = {"size": 48, "depth": 2, "epochs": 2, "test_cases": 3, "steps": 2, "step_counts": [1, 2], "seed": 1}
+TINY = {
+    "size": 48,
+    "depth": 2,
+    "epochs": 2,
+    "test_cases": 3,
+    "steps": 2,
+    "step_counts": [1, 2],
+    "seed": 1,
+}
 ORDER = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 STRUCTURES = set(ORDER)
 ATTACKS = {"white-box", "black-box", "random-noise", "shuffled-noise"}
@@ -50,12 +59,18 @@ def texts(notebook):
     found = [cell.source for cell in notebook.cells]
     for output in outputs(notebook):
         found += [output.get("text", "")]
-        found += ["".join(data) for kind, data in output.get("data", {}).items() if kind.startswith("text/")]
+        found += [
+            "".join(data)
+            for kind, data in output.get("data", {}).items()
+            if kind.startswith("text/")
+        ]
     return found
 
 
 def test_the_notebooks_are_there():
-    names = "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction"
+    names = (
+        "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction"
+    )
     assert [path.stem for path in NOTEBOOKS] == names.split()
 
 
@@ -72,20 +87,22 @@ def test_parameters_are_literals_with_a_comment(path):
         assert isinstance(statement, ast.Assign | ast.AnnAssign), ast.unparse(statement)
         ast.literal_eval(statement.value)
         assert "  # " in cell.source.splitlines()[statement.end_lineno - 1], ast.unparse(statement)
-    assert set(study.declared(path)) == set(papermill.inspect_notebook(path))
-    assert study.declared(path)["profile"] == "quick"
+    assert set(runner.read_parameters(path)) == set(papermill.inspect_notebook(path))
+    assert runner.read_parameters(path)["profile"] == "quick"
 
 
 def test_a_parameter_has_one_default_in_all_notebooks():
     seen = {}
-    for path in [*NOTEBOOKS, files.NOTEBOOKS / "app" / "explorer.ipynb"]:
-        for name, default in study.declared(path).items():
+    for path in [*NOTEBOOKS, paths.NOTEBOOKS / "app" / "explorer.ipynb"]:
+        for name, default in runner.read_parameters(path).items():
             assert seen.setdefault(name, default) == default, f"{path.name}: {name}"
 
 
-@pytest.mark.parametrize("profile", ["quick", *(path.stem for path in (files.NOTEBOOKS / "profiles").glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "profile", ["quick", *(path.stem for path in (paths.NOTEBOOKS / "profiles").glob("*.yaml"))]
+)
 def test_every_profile_fits_the_notebooks(profile):
-    assert len(study.plan(files.NOTEBOOKS, profile)) == len(NOTEBOOKS)
+    assert len(runner.plan(paths.NOTEBOOKS, profile)) == len(NOTEBOOKS)
 
 
 @each_notebook
@@ -93,7 +110,9 @@ def test_code_is_short_and_defines_nothing(path):
     for cell in code(read(path)):
         assert len(cell.source.splitlines()) <= 20, cell.source
         for node in ast.walk(ast.parse(cell.source)):
-            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef), cell.source
+            assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef), (
+                cell.source
+            )
             assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), cell.source
 
 
@@ -121,7 +140,9 @@ def test_outputs_hold_no_error_no_warning_and_no_widget_state(path):
 
 @each_notebook
 def test_no_path_of_a_machine_is_in_a_notebook(path):
-    own = "|".join(re.escape(f"{folder}/") for folder in (files.ROOT, Path.home(), tempfile.gettempdir()))
+    own = "|".join(
+        re.escape(f"{folder}/") for folder in (paths.ROOT, Path.home(), tempfile.gettempdir())
+    )
     for text in texts(read(path)):
         assert not re.search(rf"{own}|/home/|/root/|/Users/|[A-Z]:\\\\", text), text
         assert "sys.path" not in text and "chdir" not in text
@@ -144,11 +165,14 @@ def test_one_to_four_cells_are_checked_and_show_text(path):
 @pytest.fixture(scope="module")
 def tiny():
     """Folder with the results of all notebooks with tiny parameters."""
-    folder = files.RUNS / "tiny"
+    folder = paths.RUNS / "tiny"
     shutil.rmtree(folder, ignore_errors=True)
     overrides = [(name, str(value)) for name, value in TINY.items()]
-    steps = [(path, known | {"profile": "tiny"}) for path, known in study.plan(files.NOTEBOOKS, "quick", overrides)]
-    assert study.run(steps, "tiny", folder) == 0
+    steps = [
+        (path, known | {"profile": "tiny"})
+        for path, known in runner.plan(paths.NOTEBOOKS, "quick", overrides)
+    ]
+    assert runner.run(steps, "tiny", folder) == 0
     return folder
 
 
@@ -159,14 +183,21 @@ def table(folder, name):
 
 def check_numbers(rows):
     for row in rows:
-        assert [row[name] for name in ("dataset", "size", "depth", "seed")] == ["phantom", "48", "2", "1"]
+        assert [row[name] for name in ("dataset", "size", "depth", "seed")] == [
+            "phantom",
+            "48",
+            "2",
+            "1",
+        ]
         assert int(row["n"]) <= TINY["test_cases"] and row["weights"] and row["commit"]
         if row["iou"]:
             assert 0 <= float(row["low"]) <= float(row["iou"]) <= float(row["high"]) <= 100
 
 
 def test_every_notebook_runs_with_other_parameters(tiny):
-    assert sorted(path.name for path in tiny.glob("*.ok.json")) == [f"{path.stem}.ok.json" for path in NOTEBOOKS]
+    assert sorted(path.name for path in tiny.glob("*.ok.json")) == [
+        f"{path.stem}.ok.json" for path in NOTEBOOKS
+    ]
 
 
 def test_the_clean_table_covers_both_networks_and_all_structures(tiny):
@@ -190,17 +221,31 @@ def test_table_1_covers_every_attack_and_noise_level(tiny):
 
 
 def test_an_attack_hurts_more_than_random_noise(tiny):
-    iou = {(row["attack"], float(row["epsilon"])): float(row["iou"]) for row in table(tiny, "table1.csv") if row["iou"]}
+    iou = {
+        (row["attack"], float(row["epsilon"])): float(row["iou"])
+        for row in table(tiny, "table1.csv")
+        if row["iou"]
+    }
     assert iou["white-box", 0.16] <= iou["random-noise", 0.16]
 
 
 def test_tables_2_and_3_cover_both_symbols_every_attack_and_noise_level(tiny):
-    cells = set(product(("small", "large"), ATTACKS, EPSILONS)) | {(s, "no attack", 0.0) for s in ("small", "large")}
+    cells = set(product(("small", "large"), ATTACKS, EPSILONS)) | {
+        (s, "no attack", 0.0) for s in ("small", "large")
+    }
     for name, keys in (("table2", ["compared_with"]), ("table3", [])):
         rows = table(tiny, f"{name}.csv")
-        assert list(rows[0]) == keys + "symbol attack epsilon n iou low high paper".split() + PROVENANCE
-        found = [(*(row[key] for key in (*keys, "symbol", "attack")), float(row["epsilon"])) for row in rows]
-        wanted = {(other, *cell) for other in ("target", "truth") for cell in cells} if keys else cells
+        assert (
+            list(rows[0])
+            == keys + "symbol attack epsilon n iou low high paper".split() + PROVENANCE
+        )
+        found = [
+            (*(row[key] for key in (*keys, "symbol", "attack")), float(row["epsilon"]))
+            for row in rows
+        ]
+        wanted = (
+            {(other, *cell) for other in ("target", "truth") for cell in cells} if keys else cells
+        )
         assert len(found) == len(wanted) and set(found) == wanted
         with_paper = [row for row in rows if row["paper"]]
         assert len(with_paper) == (42 if keys else 21)
@@ -211,7 +256,9 @@ def test_table_4_covers_every_structure_and_factor(tiny):
     rows = table(tiny, "table4.csv")
     assert list(rows[0]) == "structure factor n iou low high others paper".split() + PROVENANCE
     found = [(row["structure"], float(row["factor"])) for row in rows]
-    assert len(found) == 40 and set(found) == set(product(STRUCTURES, (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8)))
+    assert len(found) == 40 and set(found) == set(
+        product(STRUCTURES, (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8))
+    )
     assert found == sorted(found, key=lambda cell: (ORDER.index(cell[0]), cell[1]))
     assert all(row["paper"] for row in rows)
     check_numbers(rows)
@@ -220,20 +267,29 @@ def test_table_4_covers_every_structure_and_factor(tiny):
 def test_noise_is_restricted_in_every_way_and_at_every_margin(tiny):
     rows = table(tiny, "noise_restriction.csv")
     assert list(rows[0]) == "setting margin n iou low high others".split() + PROVENANCE
-    assert [row["setting"] for row in rows[:4]] == ["all", "structure only", "receptive field", "bounding box"]
+    assert [row["setting"] for row in rows[:4]] == [
+        "all",
+        "structure only",
+        "receptive field",
+        "bounding box",
+    ]
     margins = [int(row["margin"]) for row in rows[4:]]
-    assert {row["setting"] for row in rows[4:]} == {"bounding box"} and margins == sorted(set(margins))
+    assert {row["setting"] for row in rows[4:]} == {"bounding box"} and margins == sorted(
+        set(margins)
+    )
     assert margins[0] > 0 and margins[-1] > 20  # beyond half of the receptive field of depth 2
     check_numbers(rows)
 
 
 def test_the_numbers_behind_the_other_figures_are_kept(tiny):
-    for name, first in (("steps", "schedule symbol steps n iou low high epsilon"),
-                        ("smallest_epsilon", "id symbol epsilon"),
-                        ("clavicle_shrinking", "structure factor n share low high before disturbed"),
-                        ("resizing_ways", "structure way factor n iou low high"),
-                        ("visibility", "setting window psnr ssim"),
-                        ("noise_energy", "setting,in the structure,in its receptive field,beyond")):  # fmt: skip
+    for name, first in (
+        ("steps", "schedule symbol steps n iou low high epsilon"),
+        ("smallest_epsilon", "id symbol epsilon"),
+        ("clavicle_shrinking", "structure factor n share low high before disturbed"),
+        ("resizing_ways", "structure way factor n iou low high"),
+        ("visibility", "setting window psnr ssim"),
+        ("noise_energy", "setting,in the structure,in its receptive field,beyond"),
+    ):
         rows, names = table(tiny, f"{name}.csv"), first.split("," if "," in first else " ")
         others = [column for column in PROVENANCE if column not in names]
         assert rows and list(rows[0]) == names + others, name
@@ -242,9 +298,14 @@ def test_the_numbers_behind_the_other_figures_are_kept(tiny):
 def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
     rows = table(tiny, "resizing_ways.csv")
     found = [(row["structure"], row["way"], float(row["factor"])) for row in rows]
-    assert set(found) == set(product(STRUCTURES, ("PGD", "faster steps"), (0.4, 1.8))) and len(found) == 20
+    assert (
+        set(found) == set(product(STRUCTURES, ("PGD", "faster steps"), (0.4, 1.8)))
+        and len(found) == 20
+    )
     own = {(row["structure"], row["factor"]): row["iou"] for row in table(tiny, "table4.csv")}
-    assert all(row["iou"] == own[row["structure"], row["factor"]] for row in rows if row["way"] == "PGD")
+    assert all(
+        row["iou"] == own[row["structure"], row["factor"]] for row in rows if row["way"] == "PGD"
+    )
     check_numbers(rows)
 
 
@@ -257,7 +318,9 @@ def test_every_claim_of_the_paper_gets_a_verdict(tiny):
     assert list(rows[0]) == "claim paper ours rule verdict".split() + PROVENANCE
     assert [row["claim"] for row in rows] == [claim.name for claim in CLAIMS]
     for row in rows:
-        assert row["verdict"] == "holds" or row["verdict"].startswith(("does not hold (", "not decided"))
+        assert row["verdict"] == "holds" or row["verdict"].startswith(
+            ("does not hold (", "not decided")
+        )
 
 
 def test_every_figure_of_the_paper_has_its_counterpart(tiny):

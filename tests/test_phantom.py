@@ -14,7 +14,9 @@ def population():
     drawn = [draw_case(case, 96) for case in range(1, 241, 5)]
     ideal = [draw_case(case, 96, jitter=0.0) for case in range(1, 241, 5)]
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(drawn, ideal, strict=True))
-    return tuple(map(np.stack, ([a[0] for a in drawn], [a[1] for a in drawn], [a[1] for a in ideal])))
+    return tuple(
+        map(np.stack, ([a[0] for a in drawn], [a[1] for a in drawn], [a[1] for a in ideal]))
+    )
 
 
 def iou(first, second):
@@ -105,7 +107,10 @@ def test_lungs_are_darker_than_heart_and_abdomen_and_clavicles_brighten_them(pop
         air = image[lung & ~clavicle].mean()
         assert air + 0.3 < image[heart].mean() and air + 0.3 < image[88:, 40:56].mean()
         rows = slice(*np.flatnonzero(clavicle.any(1))[[0, -1]])
-        step = image[rows][(clavicle & lung)[rows]].mean() - image[rows][(lung & ~clavicle)[rows]].mean()
+        step = (
+            image[rows][(clavicle & lung)[rows]].mean()
+            - image[rows][(lung & ~clavicle)[rows]].mean()
+        )
         brighter.append(step / (image[heart].mean() - air))
     assert np.mean(brighter) > 0.1
 

@@ -13,7 +13,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from helpers import plots
-from helpers.files import ROOT, versions
+from helpers.common.paths import ROOT
+from helpers.common.provenance import versions
 
 pytestmark = pytest.mark.filterwarnings("error")
 STRUCTURES = ("heart", "left lung", "right lung")
@@ -31,7 +32,9 @@ def make_maps(n=2, size=12):
     """Label maps in which each structure is a rectangle, a column narrower in every second case."""
     maps = torch.zeros(n, size, size, dtype=torch.int64)
     for k in range(n):
-        for c, (rows, columns) in enumerate([((2, 5), (3, 7)), ((6, 9), (1, 4)), ((6, 10), (6, 11))], start=1):
+        for c, (rows, columns) in enumerate(
+            [((2, 5), (3, 7)), ((6, 9), (1, 4)), ((6, 10), (6, 11))], start=1
+        ):
             maps[k, slice(*rows), slice(columns[0], columns[1] - k % 2)] = c
     return maps
 
@@ -64,7 +67,9 @@ def check_noise(ax, noise, epsilon):
 def legend_of(figure):
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    return dict(zip(texts, (to_hex(line.get_color()).upper() for line in legend.get_lines()), strict=True))
+    return dict(
+        zip(texts, (to_hex(line.get_color()).upper() for line in legend.get_lines()), strict=True)
+    )
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -74,7 +79,11 @@ def test_a_grid_has_as_many_axes_as_asked_without_ticks():
     figure, axes = plots.image_grid(2, 3)
     assert axes.shape == (2, 3) and len(figure.axes) == 6
     for ax in axes.flat:
-        assert not len(ax.get_xticks()) and not len(ax.get_yticks()) and not ax.spines["left"].get_visible()
+        assert (
+            not len(ax.get_xticks())
+            and not len(ax.get_yticks())
+            and not ax.spines["left"].get_visible()
+        )
 
 
 def test_a_radiograph_is_grey_from_minus_1_to_1_whatever_it_holds():
@@ -97,7 +106,9 @@ def test_noise_is_white_at_0_and_on_the_same_scale_up_and_down(epsilon):
 
 
 def test_each_structure_has_its_own_colour_and_grey_is_none_of_them():
-    assert len(set(plots.COLOURS)) == len(plots.COLOURS) >= 5 and plots.REFERENCE not in plots.COLOURS
+    assert (
+        len(set(plots.COLOURS)) == len(plots.COLOURS) >= 5 and plots.REFERENCE not in plots.COLOURS
+    )
     colours, markers = zip(*plots.CURVES.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(plots.CURVES)
 
@@ -170,11 +181,17 @@ def test_predictions_are_in_colour_over_the_truth_in_grey():
 
 
 def test_an_attack_is_shown_as_what_was_seen_before_noise_attacked_image_prediction_and_target():
-    images, noise, maps = make_images(2)[:, 0] * 0.5, make_images(2, seed=1)[:, 0] * 0.04, make_maps(2)
+    images, noise, maps = (
+        make_images(2)[:, 0] * 0.5,
+        make_images(2, seed=1)[:, 0] * 0.04,
+        make_maps(2),
+    )
     goal = torch.where(maps == 3, 0, maps)
     before = torch.where(maps == 1, 0, maps)
-    attacks = {name: (images[k], images[k] + noise[k], before[k], maps[k], goal[1 - k])
-               for k, name in enumerate(("one", "two"))}  # fmt: skip
+    attacks = {
+        name: (images[k], images[k] + noise[k], before[k], maps[k], goal[1 - k])
+        for k, name in enumerate(("one", "two"))
+    }
     figure = plots.plot_attacks(attacks, structures=STRUCTURES, epsilon=0.04, target_name="wanted")
     assert len(figure.axes) == 10
     for k, row in enumerate((figure.axes[:5], figure.axes[5:])):
@@ -185,7 +202,12 @@ def test_an_attack_is_shown_as_what_was_seen_before_noise_attacked_image_predict
         check_image(prediction, images[k] + noise[k])
         check_image(target, images[k])
         assert outlines(clean) == list(plots.COLOURS[1:3])
-        assert [outlines(ax) for ax in row[1:]] == [[], [], list(plots.COLOURS[:3]), list(plots.COLOURS[:2])]
+        assert [outlines(ax) for ax in row[1:]] == [
+            [],
+            [],
+            list(plots.COLOURS[:3]),
+            list(plots.COLOURS[:2]),
+        ]
         assert clean.get_ylabel() == ("one", "two")[k]
     titles = [ax.get_title() for ax in figure.axes[:5]]
     assert titles == ["no attack", "noise × 25", "attacked, ε = 0.04", "prediction", "wanted"]
@@ -200,8 +222,16 @@ def test_a_grid_of_attacks_shows_each_at_its_row_and_column(as_dict):
     maps, empty = make_maps(2), torch.zeros(2, 12, 12, dtype=torch.int64)
     predictions = {key: torch.where(maps == 1 + k % 3, 0, maps) for k, key in enumerate(keys)}
     references = {key: maps if key[0] == "small" else empty for key in keys} if as_dict else maps
-    figure = plots.plot_grid(crafted, predictions, references, case=1, rows=rows, columns=columns,
-                             structures=STRUCTURES, reference_name="target")  # fmt: skip
+    figure = plots.plot_grid(
+        crafted,
+        predictions,
+        references,
+        case=1,
+        rows=rows,
+        columns=columns,
+        structures=STRUCTURES,
+        reference_name="target",
+    )
     assert len(figure.axes) == 6
     for k, (key, ax) in enumerate(zip(keys, figure.axes, strict=True)):
         check_image(ax, crafted[key][1, 0])
@@ -216,11 +246,13 @@ def test_settings_show_every_noise_on_one_scale_above_its_attacked_image():
     image, maps, names = make_images(1)[0, 0], make_maps(1)[0], ("all", "bounding box")
     made = {name: image + 0.04 * make_images(1, seed=k + 1)[0, 0] for k, name in enumerate(names)}
     clean = torch.where(maps == 2, 0, maps)
-    figure = plots.plot_settings(image, made, clean, dict.fromkeys(names, maps), maps, structures=STRUCTURES,
-                                 epsilon=0.04)  # fmt: skip
+    figure = plots.plot_settings(
+        image, made, clean, dict.fromkeys(names, maps), maps, structures=STRUCTURES, epsilon=0.04
+    )
     assert len(figure.axes) == 6
-    for top, bottom, (name, picture) in zip(figure.axes[:3], figure.axes[3:], [("no attack", image), *made.items()],
-                                            strict=True):  # fmt: skip
+    for top, bottom, (name, picture) in zip(
+        figure.axes[:3], figure.axes[3:], [("no attack", image), *made.items()], strict=True
+    ):
         check_noise(top, picture - image, 0.04)
         check_image(bottom, picture)
         assert top.get_title() == name and outlines(bottom)[:3] == [plots.REFERENCE] * 3
@@ -260,7 +292,9 @@ def test_missed_pixels_are_percent_of_the_targets_that_hold_them_where_half_of_t
     expected[2, 2], expected[5, 1] = 25, 50
     for ax, name in zip(figure.axes, ("heart", "left lung"), strict=False):
         (shown,) = ax.images
-        assert np.array_equal(np.ma.filled(shown.get_array(), np.nan), expected[1:6, 1:5], equal_nan=True)
+        assert np.array_equal(
+            np.ma.filled(shown.get_array(), np.nan), expected[1:6, 1:5], equal_nan=True
+        )
         assert shown.get_clim() == (0, 100) and ax.get_title() == f"{name} × 1.8"
 
 
@@ -268,15 +302,21 @@ def test_nothing_missed_where_no_target_is_held_by_half_can_be_drawn():
     figure = plots.plot_missed({"heart": (np.zeros((8, 8)), np.zeros((8, 8)))}, title="× 1.8")
     figure.canvas.draw()
     (shown,) = figure.axes[0].images
-    assert shown.get_array().shape == (8, 8) and np.isnan(np.ma.filled(shown.get_array(), np.nan)).all()
+    assert (
+        shown.get_array().shape == (8, 8)
+        and np.isnan(np.ma.filled(shown.get_array(), np.nan)).all()
+    )
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
 def make_summary(attacks=("white-box", "black-box"), paper=(30.0, math.nan)):
-    rows = [(attack, e, 7 + k, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k]) for k, attack in enumerate(attacks)
-            for e in (0.01, 0.04, 0.16)]  # fmt: skip
+    rows = [
+        (attack, e, 7 + k, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k])
+        for k, attack in enumerate(attacks)
+        for e in (0.01, 0.04, 0.16)
+    ]
     return pd.DataFrame(rows, columns=["attack", "epsilon", "n", "iou", "low", "high", "paper"])
 
 
@@ -286,7 +326,9 @@ def lines_of(ax):
 
 def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_where_it_has_one():
     summary = make_summary()
-    figure = plots.plot_curves({"one": summary, "two": summary}, levels=dict.fromkeys(("one", "two"), ("none", 90.0)))
+    figure = plots.plot_curves(
+        {"one": summary, "two": summary}, levels=dict.fromkeys(("one", "two"), ("none", 90.0))
+    )
     assert len(figure.axes) == 2 and [ax.get_title() for ax in figure.axes] == ["one", "two"]
     for ax in figure.axes:
         lines = lines_of(ax)
@@ -296,11 +338,18 @@ def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_whe
             np.testing.assert_array_equal(lines[attack].get_xydata(), rows[["epsilon", "iou"]])
             assert (lines[attack].get_color(), lines[attack].get_marker()) == plots.CURVES[attack]
         np.testing.assert_array_equal(lines["white-box, paper"].get_ydata(), [30] * 3)
-        assert lines["white-box, paper"].get_linestyle() == "--" and lines["white-box"].get_linestyle() == "-"
+        assert (
+            lines["white-box, paper"].get_linestyle() == "--"
+            and lines["white-box"].get_linestyle() == "-"
+        )
         assert lines["none"].get_ydata()[0] == 90
         y = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert (y.min(), y.max()) == (24, 60)
-        assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["0.01", "0.04", "0.16"]
+        assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == [
+            "0.01",
+            "0.04",
+            "0.16",
+        ]
     assert figure.axes[0].get_ylim()[0] <= 0 and figure.axes[0].get_ylim()[1] >= 100
     assert figure.axes[1].get_legend().get_title().get_text() == "n = 7–8, bands: 95 %"
 
@@ -316,25 +365,42 @@ def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place
     assert [text.get_text() for text in legend.get_texts()] == ["white-box", "white-box, paper"]
     assert legend.get_title().get_text() == "n = 7, bands: 95 %" and not spare.axison
     box = legend.get_window_extent()
-    assert not any(box.overlaps(ax.get_tightbbox()) for ax in drawn) and figure.bbox.contains(*box.max)
+    assert not any(box.overlaps(ax.get_tightbbox()) for ax in drawn) and figure.bbox.contains(
+        *box.max
+    )
 
 
 def test_curves_by_another_column_need_no_paper_and_have_different_colours():
-    summary = make_summary(("small", "large")).drop(columns="paper").rename(columns={"attack": "symbol"})
+    summary = (
+        make_summary(("small", "large")).drop(columns="paper").rename(columns={"attack": "symbol"})
+    )
     figure = plots.plot_curves({"steps": summary}, by="symbol", xlabel="steps", ylabel="IoU")
     lines = lines_of(figure.axes[0])
-    assert list(lines) == ["small", "large"] and lines["small"].get_color() != lines["large"].get_color()
+    assert (
+        list(lines) == ["small", "large"]
+        and lines["small"].get_color() != lines["large"].get_color()
+    )
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("steps", "IoU")
 
 
 def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_that_got_there():
-    values = {"small": torch.tensor([0.04, 0.01, torch.inf, 0.02]), "large": np.array([0.08, np.inf, np.inf, np.inf])}
+    values = {
+        "small": torch.tensor([0.04, 0.01, torch.inf, 0.02]),
+        "large": np.array([0.08, np.inf, np.inf, np.inf]),
+    }
     figure = plots.plot_distribution(values, xlabel="smallest ε")
     lines = lines_of(figure.axes[0])
-    np.testing.assert_allclose(lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6)
+    np.testing.assert_allclose(
+        lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6
+    )
     np.testing.assert_allclose(lines["large"].get_xydata(), [(0.08, 25)])
-    assert lines["small"].get_drawstyle() == "steps-post" and figure.axes[0].get_xlabel() == "smallest ε"
-    assert lines["small"].get_linestyle() != lines["large"].get_linestyle()  # where one lies on the other
+    assert (
+        lines["small"].get_drawstyle() == "steps-post"
+        and figure.axes[0].get_xlabel() == "smallest ε"
+    )
+    assert (
+        lines["small"].get_linestyle() != lines["large"].get_linestyle()
+    )  # where one lies on the other
     assert figure.axes[0].get_ylabel() == "share of 4 cases [%]"
 
 
@@ -346,8 +412,10 @@ def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
 
 def test_learning_curves_mark_the_epoch_that_was_kept():
     ious = {"target": [0.2, 0.9, 0.8], "surrogate": [0.3, 0.5, 0.7]}
-    histories = {name: [{"epoch": k, "loss": -v, "iou": v} for k, v in enumerate(values, 1)] for name, values in
-                 ious.items()}  # fmt: skip
+    histories = {
+        name: [{"epoch": k, "loss": -v, "iou": v} for k, v in enumerate(values, 1)]
+        for name, values in ious.items()
+    }
     figure = plots.plot_learning_curves(histories)
     assert len(figure.axes) == 2
     lines = lines_of(figure.axes[1])
@@ -358,7 +426,13 @@ def test_learning_curves_mark_the_epoch_that_was_kept():
 
 
 def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field():
-    curve = {"margin": [0, 8, 16], "n": 9, "iou": [60.0, 80, 90], "low": [55.0, 75, 85], "high": [65.0, 85, 95]}
+    curve = {
+        "margin": [0, 8, 16],
+        "n": 9,
+        "iou": [60.0, 80, 90],
+        "low": [55.0, 75, 85],
+        "high": [65.0, 85, 95],
+    }
     curve = pd.DataFrame(curve)
     figure = plots.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
     (ax,) = figure.axes
@@ -418,7 +492,9 @@ def test_plotting_changes_no_array_and_closes_no_figure():
     before = [part.clone() for part in (image, maps, noise)]
     summary = make_summary()
     kept = summary.copy()
-    plots.plot_attacks({"": (image, image + noise, *maps, maps[0])}, structures=STRUCTURES, epsilon=0.01)
+    plots.plot_attacks(
+        {"": (image, image + noise, *maps, maps[0])}, structures=STRUCTURES, epsilon=0.01
+    )
     plots.plot_curves({"one": summary})
     assert all(torch.equal(a, b) for a, b in zip((image, maps, noise), before, strict=True))
     pd.testing.assert_frame_equal(summary, kept)
@@ -433,8 +509,14 @@ def imported(module):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            names |= {f"helpers.{alias.name}" for alias in node.names} if node.module == "helpers" else {node.module}
-    return names.union(*(imported(name.split(".")[1]) for name in names if name.startswith("helpers.")))
+            names |= (
+                {f"helpers.{alias.name}" for alias in node.names}
+                if node.module == "helpers"
+                else {node.module}
+            )
+    return names.union(
+        *(imported(name.split(".")[1]) for name in names if name.startswith("helpers."))
+    )
 
 
 def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():

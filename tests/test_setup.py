@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import helpers
-from helpers.files import ROOT
+from helpers.common.paths import ROOT
 
 ORDER = (
     "files phantom data network loss training attack targets evaluation verdicts engine cells store sweep plots "
@@ -35,7 +35,10 @@ TARGETS = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
 
 
 def requirements(*extras):
-    return [Requirement(line) for line in PROJECT["dependencies"] + [item for name in extras for item in EXTRAS[name]]]
+    return [
+        Requirement(line)
+        for line in PROJECT["dependencies"] + [item for name in extras for item in EXTRAS[name]]
+    ]
 
 
 def pins():
@@ -45,9 +48,13 @@ def pins():
 
 def make(folder, *words):
     """Run make as from a shell, also if make runs the tests."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
     env |= {"PROFILE": "quick", "ARGS": ""}
-    return subprocess.run(["make", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["make", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
 
 
 def project_files():
@@ -67,7 +74,10 @@ def test_conda_and_pip_users_get_the_same_packages():
     pip = {CONDA_NAMES.get(each.name, each.name): each for each in requirements("test")}
     assert set(conda) == {*pip, "python", "pip"}
     assert conda["python"] == f"python{PROJECT['requires-python']}"
-    assert all(conda[name] == f"{name}{str(each.specifier).replace('==', '=')}" for name, each in pip.items())
+    assert all(
+        conda[name] == f"{name}{str(each.specifier).replace('==', '=')}"
+        for name, each in pip.items()
+    )
     assert environment["dependencies"][-1] == {"pip": ["-e ."]}
 
 
@@ -81,7 +91,10 @@ def test_the_pins_satisfy_what_the_project_asks_for():
 def test_the_pins_are_plain_versions_without_unwanted_packages():
     assert pins()["torch"] == "2.13.0"
     for name, version in pins().items():
-        assert re.fullmatch(r"[\w.-]+", name) and re.fullmatch(r"\d[\w.]*", version), (name, version)
+        assert re.fullmatch(r"[\w.-]+", name) and re.fullmatch(r"\d[\w.]*", version), (
+            name,
+            version,
+        )
         assert not name.lower().startswith(("torchvision", "nvidia", "triton", "adversarial"))
 
 
@@ -90,7 +103,11 @@ def test_nothing_asks_for_torchvision():
     assert str(next(each for each in every if each.name == "torch").specifier) == "==2.13.0"
     assert "torchvision" not in {each.name for each in every}
     assert set(EXTRAS) == {"test", "cluster", "browser", "app", "dicom", "bench", "dev"}
-    assert not [path.name for path in (ROOT / "helpers").glob("*.py") if "torchvision" in path.read_text("utf-8")]
+    assert not [
+        path.name
+        for path in (ROOT / "helpers").glob("*.py")
+        if "torchvision" in path.read_text("utf-8")
+    ]
 
 
 def imported(path):
@@ -98,7 +115,11 @@ def imported(path):
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("helpers.")}
+            names |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("helpers.")
+            }
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: write `from helpers.module import name`"
             if node.module == "helpers":
@@ -108,7 +129,9 @@ def imported(path):
     return names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "helpers").glob("[!_]*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "helpers").glob("[!_]*.py")), ids=lambda path: path.stem
+)
 def test_a_module_imports_only_from_those_above_it(path):
     assert path.stem in ORDER
     above = set(ORDER[: ORDER.index(path.stem)])
@@ -124,14 +147,20 @@ def test_make_alone_lists_every_target():
     assert set(TARGETS) == declared >= {"study", "test", "lab", "full", "bench", "clean"}
     result = make(ROOT)
     assert result.returncode == 0
-    assert [line.split()[:2] for line in result.stdout.splitlines()] == [["make", target] for target in TARGETS]
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["make", target] for target in TARGETS
+    ]
     assert all(len(line.split()) > 4 for line in result.stdout.splitlines())
 
 
 def test_the_commands_of_the_readme_are_those_of_make_and_ci():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    commands = [line.split("#")[0].removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
+    commands = [
+        line.split("#")[0].removeprefix("$ ").strip()
+        for block in blocks
+        for line in block.splitlines()
+    ]
     told = [command for command in commands if re.fullmatch(r"make \w+", command)]
     assert told[:2] == ["make study", "make test"]
     assert {command.split()[1] for command in told} <= set(TARGETS)
@@ -195,7 +224,9 @@ def test_make_installs_again_in_a_copy_or_a_moved_folder(project):
 
 def test_make_says_in_a_line_what_a_bare_python_lacks(project):
     stub = project.parent / "stub"
-    stub.write_text("#!/bin/sh\ncase \"$*\" in '-m venv '*) mkdir .venv; echo no ensurepip; exit 1;; esac\n")
+    stub.write_text(
+        "#!/bin/sh\ncase \"$*\" in '-m venv '*) mkdir .venv; echo no ensurepip; exit 1;; esac\n"
+    )
     result = make(project, "study", f"PYTHON={stub}")
     assert result.returncode == 2 and "apt-get install python3-venv" in result.stderr
     stub.write_text("#!/bin/sh\nexit 1\n")
@@ -205,7 +236,12 @@ def test_make_says_in_a_line_what_a_bare_python_lacks(project):
 
 
 def test_clean_spares_the_users_data(project):
-    for name in ("data/jsrt/JPCLN001.IMG", "runs/quick/a.csv", ".venv/.stamp", "helpers/__pycache__/a.pyc"):
+    for name in (
+        "data/jsrt/JPCLN001.IMG",
+        "runs/quick/a.csv",
+        ".venv/.stamp",
+        "helpers/__pycache__/a.pyc",
+    ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
     assert make(project, "clean").returncode == 0
@@ -216,9 +252,17 @@ def test_clean_spares_the_users_data(project):
 def test_no_radiograph_of_jsrt_is_part_of_the_project():
     names, image = project_files(), r"JPC[LN]N\d{3}\.(img|gif|png|tiff?|jpe?g|npy)$"
     assert not [name for name in names if re.search(image, name, re.IGNORECASE)]
-    data = {name for name in names if name.startswith("data/")} - {"data/README.md", "data/.gitignore"}
-    assert all(re.fullmatch(r"data/weights/[0-9a-f]{16}\.(json|safetensors)", name) for name in data)
-    assert subprocess.run(["git", "check-ignore", "-q", "data/jsrt/JPCLN001.IMG"], cwd=ROOT).returncode == 0
+    data = {name for name in names if name.startswith("data/")} - {
+        "data/README.md",
+        "data/.gitignore",
+    }
+    assert all(
+        re.fullmatch(r"data/weights/[0-9a-f]{16}\.(json|safetensors)", name) for name in data
+    )
+    assert (
+        subprocess.run(["git", "check-ignore", "-q", "data/jsrt/JPCLN001.IMG"], cwd=ROOT).returncode
+        == 0
+    )
 
 
 def test_every_file_is_smaller_than_5_mb():
@@ -227,6 +271,9 @@ def test_every_file_is_smaller_than_5_mb():
 
 def test_the_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == helpers.__version__ and citation["license"] == PROJECT["license"] == "MIT"
+    assert (
+        citation["version"] == helpers.__version__
+        and citation["license"] == PROJECT["license"] == "MIT"
+    )
     assert citation["authors"][0]["name"] == PROJECT["authors"][0]["name"]
     assert PROJECT["authors"][0]["name"] in (ROOT / "LICENSE").read_text(encoding="utf-8")

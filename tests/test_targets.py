@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import targets
-from helpers.loss import iou
+from helpers import shapes, targets
+from helpers.evaluation import iou
 from helpers.network import UNet, evaluating, receptive_field
 from helpers.phantom import STRUCTURES, draw_case
-from helpers.targets import LARGE, SMALL, heart_symbol, place_shape, read_shape, resize_structure
+from helpers.shapes import read_shape
+from helpers.targets import LARGE, SMALL, heart_symbol, place_shape, resize_structure
 
 SQUARE = "M0 0 H9 V9 H0 Z"
 NAMES = ("a", "b", "c")
@@ -46,7 +47,9 @@ def centres(masks):
 
 
 @pytest.mark.parametrize(("area_ratio", "expected", "tolerance"), [(SMALL, 34, 2), (LARGE, 42, 3)])
-def test_the_symbol_overlaps_the_true_heart_as_the_papers_tables_say(truth, area_ratio, expected, tolerance):
+def test_the_symbol_overlaps_the_true_heart_as_the_papers_tables_say(
+    truth, area_ratio, expected, tolerance
+):
     target = heart_symbol(truth, "heart", STRUCTURES, area_ratio=area_ratio)
     assert abs(iou(target.labels, truth, classes=[1]).mean() - expected) <= tolerance
     assert target.cut.max() == 0
@@ -84,8 +87,8 @@ def test_the_symbol_stands_upright_and_is_symmetric():
 
 
 def test_the_symbol_is_the_curve_filled():
-    raster = read_shape(targets.heart_curve(2000))
-    scale = (targets.FINENESS - 1) / 32  # the curve is 32 wide
+    raster = read_shape(shapes.heart_curve(2000))
+    scale = (shapes.FINENESS - 1) / 32  # the curve is 32 wide
     assert raster.sum() / scale**2 == pytest.approx(180 * math.pi, rel=1e-3)
 
 
@@ -178,7 +181,10 @@ def test_targets_hold_only_classes_that_a_structure_owns(truth):
 
 
 def test_the_other_structures_can_come_from_a_prediction():
-    labels, prediction = boxes((5, 15, 5, 15), (20, 30, 20, 30)), boxes((0, 3, 0, 3), (22, 32, 22, 32))
+    labels, prediction = (
+        boxes((5, 15, 5, 15), (20, 30, 20, 30)),
+        boxes((0, 3, 0, 3), (22, 32, 22, 32)),
+    )
     target = resize_structure(labels, "a", ["a", "b"], factor=1, others=prediction)
     assert torch.equal(target.labels, boxes((5, 15, 5, 15), (22, 32, 22, 32)))
 
@@ -191,7 +197,9 @@ def test_a_shape_that_leaves_the_image_is_cut_and_the_share_is_told():
     target = place_shape(labels, "a", ["a"], np.ones((20, 20), dtype=bool), area_ratio=2.0)
     assert torch.equal(target.labels, boxes((10, 30, 0, 15)))
     assert target.cut.tolist() == [25.0]
-    moved = place_shape(labels, "a", ["a"], np.ones((20, 20), dtype=bool), area_ratio=2.0, shift=(5, -3))
+    moved = place_shape(
+        labels, "a", ["a"], np.ones((20, 20), dtype=bool), area_ratio=2.0, shift=(5, -3)
+    )
     assert torch.equal(moved.labels, boxes((7, 27, 0, 20)))
     assert moved.cut.tolist() == [0.0]
 
@@ -211,7 +219,9 @@ def test_array_polygon_png_and_svg_of_one_shape_give_the_same_target(truth, tmp_
     array[:200], array[:, :200] = True, True
     Image.fromarray(np.uint8(255 * np.pad(array, 37))).save(tmp_path / "shape.png")
     path = "M 10-10 h6 v2 H12 v7 h-2 z"
-    (tmp_path / "shape.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg"><g><path d="{path}"/></g></svg>')
+    (tmp_path / "shape.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg"><g><path d="{path}"/></g></svg>'
+    )
     expected = place_shape(truth, "heart", STRUCTURES, array, area_ratio=1.5)
     for shape in (polygon, tmp_path / "shape.png", str(tmp_path / "shape.svg"), path):
         found = place_shape(truth, "heart", STRUCTURES, shape, area_ratio=1.5)
@@ -244,15 +254,20 @@ def test_paths_enclose_the_area_known_in_closed_form(path, area):
 def test_polygons_are_filled_by_the_even_odd_rule(corners):
     corners = np.array(corners, dtype=float)
     span = np.ptp(corners, axis=0).max()
-    raster = targets._fill([corners])
+    raster = shapes._fill([corners])
     for x, y in np.random.default_rng(0).uniform(0, 20, (50, 2)):
         ends = zip(corners, np.roll(corners, -1, axis=0), strict=True)
-        hits = sum((a[1] <= y) != (b[1] <= y) and x >= a[0] + (y - a[1]) * (b - a)[0] / (b - a)[1] for a, b in ends)
-        place = (np.array([x, y]) - corners.min(axis=0)) * (targets.FINENESS - 1) / (span or 1)
+        hits = sum(
+            (a[1] <= y) != (b[1] <= y) and x >= a[0] + (y - a[1]) * (b - a)[0] / (b - a)[1]
+            for a, b in ends
+        )
+        place = (np.array([x, y]) - corners.min(axis=0)) * (shapes.FINENESS - 1) / (span or 1)
         column, row = np.rint(place).astype(int)
         if 1 <= row < raster.shape[0] - 1 and 1 <= column < raster.shape[1] - 1:
             near = raster[row - 1 : row + 2, column - 1 : column + 2]
-            assert near.all() != near.any() or near.all() == bool(hits % 2)  # unless it lies on the outline
+            assert near.all() != near.any() or near.all() == bool(
+                hits % 2
+            )  # unless it lies on the outline
 
 
 def test_a_png_shape_is_what_is_opaque_or_bright_or_not_zero(tmp_path):
@@ -268,7 +283,9 @@ def test_a_png_shape_is_what_is_opaque_or_bright_or_not_zero(tmp_path):
     }
     for name, image in images.items():
         Image.fromarray(image).save(tmp_path / f"{name}.png")
-        assert np.array_equal(read_shape(tmp_path / f"{name}.png"), np.ones((3, 5), dtype=bool)), name
+        assert np.array_equal(read_shape(tmp_path / f"{name}.png"), np.ones((3, 5), dtype=bool)), (
+            name
+        )
 
 
 def test_of_an_svg_nothing_but_the_path_data_is_read(tmp_path):
@@ -302,7 +319,9 @@ def test_everywhere_is_the_whole_image():
 def test_the_region_around_a_mask_is_what_the_network_sees_from_there(depth):
     network = UNet(depth=depth, features=1, num_classes=2).double()
     for parameter in network.parameters():
-        torch.nn.init.constant_(parameter, 0.1)  # nothing cancels, so that the gradient shows all that is seen
+        torch.nn.init.constant_(
+            parameter, 0.1
+        )  # nothing cancels, so that the gradient shows all that is seen
     for place in range(40, 40 + 2**depth):
         images = torch.ones(1, 1, 96, 96, dtype=torch.double, requires_grad=True)
         with evaluating(network):
@@ -310,7 +329,7 @@ def test_the_region_around_a_mask_is_what_the_network_sees_from_there(depth):
         seen = images.grad[0] != 0
         mask = torch.zeros_like(seen)
         mask[0, place, place] = True
-        assert (seen | ~targets.around(mask, depth=depth)).all()
+        assert (seen | ~targets.receptive_field_region(mask, depth=depth)).all()
         widest = targets.bounding_box(mask, margin=receptive_field(depth) // 2 + 2**depth - 1)
         assert (widest | ~seen).all()
 
@@ -322,7 +341,7 @@ def test_the_region_around_a_mask_is_a_square_about_each_pixel():
     for case, row, column in masks.nonzero().tolist():
         expected[case, max(0, row - 8) : row + 9, max(0, column - 8) : column + 9] = True
     assert receptive_field(1) // 2 == 8
-    assert torch.equal(targets.around(masks, depth=1), expected)
+    assert torch.equal(targets.receptive_field_region(masks, depth=1), expected)
 
 
 # Bad input
@@ -370,7 +389,9 @@ def test_files_that_hold_no_shape_are_refused(tmp_path, name, content, message):
 
 
 def test_a_truncated_or_missing_png_is_refused(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
     with pytest.raises(ValueError, match="a.png: not a PNG file that can be read"):
         read_shape(tmp_path / "a.png")
@@ -411,9 +432,14 @@ def test_bad_targets_are_refused(options, message):
 def test_a_shape_that_others_cover_wholly_is_told():
     labels = boxes((2, 12, 2, 12), size=20)
     labels[0, 12:16, 12:16] = 2
-    with pytest.raises(ValueError, match="case x, 'b': the shape lies wholly beneath other structures; .*on_top=True"):
+    with pytest.raises(
+        ValueError,
+        match="case x, 'b': the shape lies wholly beneath other structures; .*on_top=True",
+    ):
         place_shape(labels, "b", ["a", "b"], SQUARE, shift=(-7, -7), ids=["x"])
-    assert (place_shape(labels, "b", ["a", "b"], SQUARE, shift=(-7, -7), on_top=True).labels == 2).sum() == 16
+    assert (
+        place_shape(labels, "b", ["a", "b"], SQUARE, shift=(-7, -7), on_top=True).labels == 2
+    ).sum() == 16
 
 
 @pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf])
@@ -424,7 +450,10 @@ def test_bad_factors_are_refused(factor):
 
 def test_bad_regions_are_refused():
     empty, full = torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 8, 8, dtype=torch.bool)
-    for region in (lambda m, **o: targets.around(m, depth=1, **o), targets.bounding_box):
+    for region in (
+        lambda m, **o: targets.receptive_field_region(m, depth=1, **o),
+        targets.bounding_box,
+    ):
         with pytest.raises(ValueError, match="case x has an empty mask"):
             region(empty, ids=["x"])
         with pytest.raises(ValueError, match="masks are torch.float32"):
@@ -437,4 +466,4 @@ def test_bad_regions_are_refused():
             targets.bounding_box(full, margin=margin)
     for depth in (0, -1, 1.5):
         with pytest.raises(ValueError, match=f"depth is {depth}"):
-            targets.around(full, depth=depth)
+            targets.receptive_field_region(full, depth=depth)

@@ -17,20 +17,18 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from helpers import training
+from helpers import augmentation, training
+from helpers.augmentation import augment, elastic_field, warp
+from helpers.common.paths import ROOT
 from helpers.data import Dataset, load
 from helpers.evaluation import iou_table
-from helpers.files import ROOT
 from helpers.network import UNet, predict
 from helpers.training import (
-    augment,
-    elastic_field,
     load_weights,
     make_recipe,
     save_weights,
     state_digest,
     train,
-    warp,
     weights_path,
 )
 
@@ -44,12 +42,28 @@ def toy(n=8, size=16, seed=0):
     corners = torch.randint(1, size // 2, (n, 2), generator=generator).tolist()
     for label, (row, column) in zip(labels, corners, strict=True):
         label[row : row + size // 2, column : column + size // 2] = 1
-    images = (labels * 1.2 - 0.6)[:, None] + torch.randn(n, 1, size, size, generator=generator) * 0.1
+    images = (labels * 1.2 - 0.6)[:, None] + torch.randn(
+        n, 1, size, size, generator=generator
+    ) * 0.1
     ids = tuple(f"case {i}" for i in range(n))
     cut = n - n // 4
-    split = {"target-training": ids[:cut], "target-validation": ids[cut:],
-             "surrogate-training": ids[n - cut :], "surrogate-validation": ids[: n - cut], "test": ids[:1]}  # fmt: skip
-    return Dataset("toy", size, ids, ("square",), images.clamp(-1, 1), labels, split, f"digest {n} {size} {seed}")
+    split = {
+        "target-training": ids[:cut],
+        "target-validation": ids[cut:],
+        "surrogate-training": ids[n - cut :],
+        "surrogate-validation": ids[: n - cut],
+        "test": ids[:1],
+    }
+    return Dataset(
+        "toy",
+        size,
+        ids,
+        ("square",),
+        images.clamp(-1, 1),
+        labels,
+        split,
+        f"digest {n} {size} {seed}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +140,9 @@ def test_a_recipe_is_the_same_on_machines_with_and_without_bfloat16(monkeypatch)
 def test_ten_epochs_on_small_phantoms_teach_a_network_to_outline_all_structures(tmp_path):
     data = load("phantom", size=48, seed=1)
     images, truth = data.take("test")
-    predictions = predict(train(data, "target", folder=tmp_path, depth=2, epochs=10).network, images)
+    predictions = predict(
+        train(data, "target", folder=tmp_path, depth=2, epochs=10).network, images
+    )
     table = iou_table(predictions, truth, ids=data.split["test"], structures=data.structures)
     assert table["iou"].mean() > 80  # two seeds gave 84.7 and 85.0
     assert table.groupby("structure")["iou"].mean().min() > 60  # 72.9, a clavicle
@@ -135,7 +151,11 @@ def test_ten_epochs_on_small_phantoms_teach_a_network_to_outline_all_structures(
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_trains_and_its_weights_work_on_the_processor(tmp_path, precision):
-    settings = SETTINGS | {"epochs": 20, "augmentation": "elastic affine intensity", "precision": precision}
+    settings = SETTINGS | {
+        "epochs": 20,
+        "augmentation": "elastic affine intensity",
+        "precision": precision,
+    }
     there = train(toy(24), "target", folder=tmp_path / "there", device="cuda", **settings)
     again = train(toy(24), "target", folder=tmp_path / "again", device="cuda", **settings)
     assert there.digest == again.digest and next(there.network.parameters()).is_cuda
@@ -146,11 +166,15 @@ def test_a_gpu_trains_and_its_weights_work_on_the_processor(tmp_path, precision)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_epochs_lower_the_loss_on_an_easy_set(precision, tmp_path):
-    result = train(toy(24), "target", folder=tmp_path, **SETTINGS | {"precision": precision, "batch_size": 2})
+    result = train(
+        toy(24), "target", folder=tmp_path, **SETTINGS | {"precision": precision, "batch_size": 2}
+    )
     first, second = result.history
     assert second["loss"] < first["loss"] - 0.02
     assert [row["epoch"] for row in result.history] == [1, 2]
-    assert all(-1 <= row["loss"] <= 0 <= row["iou"] <= 1 and row["seconds"] > 0 for row in result.history)
+    assert all(
+        -1 <= row["loss"] <= 0 <= row["iou"] <= 1 and row["seconds"] > 0 for row in result.history
+    )
 
 
 def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatch):
@@ -170,7 +194,10 @@ def test_a_trained_network_comes_in_evaluation_mode_with_its_recipe(trained):
     result, folder = trained
     assert not any(module.training for module in result.network.modules())
     assert result.recipe == make_recipe(toy(), "target", **SETTINGS)
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".safetensors"]  # no checkpoint is left
+    assert sorted(path.suffix for path in folder.iterdir()) == [
+        ".json",
+        ".safetensors",
+    ]  # no checkpoint is left
 
 
 def test_the_same_recipe_is_loaded_and_not_trained_again(trained, monkeypatch):
@@ -178,9 +205,16 @@ def test_the_same_recipe_is_loaded_and_not_trained_again(trained, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     monkeypatch.setattr(training, "_fit", None)
     again = train(toy(), "target", folder=folder, **SETTINGS)
-    assert (again.digest, again.recipe, again.history) == (result.digest, result.recipe, result.history)
+    assert (again.digest, again.recipe, again.history) == (
+        result.digest,
+        result.recipe,
+        result.history,
+    )
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert all(torch.equal(v, result.network.state_dict()[n]) for n, v in again.network.state_dict().items())
+    assert all(
+        torch.equal(v, result.network.state_dict()[n])
+        for n, v in again.network.state_dict().items()
+    )
 
 
 def test_another_process_that_trains_the_same_is_waited_for(trained, tmp_path, monkeypatch):
@@ -190,12 +224,17 @@ def test_another_process_that_trains_the_same_is_waited_for(trained, tmp_path, m
     monkeypatch.setattr(training, "_fit", None)
     path = training.weights_path(result.recipe, tmp_path)
     with FileLock(path.with_suffix(".lock")):
-        waiting = Thread(target=lambda: found.append(train(toy(), "target", folder=tmp_path, **SETTINGS)))
+        waiting = Thread(
+            target=lambda: found.append(train(toy(), "target", folder=tmp_path, **SETTINGS))
+        )
         waiting.start()
         while not told:
             assert waiting.is_alive()
             waiting.join(0.1)
-        assert told == ["target: waiting for another process, which trains the same network"] and not found
+        assert (
+            told == ["target: waiting for another process, which trains the same network"]
+            and not found
+        )
         for file in folder.iterdir():
             shutil.copy(file, tmp_path)
     waiting.join(30)
@@ -210,13 +249,17 @@ def test_another_recipe_is_another_file(trained, tmp_path):
     train(toy(), "target", folder=tmp_path, **SETTINGS, seed=1)
     names = {path.name for path in tmp_path.glob("*.safetensors")}
     assert first.name in names and len(names) == 3
-    assert load_weights(tmp_path / first.name).digest == result.digest  # the same recipe gives the same weights
+    assert (
+        load_weights(tmp_path / first.name).digest == result.digest
+    )  # the same recipe gives the same weights
     assert len({load_weights(tmp_path / name).digest for name in names}) == 3
 
 
 def test_every_network_of_every_seed_starts_from_weights_of_its_own():
     seeds = [
-        make_recipe(toy(), role, **SETTINGS, seed=seed).seed for seed in (0, 1) for role in ("target", "surrogate")
+        make_recipe(toy(), role, **SETTINGS, seed=seed).seed
+        for seed in (0, 1)
+        for role in ("target", "surrogate")
     ]
     assert len(set(seeds)) == 4
 
@@ -245,7 +288,9 @@ def test_a_batch_log_gets_a_line_an_epoch(tmp_path, monkeypatch):
     monkeypatch.setenv("STUDY_LOG", str(tmp_path / "log"))
     train(toy(), "surrogate", folder=tmp_path, **SETTINGS)
     first, second = (tmp_path / "log").read_text().splitlines()
-    assert first.startswith("surrogate: epoch 1/2, loss -0.") and second.startswith("surrogate: epoch 2/2, loss -0.")
+    assert first.startswith("surrogate: epoch 1/2, loss -0.") and second.startswith(
+        "surrogate: epoch 2/2, loss -0."
+    )
     assert second.endswith(" 0:00 left")
 
 
@@ -335,11 +380,15 @@ def test_killed_at_any_moment_and_resumed_training_ends_with_the_same_weights(tm
     for precision in ("fp32", "bf16"):
         (whole,) = (tmp_path / precision / "uninterrupted").glob("*.safetensors")
         expected, history = load_file(whole), load_weights(whole).history
-        folders = [folder for folder in (tmp_path / precision).iterdir() if folder.name != "uninterrupted"]
+        folders = [
+            folder for folder in (tmp_path / precision).iterdir() if folder.name != "uninterrupted"
+        ]
         assert len(folders) == 12
         for folder in folders:
             found = load_file(folder / whole.name)
-            assert all(torch.equal(found[name], value) for name, value in expected.items()), folder.name
+            assert all(torch.equal(found[name], value) for name, value in expected.items()), (
+                folder.name
+            )
             assert [(r["loss"], r["iou"]) for r in load_weights(folder / whole.name).history] == [
                 (r["loss"], r["iou"]) for r in history
             ], folder.name
@@ -394,14 +443,18 @@ def flip(position):
     ],
     ids="empty cut short longer length last-byte middle-byte history-digit history-json no-digest no-metadata".split(),
 )
-def test_after_damage_to_a_checkpoint_training_starts_anew_and_says_so(damage, trained, tmp_path, monkeypatch, capsys):
+def test_after_damage_to_a_checkpoint_training_starts_anew_and_says_so(
+    damage, trained, tmp_path, monkeypatch, capsys
+):
     checkpoint = interrupted(tmp_path, monkeypatch)
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     result = train(toy(), "target", folder=tmp_path, **SETTINGS)
     message = [line for line in capsys.readouterr().err.splitlines() if checkpoint.name in line]
     assert len(message) == 1 and "starts anew" in message[0]
     assert result.digest == trained[0].digest
-    assert [(r["loss"], r["iou"]) for r in result.history] == [(r["loss"], r["iou"]) for r in trained[0].history]
+    assert [(r["loss"], r["iou"]) for r in result.history] == [
+        (r["loss"], r["iou"]) for r in trained[0].history
+    ]
 
 
 # --- weights files ----------------------------------------------------------------------------------------------------
@@ -410,7 +463,10 @@ def test_after_damage_to_a_checkpoint_training_starts_anew_and_says_so(damage, t
 def test_weights_come_back_exactly(weights):
     path, network, recipe = weights
     loaded = load_weights(path)
-    assert all(torch.equal(value, loaded.network.state_dict()[name]) for name, value in network.state_dict().items())
+    assert all(
+        torch.equal(value, loaded.network.state_dict()[name])
+        for name, value in network.state_dict().items()
+    )
     assert loaded.recipe == recipe and loaded.recipe.key == recipe.key
     assert loaded.digest == state_digest(network.state_dict())
     assert loaded.history == ({"epoch": 1, "loss": -0.5, "iou": 0.5, "seconds": 0.1},)
@@ -453,19 +509,26 @@ def test_no_byte_of_a_weights_file_can_change_unnoticed(weights):
 
 
 def test_missing_weights_are_named_with_the_notebook_that_makes_them(tmp_path):
-    refuse(tmp_path / "none.safetensors", error=FileNotFoundError, words=r"none\.safetensors.*02_training")
+    refuse(
+        tmp_path / "none.safetensors",
+        error=FileNotFoundError,
+        words=r"none\.safetensors.*02_training",
+    )
 
 
 def test_a_missing_side_car_is_named_and_the_advice_gets_one_out_of_it(weights):
     path = weights[0]
     path.with_suffix(".json").unlink()
     message = refuse(path, error=(ValueError, FileNotFoundError), words=r"weights\.json")
-    assert "delete" in message  # training again would find the weights file and stop at the same place
+    assert (
+        "delete" in message
+    )  # training again would find the weights file and stop at the same place
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"architecture": {"depth": "two"}}'],
-)  # fmt: skip
+    "content",
+    [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"architecture": {"depth": "two"}}'],
+)
 def test_a_side_car_that_is_not_one_is_refused(weights, content):
     path = weights[0]
     path.with_suffix(".json").write_bytes(content)
@@ -537,7 +600,9 @@ def test_the_expected_rms_is_that_of_filtered_uniform_noise():
     assert np.sqrt((fields**2).mean()) == pytest.approx(expected_rms(64, sigma=12.5), rel=0.1)
     centre = (gaussian_filter1d(np.eye(1024), 100, axis=0)[512] ** 2).sum()  # far from the border
     assert centre == pytest.approx(1 / (2 * np.pi**0.5 * 100), rel=0.01)
-    assert 1000 / 3**0.5 * centre < expected_rms() < 1.5 * 1000 / 3**0.5 * centre  # the border reflects
+    assert (
+        1000 / 3**0.5 * centre < expected_rms() < 1.5 * 1000 / 3**0.5 * centre
+    )  # the border reflects
 
 
 @pytest.mark.parametrize("size", [16, 64, 512])
@@ -551,7 +616,9 @@ def test_the_elastic_field_has_the_rms_of_the_paper_s_scaled_with_the_size(size)
 @pytest.mark.parametrize("setting", [{"magnitude": 500.0}, {"sigma": 60.0}])
 def test_magnitude_and_sigma_have_their_meaning(setting):
     fields = elastic_field(3000, 32, torch.Generator().manual_seed(0), **setting)
-    assert fields.square().mean().sqrt().item() == pytest.approx(expected_rms(**setting) / 16, rel=0.1)
+    assert fields.square().mean().sqrt().item() == pytest.approx(
+        expected_rms(**setting) / 16, rel=0.1
+    )
 
 
 def test_the_elastic_field_varies_over_the_image_as_the_paper_s_does():
@@ -560,9 +627,13 @@ def test_the_elastic_field_varies_over_the_image_as_the_paper_s_does():
     covariance = 1e6 / 3 * np.multiply.outer(*[(matrix**2).sum(axis=1)] * 2)
     fields = elastic_field(6000, 32, torch.Generator().manual_seed(1))[:, 0].double() * 16
     direct = covariance.reshape(32, 16, 32, 16).mean(axis=(1, 3))
-    np.testing.assert_allclose(fields.square().mean(dim=0).sqrt().numpy(), np.sqrt(direct), rtol=0.08)
+    np.testing.assert_allclose(
+        fields.square().mean(dim=0).sqrt().numpy(), np.sqrt(direct), rtol=0.08
+    )
     across = 1e6 / 3 * (matrix[8] @ matrix[256 + 8]) * (matrix[264] @ matrix[264])
-    assert (fields[:, 0, 16] * fields[:, 16, 16]).mean().item() == pytest.approx(across, abs=0.1 * direct.max())
+    assert (fields[:, 0, 16] * fields[:, 16, 16]).mean().item() == pytest.approx(
+        across, abs=0.1 * direct.max()
+    )
 
 
 def test_the_elastic_field_is_smooth():
@@ -574,7 +645,9 @@ def test_the_elastic_field_is_smooth():
 
 
 def test_the_elastic_field_depends_on_its_generator_alone():
-    one, same, other = (elastic_field(2, 16, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    one, same, other = (
+        elastic_field(2, 16, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert not torch.equal(one[0], one[1]) and not torch.equal(one[0, 0], one[0, 1])
 
@@ -610,7 +683,9 @@ def test_images_move_by_cubic_splines_and_keep_their_range():
     field = torch.zeros(1, 2, 16, 16)
     field[:, 0] = 0.4
     moved = warp(ramp, torch.zeros(1, 16, 16, dtype=torch.int64), field)[0]
-    torch.testing.assert_close(moved[..., 2:-3], ramp[..., 2:-3] + 0.4 * 1.6 / 15, atol=0.005, rtol=0)
+    torch.testing.assert_close(
+        moved[..., 2:-3], ramp[..., 2:-3] + 0.4 * 1.6 / 15, atol=0.005, rtol=0
+    )
     for height in (0.5, 1.0):  # a spline overshoots at an edge; linear interpolation would not
         edge = torch.where(torch.arange(16) < 8, -height, height).expand(1, 1, 16, 16)
         peak = warp(edge, torch.zeros(1, 16, 16, dtype=torch.int64), field)[0].abs().max()
@@ -621,12 +696,16 @@ def test_an_affine_map_turns_images_and_labels_alike():
     images, labels = make_batch()
     quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]).expand(4, 2, 3)
     moved, classes = warp(images, labels, torch.zeros(4, 2, 16, 16), matrix=quarter)
-    assert torch.equal(classes, labels.rot90(-1, (1, 2))) or torch.equal(classes, labels.rot90(1, (1, 2)))
+    assert torch.equal(classes, labels.rot90(-1, (1, 2))) or torch.equal(
+        classes, labels.rot90(1, (1, 2))
+    )
     turn = -1 if torch.equal(classes, labels.rot90(-1, (1, 2))) else 1
     torch.testing.assert_close(moved, images.rot90(turn, (2, 3)), atol=1e-4, rtol=0)
 
 
-WORDS = [" ".join(chosen) for n in range(4) for chosen in combinations(training.AUGMENTATIONS, n)]
+WORDS = [
+    " ".join(chosen) for n in range(4) for chosen in combinations(augmentation.AUGMENTATIONS, n)
+]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -657,7 +736,7 @@ def changed_samples(words, n=400, size=16):
     return (changed != images).flatten(1).any(dim=1), (classes != labels).flatten(1).any(dim=1)
 
 
-@pytest.mark.parametrize("word", training.AUGMENTATIONS)
+@pytest.mark.parametrize("word", augmentation.AUGMENTATIONS)
 def test_each_augmentation_changes_about_half_of_the_samples(word):
     images, labels = changed_samples(word, size=64)
     assert 0.43 < images.float().mean() < 0.57
@@ -668,10 +747,10 @@ def test_each_augmentation_changes_about_half_of_the_samples(word):
 
 
 def test_augmentations_choose_their_samples_independently():
-    chosen = [changed_samples(word, size=32)[0] for word in training.AUGMENTATIONS]
+    chosen = [changed_samples(word, size=32)[0] for word in augmentation.AUGMENTATIONS]
     for one, other in combinations(chosen, 2):
         assert 0.17 < (one & other).float().mean() < 0.33
-    together = changed_samples(" ".join(training.AUGMENTATIONS), size=32)[0]
+    together = changed_samples(" ".join(augmentation.AUGMENTATIONS), size=32)[0]
     assert torch.equal(together, chosen[0] | chosen[1] | chosen[2])
 
 
@@ -680,7 +759,7 @@ def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given
     before = images.clone(), labels.clone()
     changed, classes = augment(images, labels, torch.Generator().manual_seed(0), "")
     assert torch.equal(changed, images) and torch.equal(classes, labels)
-    augment(images, labels, torch.Generator().manual_seed(0), " ".join(training.AUGMENTATIONS))
+    augment(images, labels, torch.Generator().manual_seed(0), " ".join(augmentation.AUGMENTATIONS))
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
 
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers.cells import Cell, Goal
 from helpers.data import Dataset, load
 from helpers.network import UNet
+from helpers.sweep import Experiment, Goal
 
 
 def dataset(n=6, size=16, name="toy", origin=None):
@@ -23,7 +23,17 @@ def dataset(n=6, size=16, name="toy", origin=None):
         labels[k, a : a + b + k % 3, a : a + b] = 2
         labels[k, a + 1 : a + b - 1, a + 1 + k % 2 : a + b - 1] = 1
     ids = tuple(f"c{k}" for k in range(n))
-    return Dataset(name, size, ids, ("heart", "lung"), images, labels, {"test": ids}, f"{name}-{n}-{size}", origin)
+    return Dataset(
+        name,
+        size,
+        ids,
+        ("heart", "lung"),
+        images,
+        labels,
+        {"test": ids},
+        f"{name}-{n}-{size}",
+        origin,
+    )
 
 
 def on_disk(folder, n=16, size=32):
@@ -31,7 +41,9 @@ def on_disk(folder, n=16, size=32):
     data = dataset(n, size)
     for id, image, labels in zip(data.ids, data.images, data.labels, strict=True):
         parts = {"images": ((image[0] + 0.5) * 255).byte()}
-        parts |= {f"masks/{name}": (labels == k).byte() * 255 for k, name in enumerate(data.structures, 1)}
+        parts |= {
+            f"masks/{name}": (labels == k).byte() * 255 for k, name in enumerate(data.structures, 1)
+        }
         for name, pixels in parts.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.numpy()).save(folder / name / f"{id}.png")
@@ -84,8 +96,14 @@ class Acting(nn.Module):
 
 
 def cell(data, ids=None, **values):
-    about = {"attacked": "net", "crafted_on": "net", "classes": data.classes, "steps": 3, "epsilon": 0.002}
-    return Cell(data.name, data.digest, data.size, tuple(ids or data.ids), **about | values)
+    about = {
+        "attacked": "net",
+        "crafted_on": "net",
+        "classes": data.classes,
+        "steps": 3,
+        "epsilon": 0.002,
+    }
+    return Experiment(data.name, data.digest, data.size, tuple(ids or data.ids), **about | values)
 
 
 def single_cells(data, **values):
@@ -97,7 +115,9 @@ def grid(data):
     """Cells of all kinds, on networks "a" and "b"."""
     on = {"attacked": "a", "crafted_on": "a"}
     cells = {("white-box", e): cell(data, epsilon=e, **on) for e in (0.01, 0.05)}
-    cells |= {("black-box", e): cell(data, epsilon=e, attacked="a", crafted_on="b") for e in (0.01, 0.05)}
+    cells |= {
+        ("black-box", e): cell(data, epsilon=e, attacked="a", crafted_on="b") for e in (0.01, 0.05)
+    }
     for attack in ("fast pgd", "fgsm", "no attack", "random noise", "shuffled noise"):
         cells[attack, 0.05] = cell(data, epsilon=0.05, attack=attack, **on)
     heart = Goal("shape", "heart")

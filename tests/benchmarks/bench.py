@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from helpers.attack import pgd
-from helpers.evaluation import write_table
-from helpers.files import RUNS
+from helpers.augmentation import augment
+from helpers.common.paths import RUNS
 from helpers.loss import iou_loss
 from helpers.network import UNet, find_device, native_bf16
 from helpers.phantom import draw_case
-from helpers.training import augment
+from helpers.tables import write_table
 
 SIZE, DEPTH, BATCH, ROUNDS, STEPS = 256, 4, 4, 5, 10
 ATTACKED = {"cpu": {256: 4}, "cuda": {256: 64, 512: 16}}  # images at a time, of each size
@@ -62,23 +62,40 @@ def measure():
         for precision in ("fp32", "bf16") if native_bf16(device) else ("fp32",):
             torch.manual_seed(0)
             network = UNet(depth=DEPTH).to(device, memory_format=torch.channels_last)
-            optimizer, generator = torch.optim.Adadelta(network.parameters(), lr=1.0), torch.Generator().manual_seed(0)
-            train = partial(training_step, network, optimizer, *batch(BATCH, SIZE, device), generator)
+            optimizer, generator = (
+                torch.optim.Adadelta(network.parameters(), lr=1.0),
+                torch.Generator().manual_seed(0),
+            )
+            train = partial(
+                training_step, network, optimizer, *batch(BATCH, SIZE, device), generator
+            )
             cost = seconds(partial(train, bf16=precision == "bf16"))
-            rows.append([f"training step {SIZE}×{SIZE}", name, precision, BATCH, 1000 * cost / BATCH])
+            rows.append(
+                [f"training step {SIZE}×{SIZE}", name, precision, BATCH, 1000 * cost / BATCH]
+            )
             for size, n in ATTACKED[device.type].items():
-                attack = partial(pgd, UNet(depth=DEPTH).eval().to(device), *batch(n, size, device), epsilon=0.04)
+                attack = partial(
+                    pgd, UNet(depth=DEPTH).eval().to(device), *batch(n, size, device), epsilon=0.04
+                )
                 loss = partial(iou_loss, classes=range(1, 6))
                 cost = seconds(partial(attack, loss=loss, steps=STEPS, precision=precision))
-                rows.append([f"attack step {size}×{size}", name, precision, n, 1000 * cost / (n * STEPS)])
-    return pd.DataFrame(rows, columns=["work", "device", "precision", "images", "milliseconds_per_image"])
+                rows.append(
+                    [f"attack step {size}×{size}", name, precision, n, 1000 * cost / (n * STEPS)]
+                )
+    return pd.DataFrame(
+        rows, columns=["work", "device", "precision", "images", "milliseconds_per_image"]
+    )
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # an attack on random weights
     table = measure()
-    machine = {"depth": DEPTH, "threads": torch.get_num_threads(),
-               "processor": platform.processor() or platform.machine(), "torch": torch.__version__}  # fmt: skip
+    machine = {
+        "depth": DEPTH,
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(table.round(3).to_string(index=False))
     path = RUNS / "costs.csv"

@@ -18,13 +18,17 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.adapters import frozen_copy
 from helpers.attack import fast_pgd, pgd
+from helpers.common.files import atomic_write
+from helpers.common.paths import FIGURES, ROOT, RUNS
+from helpers.common.provenance import commit
 from helpers.data import load
-from helpers.evaluation import write_table
-from helpers.files import FIGURES, ROOT, RUNS, commit, replacing
-from helpers.loss import cross_entropy, iou, iou_loss
-from helpers.network import UNet, frozen_copy, native_bf16, predict
-from helpers.publish import renew_readme
+from helpers.evaluation import iou
+from helpers.loss import cross_entropy, iou_loss
+from helpers.network import UNet, native_bf16, predict
+from helpers.study.publish import renew_readme
+from helpers.tables import write_table
 from helpers.targets import LARGE, heart_symbol
 from helpers.training import train
 
@@ -44,7 +48,9 @@ def torchattacks(network, images, target, *, epsilon, step_size, steps):
         def forward(self, images):
             return self.network(images * 2 - 1)
 
-    attack = library.PGD(Scaled().eval(), eps=epsilon / 2, alpha=step_size / 2, steps=steps, random_start=False)
+    attack = library.PGD(
+        Scaled().eval(), eps=epsilon / 2, alpha=step_size / 2, steps=steps, random_start=False
+    )
     attack.set_mode_targeted_by_label(quiet=True)
     return attack((images + 1) / 2, target) * 2 - 1
 
@@ -53,8 +59,20 @@ def cleverhans(network, images, target, *, epsilon, step_size, steps):
     """Its loss is the cross-entropy."""
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
-    return projected_gradient_descent(network, images, epsilon, step_size, steps, np.inf, clip_min=-1, clip_max=1,
-                                      y=target, targeted=True, rand_init=False, sanity_checks=False)  # fmt: skip
+    return projected_gradient_descent(
+        network,
+        images,
+        epsilon,
+        step_size,
+        steps,
+        np.inf,
+        clip_min=-1,
+        clip_max=1,
+        y=target,
+        targeted=True,
+        rand_init=False,
+        sanity_checks=False,
+    )
 
 
 def foolbox(network, images, target, *, epsilon, step_size, steps):
@@ -106,32 +124,70 @@ def art(network, images, target, *, epsilon, step_size, steps):
 
     class Loss(torch.nn.Module):
         def forward(self, logits, labels):
-            return LOSS(logits.view(len(logits), -1, size, size), labels.view(-1, size, size).long()).sum()
+            return LOSS(
+                logits.view(len(logits), -1, size, size), labels.view(-1, size, size).long()
+            ).sum()
 
-    flat = PyTorchClassifier(Flat().eval(), loss=Loss(), input_shape=(1, size, size), nb_classes=size * size,
-                             clip_values=(-1, 1), device_type="cpu")  # fmt: skip
-    attack = ProjectedGradientDescentPyTorch(flat, norm=np.inf, eps=epsilon, eps_step=step_size, max_iter=steps,
-                                             targeted=True, batch_size=len(images), verbose=False)  # fmt: skip
-    return torch.from_numpy(attack.generate(images.numpy(), target.flatten(1).numpy().astype(np.float32)))
+    flat = PyTorchClassifier(
+        Flat().eval(),
+        loss=Loss(),
+        input_shape=(1, size, size),
+        nb_classes=size * size,
+        clip_values=(-1, 1),
+        device_type="cpu",
+    )
+    attack = ProjectedGradientDescentPyTorch(
+        flat,
+        norm=np.inf,
+        eps=epsilon,
+        eps_step=step_size,
+        max_iter=steps,
+        targeted=True,
+        batch_size=len(images),
+        verbose=False,
+    )
+    return torch.from_numpy(
+        attack.generate(images.numpy(), target.flatten(1).numpy().astype(np.float32))
+    )
 
 
 def ours(network, images, target, *, epsilon, step_size, steps, precision="fp32", loss=LOSS):
     """`helpers.attack.pgd`, with its checks."""
-    return pgd(network, images, target, loss=loss, epsilon=epsilon, step_size=step_size, steps=steps, targeted=True,
-               precision=precision).adv_images  # fmt: skip
+    return pgd(
+        network,
+        images,
+        target,
+        loss=loss,
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=steps,
+        targeted=True,
+        precision=precision,
+    ).adv_images
 
 
-LIBRARIES = {"torchattacks": torchattacks, "captum": captum, "foolbox": foolbox, "art": art, "cleverhans": cleverhans}
+LIBRARIES = {
+    "torchattacks": torchattacks,
+    "captum": captum,
+    "foolbox": foolbox,
+    "art": art,
+    "cleverhans": cleverhans,
+}
 CROSS_ENTROPY = ("torchattacks", "cleverhans")  # the others take any loss
 PRECISIONS = ("fp32", "bf16") if native_bf16() else ("fp32",)
 ATTACKS = {(name, "fp32"): attack for name, attack in LIBRARIES.items()}
-ATTACKS |= {("this study", precision): partial(ours, precision=precision) for precision in PRECISIONS}
+ATTACKS |= {
+    ("this study", precision): partial(ours, precision=precision) for precision in PRECISIONS
+}
 
 
 def case():
     """Network with random weights, images and target: what a step costs does not depend on them."""
     torch.manual_seed(0)
-    images, target = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1, torch.randint(0, 6, (BATCH, SIZE, SIZE))
+    images, target = (
+        torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1,
+        torch.randint(0, 6, (BATCH, SIZE, SIZE)),
+    )
     return UNet(depth=DEPTH).eval(), images, target
 
 
@@ -163,21 +219,29 @@ def peak(library, precision):
     if not Path("/proc/self/status").exists():
         return float("nan")
     command = [sys.executable, __file__, "--peak", library, precision]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return int(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def speed():
     """Table of seconds, arithmetic, loss and memory; rounds are interleaved, times are medians."""
     network, images, target = case()
     options = {"epsilon": EPSILON, "step_size": EPSILON / 20, "steps": STEPS}
-    times, rates, found = {key: [] for key in ATTACKS}, {precision: [] for precision in PRECISIONS}, {}
+    times, rates, found = (
+        {key: [] for key in ATTACKS},
+        {precision: [] for precision in PRECISIONS},
+        {},
+    )
     for key, attack in ATTACKS.items():  # to warm up
         found[key] = attack(network, images, target, **options)
     for _ in range(ROUNDS):
         for precision in PRECISIONS:
             rates[precision].append(matrix_rate(precision))
         for key, attack in ATTACKS.items():
-            times[key].append(timed(lambda: attack(network, images, target, **options)) / BATCH / STEPS)  # noqa: B023
+            times[key].append(
+                timed(lambda: attack(network, images, target, **options)) / BATCH / STEPS
+            )  # noqa: B023
     fastest = min(median(times[name, "fp32"]) for name in LIBRARIES)
     arithmetic, rows = step_arithmetic(network, images, target), []
     for (library, precision), seconds in times.items():
@@ -185,9 +249,26 @@ def speed():
             after = LOSS(network(found[library, precision].float()), target).mean().item()
         share = 100 * arithmetic / median(seconds) / median(rates[precision])
         speedup = fastest / median(seconds)
-        rows.append([library, precision, round(median(seconds), 4), speedup, share, after, peak(library, precision)])
-    columns = ["library", "precision", "seconds_per_image_step", "speedup_over_fastest_peer", "share_of_matrix_rate",
-               "loss_after", "peak_mib"]  # fmt: skip
+        rows.append(
+            [
+                library,
+                precision,
+                round(median(seconds), 4),
+                speedup,
+                share,
+                after,
+                peak(library, precision),
+            ]
+        )
+    columns = [
+        "library",
+        "precision",
+        "seconds_per_image_step",
+        "speedup_over_fastest_peer",
+        "share_of_matrix_rate",
+        "loss_after",
+        "peak_mib",
+    ]
     about = {"gflop_per_image_step": round(arithmetic / 1e9, 2)}
     about |= {f"{name}_gflop_per_second": round(median(rate) / 1e9) for name, rate in rates.items()}
     return pd.DataFrame(rows, columns=columns), about
@@ -209,10 +290,14 @@ def answers(network, images, target):
         loss = cross_entropy if name in CROSS_ENTROPY else LOSS
         same, overlaps = partial(ours, loss=loss), []
         one, other = (a(network, images, target, steps=1, **options) for a in (attack, same))
-        overlaps = [reached(a(network, images, target, steps=20, **options)) for a in (attack, same)]
+        overlaps = [
+            reached(a(network, images, target, steps=20, **options)) for a in (attack, same)
+        ]
         alike = 100 * ((one - other).abs() <= 1e-6).float().mean().item()
         rows.append([name, "cross-entropy" if name in CROSS_ENTROPY else "IoU", alike, *overlaps])
-    return pd.DataFrame(rows, columns=["library", "loss", "same_after_1_step", "iou_after_20", "ours_after_20"])
+    return pd.DataFrame(
+        rows, columns=["library", "loss", "same_after_1_step", "iou_after_20", "ours_after_20"]
+    )
 
 
 def race(network, images, target, epsilon=0.08, wanted=95.0):
@@ -221,18 +306,38 @@ def race(network, images, target, epsilon=0.08, wanted=95.0):
     Plain steps of all libraries are the same (see `answers`), so all take as many as ours; the fast schedule has the
     least of 5, 10 … 30 steps that gets there.
     """
-    about = {"loss": LOSS, "epsilon": epsilon, "targeted": True, "classes": [1], "precision": "fp32"}
+    about = {
+        "loss": LOSS,
+        "epsilon": epsilon,
+        "targeted": True,
+        "classes": [1],
+        "precision": "fp32",
+    }
     means = pgd(network, images, target, steps=200, **about).iou.mean(dim=1)
     plain = int((means >= wanted).float().argmax()) if means.max() >= wanted else 200
     lengths = range(5, 31, 5)
-    ends = (fast_pgd(network, images, target, steps=steps, **about).iou[-1].mean() for steps in lengths)
+    ends = (
+        fast_pgd(network, images, target, steps=steps, **about).iou[-1].mean() for steps in lengths
+    )
     fast = next((steps for steps, end in zip(lengths, ends, strict=True) if end >= wanted), 30)
     options = {"epsilon": epsilon, "step_size": epsilon / 20, "steps": plain}
-    runs = {key: (plain, partial(attack, network, images, target, **options)) for key, attack in ATTACKS.items()
-            if key[0] not in CROSS_ENTROPY}  # fmt: skip
+    runs = {
+        key: (plain, partial(attack, network, images, target, **options))
+        for key, attack in ATTACKS.items()
+        if key[0] not in CROSS_ENTROPY
+    }
     for precision in PRECISIONS:
-        work = partial(fast_pgd, network, images, target, loss=LOSS, epsilon=epsilon, targeted=True, steps=fast,
-                       precision=precision)  # fmt: skip
+        work = partial(
+            fast_pgd,
+            network,
+            images,
+            target,
+            loss=LOSS,
+            epsilon=epsilon,
+            targeted=True,
+            steps=fast,
+            precision=precision,
+        )
         runs["this study, fast schedule", precision] = (fast, work)
     times = {key: [] for key in runs}
     for _ in range(3):
@@ -240,15 +345,20 @@ def race(network, images, target, epsilon=0.08, wanted=95.0):
             times[key].append(timed(work) / len(images))
     fastest = min(median(seconds) for key, seconds in times.items() if key[0] in LIBRARIES)
     rows = [
-        [*key, runs[key][0], round(median(seconds), 3), fastest / median(seconds)] for key, seconds in times.items()
+        [*key, runs[key][0], round(median(seconds), 3), fastest / median(seconds)]
+        for key, seconds in times.items()
     ]
-    return pd.DataFrame(rows, columns=["library", "precision", "steps", "seconds_per_image", "speedup"])
+    return pd.DataFrame(
+        rows, columns=["library", "precision", "steps", "seconds_per_image", "speedup"]
+    )
 
 
 def machine():
     """What the figures were measured on, and with."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+    name = next(
+        (line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine()
+    )
     return {
         "seed": 0,
         "commit": commit(),
@@ -261,14 +371,22 @@ def machine():
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peak", nargs=2, metavar=("LIBRARY", "PRECISION"), help="only print the peak memory [MiB]")
-    parser.add_argument("--publish", action="store_true", help="copy the tables to figures/ and renew the README")
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("LIBRARY", "PRECISION"), help="only print the peak memory [MiB]"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="copy the tables to figures/ and renew the README"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # random weights are no good target
     if arguments.peak:
         network, images, target = case()
-        ATTACKS[tuple(arguments.peak)](network, images, target, epsilon=EPSILON, step_size=EPSILON / 20, steps=3)
-        status = Path("/proc/self/status").read_text()  # the resource module's figure is the parent's, if that had more
+        ATTACKS[tuple(arguments.peak)](
+            network, images, target, epsilon=EPSILON, step_size=EPSILON / 20, steps=3
+        )
+        status = Path(
+            "/proc/self/status"
+        ).read_text()  # the resource module's figure is the parent's, if that had more
         print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
         return
     table, rates = speed()
@@ -282,9 +400,18 @@ def main():
         **machine(),
         **rates,
     }
-    phantom = {"dataset": "phantom", "size": 128, "depth": 3, "weights": trained.digest[:12], **machine()}
-    tables = {"benchmark": (table, random), "benchmark_answers": (answers(trained.network, *attacked), phantom),
-              "benchmark_race": (race(trained.network, *attacked), phantom)}  # fmt: skip
+    phantom = {
+        "dataset": "phantom",
+        "size": 128,
+        "depth": 3,
+        "weights": trained.digest[:12],
+        **machine(),
+    }
+    tables = {
+        "benchmark": (table, random),
+        "benchmark_answers": (answers(trained.network, *attacked), phantom),
+        "benchmark_race": (race(trained.network, *attacked), phantom),
+    }
     for name, (table, about) in tables.items():
         print(", ".join(f"{key} {value}" for key, value in about.items()))
         print(table.round(4).to_string(index=False), "\n", flush=True)
@@ -292,7 +419,7 @@ def main():
     if arguments.publish:
         paths = [FIGURES / f"{name}.csv" for name in tables]
         for path in paths:
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 file.write((RUNS / path.name).read_bytes())
         print(*paths, *renew_readme(ROOT / "README.md", FIGURES), sep="\n")
 

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from helpers.attack import pgd
-from helpers.cells import Cell, Goal, compute, loss_of
+from helpers.common.paths import RUNS
 from helpers.data import load
-from helpers.evaluation import write_table
-from helpers.files import RUNS
 from helpers.network import UNet
-from helpers.sweep import run, status
+from helpers.sweep import Experiment, Goal, compute, run
+from helpers.sweep.experiment import loss_of
+from helpers.sweep.runner import status
+from helpers.tables import write_table
 
 MANY = (1000, 20000)
 
@@ -42,7 +43,14 @@ class Pixelwise(nn.Module):
 class Endless:
     """A dataset of as many cases as are asked for, each drawn from its id when it is taken."""
 
-    name, size, structures, classes, digest, origin = "endless", 64, ("heart", "lung"), (1, 2), "0" * 64, None
+    name, size, structures, classes, digest, origin = (
+        "endless",
+        64,
+        ("heart", "lung"),
+        (1, 2),
+        "0" * 64,
+        None,
+    )
     ids = tuple(map(str, range(100_000)))
 
     def take(self, ids):
@@ -61,7 +69,9 @@ def single_cases(count):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Pixelwise().eval()
-    first = Cell(data.name, data.digest, data.size, ("0",), "net", "net", data.classes, attack="fgsm")
+    first = Experiment(
+        data.name, data.digest, data.size, ("0",), "net", "net", data.classes, attack="fgsm"
+    )
     return {str(k): replace(first, ids=(str(k),)) for k in range(count)}, data, {"net": network}
 
 
@@ -71,10 +81,22 @@ def grid():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = UNet(num_classes=data.num_classes, depth=3).eval()
-    first = Cell(data.name, data.digest, data.size, data.split["test"][:1], "net", "net", data.classes,
-                 goal=Goal("shape", "heart"), steps=60)  # fmt: skip
-    cells = {(id, epsilon): replace(first, ids=(id,), epsilon=epsilon)
-             for id in data.split["test"][:12] for epsilon in (0.01, 0.02, 0.03, 0.04)}  # fmt: skip
+    first = Experiment(
+        data.name,
+        data.digest,
+        data.size,
+        data.split["test"][:1],
+        "net",
+        "net",
+        data.classes,
+        goal=Goal("shape", "heart"),
+        steps=60,
+    )
+    cells = {
+        (id, epsilon): replace(first, ids=(id,), epsilon=epsilon)
+        for id in data.split["test"][:12]
+        for epsilon in (0.01, 0.02, 0.03, 0.04)
+    }
     return cells, data, {"net": network}
 
 
@@ -87,9 +109,15 @@ def timed(function):
 def measure_workers():
     """Rows: seconds of a sweep in process, and with two workers; their ratio."""
     cells, data, networks = grid()
-    sweep = lambda engine: timed(lambda: _sweep(cells, data, networks, engine=engine, names=("id", "epsilon")))  # noqa: E731
+    sweep = lambda engine: timed(
+        lambda: _sweep(cells, data, networks, engine=engine, names=("id", "epsilon"))
+    )  # noqa: E731
     one, two = sweep(""), sweep("workers=2 threads=1")
-    return [["one thread in process", one, "s"], ["two workers", two, "s"], ["two workers / one thread", two / one, ""]]
+    return [
+        ["one thread in process", one, "s"],
+        ["two workers", two, "s"],
+        ["two workers / one thread", two / one, ""],
+    ]
 
 
 def measure_overhead():
@@ -99,13 +127,24 @@ def measure_overhead():
     images, labels = data.take([id for id, _ in cells])
     first = next(iter(cells.values()))
     target = first.goal.labels(labels, None, data.structures, [id for id, _ in cells])
-    alone = lambda: pgd(networks["net"], images, target, loss=loss_of(first), epsilon=0.04, targeted=True,  # noqa: E731
-                        steps=first.steps, precision="fp32")  # fmt: skip
+    alone = lambda: pgd(
+        networks["net"],
+        images,
+        target,
+        loss=loss_of(first),
+        epsilon=0.04,
+        targeted=True,  # noqa: E731
+        steps=first.steps,
+        precision="fp32",
+    )
     swept = lambda: _sweep(cells, data, networks, names=("id", "epsilon"), batch_size=8)  # noqa: E731
     times = [(timed(alone), timed(swept)) for _ in range(3)]
     direct, through = (min(column) for column in zip(*times, strict=True))
-    return [["pgd alone", direct, "s"], ["pgd through run()", through, "s"],
-            ["overhead of run()", 100 * (through / direct - 1), "%"]]  # fmt: skip
+    return [
+        ["pgd alone", direct, "s"],
+        ["pgd through run()", through, "s"],
+        ["overhead of run()", 100 * (through / direct - 1), "%"],
+    ]
 
 
 def measure_cases():
@@ -118,12 +157,19 @@ def measure_cases():
             part = listed[start : start + size]
             ids = [cell.ids[0] for cell in part]
             images, truth = (dict(zip(ids, tensors, strict=True)) for tensors in data.take(ids))
-            compute(part, images, truth, structures=data.structures, networks=networks, batch_size=size)
+            compute(
+                part, images, truth, structures=data.structures, networks=networks, batch_size=size
+            )
 
     compute_all()
-    attack, sweep = timed(compute_all), timed(lambda: _sweep(cells, data, networks, names=("case",), batch_size=size))
-    return [["one-step attack", 1000 * attack / len(cells), "ms per case"],
-            ["run() beside it", 1000 * (sweep - attack) / len(cells), "ms per case"]]  # fmt: skip
+    attack, sweep = (
+        timed(compute_all),
+        timed(lambda: _sweep(cells, data, networks, names=("case",), batch_size=size)),
+    )
+    return [
+        ["one-step attack", 1000 * attack / len(cells), "ms per case"],
+        ["run() beside it", 1000 * (sweep - attack) / len(cells), "ms per case"],
+    ]
 
 
 def measure_memory():
@@ -134,10 +180,14 @@ def measure_memory():
             for work in ("first", "again", "status"):
                 words = [sys.executable, __file__, "child", work, str(count), f"{folder}/{count}"]
                 child = json.loads(
-                    subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\n")[-2]
+                    subprocess.run(words, capture_output=True, text=True, check=True).stdout.split(
+                        "\n"
+                    )[-2]
                 )
-                rows += [[f"{count} cases, {work}: {name}", child[name], unit]
-                         for name, unit in (("peak", "MiB"), ("time", "s"))]  # fmt: skip
+                rows += [
+                    [f"{count} cases, {work}: {name}", child[name], unit]
+                    for name, unit in (("peak", "MiB"), ("time", "s"))
+                ]
     return rows
 
 
@@ -159,7 +209,12 @@ def _sweep(cells, data, networks, **options):
         return run(cells, data, networks, store=folder, **options)
 
 
-PARTS = {"workers": measure_workers, "overhead": measure_overhead, "cases": measure_cases, "memory": measure_memory}
+PARTS = {
+    "workers": measure_workers,
+    "overhead": measure_overhead,
+    "cases": measure_cases,
+    "memory": measure_memory,
+}
 
 
 if __name__ == "__main__":
@@ -171,8 +226,15 @@ if __name__ == "__main__":
     rows = []
     for part in sys.argv[1:] or PARTS:
         rows += PARTS[part]()
-        print(pd.DataFrame(rows, columns=["work", "value", "unit"]).round(3).to_string(index=False), flush=True)
-    machine = {"threads": 1, "processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+        print(
+            pd.DataFrame(rows, columns=["work", "value", "unit"]).round(3).to_string(index=False),
+            flush=True,
+        )
+    machine = {
+        "threads": 1,
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
     path = RUNS / "sweep.csv"
     write_table(path, pd.DataFrame(rows, columns=["work", "value", "unit"]), machine)
     print(f"written to {path}")

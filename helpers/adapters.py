@@ -1,0 +1,60 @@
+"""Anybody's network, made ready for an attack: its fastest faithful copy."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from helpers.network import find_precision
+
+
+def frozen_copy(network, *, precision="auto", example=None):
+    """Copy of a network for attacks: evaluation mode, no weight gradients.
+
+    Args:
+        network: any module from images to logits; it stays as it is.
+        precision: of weights and activations, as in `find_precision`.
+        example: images (N, C, H, W); batch norms are folded into convolutions if the logits of these stay the same.
+
+    Returns:
+        A module from images in its precision to logits.
+
+    Raises:
+        ValueError: unknown precision, or the network does not return a tensor.
+    """
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    precision = find_precision(precision, device)
+    frozen = copy.deepcopy(network).eval().requires_grad_(False).float()
+    if example is not None and len(example):
+        frozen = _folded(frozen, example)
+    if precision == "bf16":
+        frozen = frozen.to(torch.bfloat16)
+    return frozen.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _folded(network, example):
+    folded = copy.deepcopy(network)
+    for module in list(folded.modules()):
+        if type(module) is nn.Sequential:  # a class of its own may use its parts in another order
+            _fold_batch_norms(module)
+    before, after = network(example.clone()), folded(example.clone())
+    if not torch.is_tensor(before):
+        raise ValueError(
+            f"the network returns a {type(before).__name__}; hand in one that returns logits (N, K, H, W)"
+        )
+    same = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
+    return folded if same else network
+
+
+def _fold_batch_norms(sequence):
+    for index in range(len(sequence) - 1):
+        first, second = sequence[index], sequence[index + 1]
+        transposed = type(first) is nn.ConvTranspose2d
+        plain = (
+            type(first) is nn.Conv2d or transposed and first.groups == 1
+        ) and not first._forward_pre_hooks
+        if plain and type(second) is nn.BatchNorm2d and second.running_mean is not None:
+            sequence[index] = fuse_conv_bn_eval(first, second, transpose=transposed)
+            sequence[index + 1] = nn.Identity()

@@ -1,0 +1,73 @@
+"""Noise that is no attack, for comparison, and the rounding of image files."""
+
+import zlib
+from numbers import Integral
+
+import torch
+
+from helpers.attack import _per_image, _whole
+
+
+def uniform_noise(images, *, epsilon, seed=0):
+    """Noise drawn uniformly from ±ε: image i of a batch gets the same noise whatever ε is.
+
+    Args:
+        images: (N, C, H, W), for the shape.
+        epsilon: a number or (N,) [units of the images].
+        seed: a number, by which an image gets its noise by its place in the batch; or N keys, such as the cases' ids.
+
+    Returns:
+        (N, C, H, W), of the type of `images`.
+    """
+    noise = torch.empty(images.shape)
+    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
+        row.uniform_(-1, 1, generator=generator)
+    return noise.to(images) * _per_image("epsilon", epsilon, images)[:, None, None, None]
+
+
+def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
+    """Adversarial images whose noise keeps its values (but for the clipping) and loses its places: a control.
+
+    Args:
+        images, adv_images: (N, C, H, W).
+        seed: of the permutations, as in `uniform_noise`.
+        value_range: the result is clipped to it.
+
+    Returns:
+        (N, C, H, W).
+    """
+    noise = (adv_images - images).flatten(1)
+    shuffled = torch.empty_like(noise)
+    for new, row, generator in zip(shuffled, noise, _generators(seed, len(images)), strict=True):
+        new.copy_(row[torch.randperm(len(row), generator=generator).to(row.device)])
+    return (images + shuffled.view_as(images)).clamp(*value_range)
+
+
+def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
+    """Images as a file of so many bits per pixel would keep them.
+
+    Args:
+        images: (N, C, H, W) within `value_range`.
+        bits: 1 or more; JSRT has 12, a PNG for the screen 8.
+        value_range: least and greatest valid pixel.
+
+    Returns:
+        (N, C, H, W), at most half a grey level off.
+    """
+    low, high = value_range
+    level = (high - low) / (2 ** _whole("bits", bits) - 1)
+    return (((images - low) / level).round() * level + low).clamp(low, high)
+
+
+def _keys(seed, n):
+    """What the random numbers of each of n images come from."""
+    if isinstance(seed, Integral):
+        return [(int(seed), place) for place in range(n)]
+    keys = [key.item() if hasattr(key, "item") else key for key in seed]
+    if len(keys) != n:
+        raise ValueError(f"seed has {len(keys)} keys; give a number or one key per image ({n})")
+    return keys
+
+
+def _generators(seed, n):
+    return [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in _keys(seed, n)]

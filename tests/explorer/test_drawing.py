@@ -1,0 +1,80 @@
+"""Fast pictures: what is where, and what a file keeps."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from helpers.explorer.drawing import noise_map, png, radiograph, read_grey, sheet, write_grey
+from helpers.plots import COLOURS
+
+
+def drawn(labels, reference=None, **options):
+    options = {"classes": (1,), "reference_classes": (), "side": 64} | options
+    image = np.zeros(labels.shape, dtype=np.float32)
+    return np.asarray(
+        radiograph(image, labels, labels if reference is None else reference, **options)
+    ).astype(int)
+
+
+def square(low, high, size=16):
+    labels = np.zeros((size, size), dtype=np.uint8)
+    labels[low:high, low:high] = 1
+    return labels
+
+
+def test_an_outline_has_the_colour_of_its_structure_and_lies_on_the_border():
+    picture = drawn(square(4, 12))
+    colour = np.array(ImageColor.getrgb(COLOURS[0]))
+    rows, columns = np.nonzero(np.abs(picture - colour).max(axis=2) < 40)
+    assert len(rows) and {rows.min(), columns.min()} <= set(
+        range(14, 18)
+    )  # 4 pixels of the image are 16 of the picture
+    assert {rows.max(), columns.max()} <= set(range(46, 50))
+
+
+def test_the_reference_is_dashed_and_an_image_without_structures_has_no_lines():
+    empty, whole = np.zeros((16, 16), dtype=np.uint8), square(4, 12)
+    assert len(np.unique(drawn(empty))) == 1
+    white = (drawn(empty, whole, reference_classes=(1,)) > 230).all(axis=2)
+    edge = white[15:18].any(axis=0)[16:48]
+    assert 0.2 < edge.mean() < 0.9
+
+
+def test_the_display_window_spreads_its_intensities():
+    labels = np.zeros((16, 16), dtype=np.uint8)
+    assert drawn(labels)[0, 0, 0] in (127, 128)
+    assert (
+        drawn(labels, window=(0.5, 0.5))[0, 0, 0] == 0
+        and drawn(labels, window=(-0.5, 0.5))[0, 0, 0] == 255
+    )
+
+
+def test_noise_is_blue_below_white_at_and_red_above_zero():
+    picture = np.asarray(
+        noise_map(np.array([[-1.0, 0.0], [0.5, 9.0]]), limit=0.5, side=2).convert("RGB")
+    ).astype(int)
+    (below, zero), (above, beyond) = picture
+    assert below[2] > below[0] + 50 and (zero > 240).all() and above[0] > above[2] + 50
+    assert (above == beyond).all()
+
+
+def test_a_sheet_holds_everything_and_a_missing_value():
+    pictures = [Image.new("L", (100, 100))] * 2
+    page = sheet(
+        pictures, "title", ["a", "b"], [("heart", 1, 50.0), ("lung", 2, float("nan"))], foot="foot"
+    )
+    assert page.width == 230 and page.height > 100 + 4 * 24
+    assert Image.open(io.BytesIO(png(page))).size == page.size
+
+
+def test_a_grey_file_moves_a_pixel_by_at_most_half_a_level(tmp_path):
+    image = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
+    write_grey(tmp_path / "a.png", image, {"Description": "ε"})
+    assert np.abs(read_grey(tmp_path / "a.png") - image).max() <= 1 / 65535 + 1e-7
+    with Image.open(tmp_path / "a.png") as file:
+        assert file.text["Description"] == "ε"
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="mode RGB; give a 16-bit grey PNG"):
+        read_grey(tmp_path / "b.png")

@@ -1,0 +1,988 @@
+"""The explorer: every control without a browser, wrong inputs, and the real thing in Chromium."""
+
+import base64
+import gc
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import weakref
+import zlib
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime
+
+import ipywidgets as widgets
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+from traitlets import TraitError
+
+from helpers.common.paths import EXPERIMENTS, NOTEBOOKS, ROOT, RUNS
+from helpers.data import load
+from helpers.explorer import drawing
+from helpers.explorer import widget as module
+from helpers.network import UNet
+from helpers.shapes import png_text, read_shape
+from helpers.study import plan
+from helpers.sweep import Goal, Store, compute
+from helpers.sweep.experiment import follow
+from helpers.targets import place_shape
+
+LEVELS = (0.1, 0.2, 0.4)
+STEPS = 12
+CHROMIUM = "/usr/bin/chromium"
+
+# A dataset of squares and a network that finds them, in a second: also the first cell of notebooks.
+TINY = """
+import torch
+from helpers.data import Dataset
+from helpers.loss import iou_loss
+from helpers.network import UNet
+from helpers.training import Trained, make_recipe
+
+def tiny(size=32):
+    labels = torch.zeros(6, size, size, dtype=torch.int64)
+    for k in range(6):
+        labels[k, 8 + k : 18 + k, 6:16] = 1
+        labels[k, 8:24, 20:28] = 2
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(6, 1, size, size, generator=generator)
+    images = (torch.tensor([-0.5, 0.6, 0.1])[labels][:, None] + noise).clamp(-1, 1)
+    ids = tuple(f"case-{k}" for k in range(6))
+    split = {"target-training": ids[2:], "target-validation": ids[2:], "surrogate-training": ids[2:],
+             "surrogate-validation": ids[2:], "test": ids[:2]}
+    return Dataset("squares", size, ids, ("heart", "lung"), images, labels, split, "0" * 64)
+
+def fit(data, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet(1, 3, 1, 4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        iou_loss(network(data.images[2:]), data.labels[2:], classes=(0, 1, 2)).mean().backward()
+        optimizer.step()
+    recipe = make_recipe(data, "target", depth=1, epochs=1, features=4, seed=seed)
+    return Trained(network.eval(), f"{seed:064}", recipe, ())
+
+data = tiny()
+target, surrogate = fit(data, 1), fit(data, 2)
+"""
+
+
+@pytest.fixture(scope="module")
+def squares():
+    values = {}
+    exec(TINY, values)
+    return values["data"], values["target"], values["surrogate"]
+
+
+@pytest.fixture
+def make(squares, tmp_path):
+    """Function that makes an explorer; all are closed at the end."""
+    made = []
+
+    def explore(*, wait=True, store=tmp_path / "cells", **options):
+        options = {
+            "epsilons": LEVELS,
+            "steps": STEPS,
+            "folder": tmp_path / "saved",
+            "precision": "fp32",
+        } | options
+        made.append(module.explore(*squares, store=store, **options))
+        assert not wait or made[-1].wait(), "still computing"
+        return made[-1]
+
+    yield explore
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def computed(squares, tmp_path_factory):
+    """A store with all noise levels of an explorer's first goal."""
+    store = tmp_path_factory.mktemp("computed") / "cells"
+    with closing(
+        module.explore(*squares, store=store, epsilons=LEVELS, steps=STEPS, precision="fp32")
+    ) as explorer:
+        explorer.controls.compute.click()
+        assert explorer.wait() and not explorer.error
+    return store
+
+
+@pytest.fixture
+def complete(make, computed, tmp_path):
+    """An explorer all of whose noise levels, of the first goal, are in the store."""
+    shutil.copytree(computed, tmp_path / "cells")
+    explorer = make()
+    assert not explorer.error and explorer.frames.computed == 0
+    return explorer
+
+
+def truth_of(explorer, cell):
+    """The outcome of a cell, computed alone."""
+    frames = explorer.frames
+    about = {"structures": frames.dataset.structures, "networks": frames.networks}
+    return compute([cell], frames.images, frames.truth, **about)[0]
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+# frames
+
+
+@pytest.mark.gpu
+def test_an_explorer_works_on_a_gpu(make):
+    explorer = make(device="cuda")
+    explorer.controls.compute.click()
+    assert explorer.wait() and not explorer.error and explorer.frames.computed
+
+
+def test_an_attack_that_is_followed_leaves_the_outcomes_of_fewer_steps(complete):
+    frames = complete.frames
+    cell = frames.cell("case-0", "white-box", Goal("shape", "heart", 0.34), 0.2, STEPS)
+    about = {"structures": frames.dataset.structures, "networks": frames.networks}
+    seen = []
+    found = dict(
+        follow(
+            cell, (1, 5), frames.images, frames.truth, **about, observe=lambda *a: seen.append(a)
+        )
+    )
+    assert [part.steps for part in found] == [STEPS, 5, 1] and [each[0] for each in seen] == list(
+        range(STEPS + 1)
+    )
+    for part, outcome in found.items():
+        alone = truth_of(complete, part)
+        assert np.array_equal(outcome.noise, alone.noise) and np.array_equal(
+            outcome.predictions, alone.predictions
+        )
+        assert (
+            outcome.warnings == alone.warnings
+            and outcome.loss == alone.loss
+            and outcome.linf == alone.linf
+        )
+        assert all(
+            np.array_equal(outcome.iou[name], alone.iou[name], equal_nan=True) for name in alone.iou
+        )
+    with pytest.raises(ValueError, match="plain 'pgd'"):
+        next(follow(replace(cell, attack="fgsm"), (), frames.images, frames.truth, **about))
+
+
+def test_a_frame_of_a_sweep_over_all_cases_is_used(make, tmp_path):
+    first = make()
+    goal = Goal("shape", "heart", 0.34)
+    whole = replace(
+        first.frames.cell("case-0", "black-box", goal, 0.4, STEPS), ids=first.frames.ids
+    )
+    Store(tmp_path / "swept").write(whole, truth_of(first, whole), noise=True)
+    explorer = make(store=tmp_path / "swept", wait=False)
+    explorer.controls.attacker.value, explorer.controls.epsilon.value = "black-box", 0.4
+    explorer.wait()
+    explorer.frames.computed = 0
+    for k, case in enumerate(explorer.frames.ids):
+        explorer.controls.case.value = case
+        assert (
+            explorer.shown.cell == explorer.wanted
+            and explorer.frames.computed == 0
+            and explorer.job is None
+        )
+        assert np.array_equal(explorer.shown.prediction, truth_of(first, whole).predictions[k])
+
+
+def test_the_attacked_image_is_that_of_the_attack(complete):
+    frames, cell = complete.frames, complete.wanted
+    about = {"structures": frames.dataset.structures, "networks": frames.networks}
+    seen = {}
+    list(
+        follow(
+            cell,
+            (),
+            frames.images,
+            frames.truth,
+            **about,
+            observe=lambda k, adv, _: seen.update({k: adv.clone()}),
+        )
+    )
+    assert (
+        np.abs(frames.attacked(complete.shown) - seen[STEPS][0, 0].numpy()).max()
+        <= cell.epsilon / 254 + 1e-6
+    )
+
+
+# controls
+
+
+def test_every_control_that_is_set_changes_what_is_shown_and_cached_frames_attack_nothing(complete):
+    c, seen = complete.controls, []
+    for epsilon in complete.epsilons:
+        for step in (0, 1, 5, STEPS):
+            c.epsilon.value, c.step.value = epsilon, step
+            assert (
+                not complete.error
+                and complete.shown.cell == complete.wanted
+                and complete.job is None
+            )
+            cell = complete.shown.cell
+            assert (cell.epsilon, cell.attack) == (
+                (epsilon, "pgd") if epsilon and step else (0.0, "no attack")
+            )
+            alone = truth_of(complete, cell)
+            assert np.array_equal(complete.shown.prediction, alone.predictions[0])
+            score = alone.iou["target"][0, 0]
+            assert (
+                f"its target {score:.1f}," in complete.text
+                and f">{score:.1f}<" in complete.bars.value
+            )
+            seen.append(complete.radiograph.value)
+    assert complete.frames.computed == 0 and len(set(seen)) > 5
+    for name, value in (("centre", -0.5), ("width", 0.5), ("gain", 5.0)):
+        before = complete.radiograph.value, complete.noise.value
+        getattr(c, name).value = value
+        after = complete.radiograph.value, complete.noise.value
+        changed = [one != other for one, other in zip(before, after, strict=True)]
+        assert changed == (
+            [False, True] if name == "gain" else [name == "width" or c.width.value < 2, False]
+        ), name
+    assert complete.frames.computed == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "goal"),
+    [
+        ({"goal": "untargeted"}, Goal()),
+        ({"goal": "large symbol"}, Goal("shape", "heart", 2.25)),
+        ({"goal": "large symbol", "structure": "lung"}, Goal("shape", "lung", 2.25)),
+        ({"goal": "resize", "factor": 0.6}, Goal("resize", "heart", 0.6)),
+        ({"goal": "small symbol", "attacker": "black-box"}, Goal("shape", "heart", 0.34)),
+        ({"goal": "small symbol", "case": "case-1"}, Goal("shape", "heart", 0.34)),
+    ],
+)
+def test_a_miss_is_computed_and_kept(make, squares, values, goal):
+    explorer = make()
+    for name, value in values.items():
+        getattr(explorer.controls, name).value = value
+    assert explorer.wait() and not explorer.error and explorer.shown.cell == explorer.wanted
+    cell = explorer.shown.cell
+    assert cell.goal == goal and cell.ids == (values.get("case", "case-0"),)
+    assert cell.crafted_on == squares[2 if "attacker" in values else 1].digest
+    assert np.array_equal(explorer.shown.prediction, truth_of(explorer, cell).predictions[0])
+    assert explorer.frames.store.read(cell, noise=True) is not None
+    assert all(
+        explorer.frames.store.read(replace(cell, steps=count)) for count in explorer.counts[1:]
+    )
+
+
+def test_play_goes_through_the_steps_and_the_noise_levels(complete):
+    c = complete.controls
+    for place in range(c.play.max + 1):
+        c.play.value = place
+        assert c.step.index == place
+    c.played.value = "noise level"
+    assert c.play.max == len(LEVELS) and c.play.value == c.epsilon.index
+    for place in (0, 2):
+        c.play.value = place
+        assert complete.shown.cell.epsilon == (0.0, *LEVELS)[place]
+
+
+def test_a_miss_shows_the_nearest_frame_then_partial_ones_and_can_be_cancelled(make, monkeypatch):
+    explorer = make()
+    monkeypatch.setattr(module, "EVERY", 0)
+    real, messages, shown = explorer.frames.compute, [], []
+
+    def slow(cell, steps, observe):
+        def watch(step, partial):
+            observe(step, partial)
+            messages.append(explorer.message.value)
+            shown.append(explorer.shown.cell)
+            time.sleep(0.05)
+
+        return real(cell, steps, watch)
+
+    monkeypatch.setattr(explorer.frames, "compute", slow)
+    before = explorer.shown
+    start = time.monotonic()
+    explorer.controls.epsilon.value = 0.4
+    assert time.monotonic() - start < 0.3 and explorer.job is not None  # the callback does not wait
+    assert "computing… step 0/12" in explorer.message.value and before.cell.epsilon == 0.1
+    while len(messages) < 5:
+        time.sleep(0.01)
+    assert not explorer.controls.cancel.disabled
+    job = explorer.job
+    explorer.controls.cancel.click()
+    job.join(5)
+    assert not job.is_alive() and explorer.job is None and "cancelled" in explorer.message.value
+    assert any("step 3/12" in text for text in messages) and 3 in [cell.steps for cell in shown]
+    assert (
+        explorer.shown.cell.epsilon == 0.1 and explorer.wanted.epsilon == 0.4
+    )  # the nearest at hand
+    explorer.controls.epsilon.value = 0.2
+    explorer.controls.epsilon.value = 0.4
+    assert explorer.wait() and explorer.shown.cell == explorer.wanted
+
+
+def test_every_control_has_a_description_and_none_says_something_by_colour_alone(complete):
+    for name, control in vars(complete.controls).items():
+        if not isinstance(control, widgets.Box):
+            assert len(control.description) > 3, name
+            assert control.tabbable is not False, name
+    for k, structure in enumerate(complete.frames.dataset.structures):
+        assert f"{k + 1} {structure}" in complete.bars.value
+    assert "dashed: target" in complete.captions[0].value and "blue −" in complete.captions[1].value
+    assert complete.text in complete.heading.value
+
+
+def test_an_error_in_a_callback_is_shown_and_the_next_change_clears_it(complete, monkeypatch):
+    monkeypatch.setattr(complete.frames, "find", lambda cell: 1 / 0)
+    complete.controls.epsilon.value = 0.4
+    assert "Error: division by zero" in complete.message.value
+    monkeypatch.undo()
+    complete.controls.epsilon.value = 0.2
+    assert "Error" not in complete.message.value and complete.shown.cell.epsilon == 0.2
+
+
+def test_an_error_of_an_attack_is_shown(make, monkeypatch):
+    explorer = make()
+    monkeypatch.setattr(
+        explorer.frames.store, "write", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    explorer.controls.epsilon.value = 0.4
+    assert explorer.wait() and "Error: disk full" in explorer.message.value
+
+
+def test_a_structure_that_a_case_lacks_is_told_of(squares, make):
+    data, *_ = squares
+    labels = data.labels.clone()
+    labels[1][labels[1] == 1] = 0
+    explorer = make()
+    explorer.frames.truth["case-1"] = labels[1]
+    explorer.controls.case.value = "case-1"
+    assert "case case-1 has no pixel of 'heart'" in explorer.error
+    explorer.controls.case.value = "case-0"
+    assert not explorer.error
+
+
+def test_two_explorers_do_not_disturb_each_other_and_closing_one_frees_it(make, tmp_path):
+    one, other = make(), make(store=tmp_path / "other")
+    text, picture = other.text, other.radiograph.value
+    one.controls.epsilon.value = 0.4
+    one.wait()
+    assert (other.text, other.radiograph.value) == (text, picture)
+    one.controls.goal.value = "resize"
+    job = one.job
+    one.close()
+    assert (job is None or not job.is_alive()) and not one.frames.memory and one.shown is None
+    other.controls.epsilon.value = 0.2
+    assert other.wait() and other.shown.cell.epsilon == 0.2
+
+
+def test_a_closed_explorer_is_garbage(squares, tmp_path):
+    explorer = module.explore(*squares, store=tmp_path, epsilons=LEVELS, steps=STEPS)
+    explorer.wait()
+    gone = weakref.ref(explorer.frames)
+    explorer.close()
+    explorer.controls.epsilon.value = 0.4  # too late: nothing happens
+    assert explorer.job is None
+    del explorer
+    gc.collect()
+    assert gone() is None
+
+
+# wrong inputs
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilons": [-0.1]}, "epsilons are [-0.1]; give noise levels above 0"),
+        ({"epsilons": []}, "give noise levels"),
+        ({"epsilons": [float("nan")]}, "give noise levels"),
+        ({"structure": "liver"}, "there is no structure 'liver'; choose from heart, lung"),
+        ({"goal": "crown"}, "goal 'crown' is unknown; choose one of untargeted"),
+        ({"which": "exam"}, "there is no split 'exam'"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_what_cannot_be_explored_is_refused(make, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**options)
+
+
+def test_a_noise_level_outside_the_grid_is_refused_and_changes_nothing(complete):
+    text = complete.text
+    with pytest.raises(TraitError, match="Invalid selection"):
+        complete.controls.epsilon.value = 0.3
+    assert complete.text == text and complete.controls.epsilon.value in complete.epsilons
+
+
+def huge_png(width, height):
+    """Head of a PNG of this size, with nothing in it that could be decoded."""
+    chunk = lambda kind, data: (
+        len(data).to_bytes(4, "big")
+        + kind
+        + data  # noqa: E731
+        + zlib.crc32(kind + data).to_bytes(4, "big")
+    )
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
+    )
+
+
+def upload(explorer, content, name="a.png"):
+    file = {
+        "name": name,
+        "type": "image/png",
+        "size": len(content),
+        "content": memoryview(content),
+        "last_modified": datetime.now(),
+    }
+    explorer.controls.upload.set_trait("value", (file,))
+
+
+def disc():
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    file = io.BytesIO()
+    Image.fromarray(np.where(x**2 + y**2 < 0.8, 255, 0).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture", "a.png: the PNG: not a PNG file that can be read (unknown format)"),
+        (
+            huge_png(10_000, 10_000),
+            "a.png: the PNG: 10000 × 10000 pixels are too many; make it 16,000,000 at most",
+        ),
+        (huge_png(100, 100), "a.png: the PNG: not a PNG file that can be read"),
+        (b"", "not a PNG file"),
+        (b"\0" * 9_000_000, "a.png has 9,000,000 bytes; 8,000,000 are the most"),
+    ],
+    ids=["no picture", "100 megapixels", "cut off", "empty", "9 MB"],
+)
+def test_a_file_that_is_no_shape_is_refused(complete, monkeypatch, content, message):
+    complete.controls.goal.value = "own shape"
+    assert "load a PNG or paste SVG path data" in complete.error
+    if b"IHDR" in content[:20] and "too many" in message:
+        monkeypatch.setattr(
+            "helpers.targets.Image.open", lambda *_, **__: pytest.fail("it was decoded")
+        )
+    upload(complete, content)
+    assert message in complete.error and complete.job is None
+    assert "Error" in complete.message.value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<svg><script>alert(1)</script></svg>", "that is not SVG path data"),
+        ('<image href="https://example.org/a.png"/>', "that is not SVG path data"),
+        ("/etc/secret.png", "that is not SVG path data"),
+        ("shape.svg", "that is not SVG path data"),
+        ("M0 0 L5 5 Z", "is empty: no area lies inside it"),
+        ("M0 0 H9 V9", "it is not closed"),
+        ("M0 0 " + "H9 V9 " * 5000 + "Z", "that is not SVG path data"),
+    ],
+)
+def test_a_text_that_is_no_shape_is_refused(complete, text, message):
+    complete.controls.goal.value = "own shape"
+    complete.controls.path.value = text
+    assert (
+        message in complete.error
+        and complete.job is None
+        and "<script" not in complete.message.value
+    )
+
+
+def test_a_polygon_of_two_points_is_refused():
+    with pytest.raises(ValueError, match=re.escape("polygon (K, 2)")):
+        read_shape([(0, 0), (5, 5)])
+
+
+def test_a_polygon_is_drawn_by_clicks_and_becomes_the_target(make):
+    explorer = make()
+    c, corners = explorer.controls, [(100, 80), (300, 120), (220, 300)]
+    click = lambda x, y: explorer.clicks._dom_handlers({"type": "click", "dataX": x, "dataY": y})  # noqa: E731
+    before = explorer.radiograph.value
+    click(5, 5)
+    assert explorer.radiograph.value == before, "a click by chance draws nothing"
+    c.goal.value = "own shape"
+    assert "draw" in c.own.children[0].value and explorer.error
+    c.draw.value = True
+    assert (
+        c.draw.description == "Close the polygon" and "click the corners" in explorer.message.value
+    )
+    drawn = [explorer.radiograph.value]
+    for corner in corners:
+        click(*corner)
+        drawn.append(explorer.radiograph.value)
+    assert len(set(drawn)) == 4
+    yellow = lambda content: (abs(pixels(content) - (255, 255, 0)).sum(axis=2) < 40).nonzero()  # noqa: E731
+    assert not yellow(drawn[0])[0].size
+    rows, columns = yellow(drawn[-1])
+    assert abs(rows - 80).min() <= 3 and rows.max() < 310 and abs(columns - 300).min() <= 3
+    c.draw.value = False
+    assert explorer.wait() and not explorer.error and explorer.corners is None
+    goal = explorer.wanted.goal
+    assert goal.shape == c.path.value == "M100 80 L300 120 L220 300 Z"
+    assert not yellow(explorer.radiograph.value)[0].size
+
+
+@pytest.mark.parametrize("clicks", [0, 1, 2])
+def test_a_polygon_of_too_few_clicks_is_refused(complete, clicks):
+    c = complete.controls
+    c.goal.value = "own shape"
+    c.draw.value = True
+    for k in range(clicks):
+        complete.clicks._dom_handlers({"type": "click", "dataX": 10 * k, "dataY": 9})
+    c.draw.value = False
+    assert f"a polygon of {clicks} corners has no area" in complete.error and complete.job is None
+
+
+@pytest.mark.parametrize("text", ["M0 0 H9 V9 Z", None])
+def test_a_shape_of_one_s_own_becomes_the_target(make, text):
+    explorer = make()
+    c = explorer.controls
+    c.goal.value, c.structure.value, c.factor.value = "own shape", "lung", 0.6
+    if text:
+        c.path.value = text
+    else:
+        upload(explorer, disc())
+    assert explorer.wait() and not explorer.error and explorer.shown.cell == explorer.wanted
+    goal = explorer.shown.cell.goal
+    assert (goal.kind, goal.structure, goal.ratio) == ("shape", "lung", 0.6)
+    data = explorer.frames.dataset
+    shape = text or read_shape("data:image/png;base64," + base64.b64encode(disc()).decode())
+    wanted = place_shape(data.labels[:1], "lung", data.structures, shape, area_ratio=0.6).labels[0]
+    assert np.array_equal(explorer.frames.goal(explorer.shown.cell), wanted.numpy())
+
+
+def test_a_text_that_is_pasted_again_after_a_file_counts(make):
+    explorer = make()
+    c, text = explorer.controls, "M0 0 H9 V9 Z"
+    c.goal.value, c.path.value = "own shape", text
+    upload(explorer, disc())
+    assert explorer.wait() and explorer.wanted.goal.shape != text and c.path.value == ""
+    c.path.value = text
+    assert explorer.wait() and explorer.wanted.goal.shape == text and not explorer.error
+
+
+def test_a_shape_as_text_is_the_shape():
+    shape = np.random.default_rng(0).random((40, 60)) > 0.5
+    assert np.array_equal(read_shape(png_text(shape)), read_shape(shape))
+    assert max(read_shape(png_text(np.ones((3000, 1000), dtype=bool))).shape) == 512
+    with pytest.raises(ValueError, match="not base64"):
+        read_shape("data:image/png;base64,?")
+
+
+# files
+
+
+def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
+    for epsilon in complete.epsilons:
+        complete.controls.epsilon.value = epsilon
+        complete.controls.save_image.click()
+        assert not complete.error and "differs in 0 of 1024 pixels" in complete.saved.value
+        path = max(complete.folder.glob("*_image.png"), key=lambda path: path.stat().st_mtime_ns)
+        image = drawing.read_grey(path)
+        assert np.abs(image - complete.frames.attacked(complete.shown)).max() <= 1 / 65535 + 1e-7
+        assert np.array_equal(complete.frames.predict(image), complete.shown.prediction)
+        with Image.open(path) as file:
+            assert (
+                file.mode == "I;16" and json.loads(file.text["Description"])["epsilon"] == epsilon
+            )
+    assert len(list(complete.folder.glob("*_image.png"))) == len(complete.epsilons)
+    name = f"case-0_white-box_shape-0.34_heart_epsilon-0.4_step-12_{complete.shown.cell.key[:8]}_image.png"
+    assert f'download="{name}"' in complete.saved.value
+
+
+def test_what_is_not_there_cannot_be_saved(complete):
+    complete.shown = None
+    for name in ("save_figure", "save_image"):
+        complete.controls.__dict__[name].click()
+        assert "there is no picture yet" in complete.error
+    assert not complete.folder.exists() or not list(complete.folder.iterdir())
+
+
+def test_a_saved_figure_says_where_it_comes_from(complete):
+    complete.controls.save_figure.click()
+    (path,) = complete.folder.glob("*_figure.png")
+    with Image.open(path) as file:
+        about = json.loads(file.text["Description"])
+        assert file.width > 800
+    assert (
+        about["cell"] == complete.shown.cell.key
+        and about["dataset"] == "squares"
+        and about["case"] == "case-0"
+    )
+    assert (
+        about["attacker"] == "white-box"
+        and about["steps"] == STEPS
+        and about["goal"]["kind"] == "shape"
+    )
+
+
+def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
+    pytest.importorskip("pydicom", reason="pip install -e '.[dicom]'")
+    complete.controls.save_dicom.click()
+    assert not complete.error and "differs in 0 of 1024 pixels" in complete.saved.value
+
+
+# without a browser
+
+
+def test_without_a_browser_a_picture_and_text_are_left_and_no_widget_state(tmp_path):
+    last = f"explore(data, target, surrogate, store={str(tmp_path / 'cells')!r}, epsilons={list(LEVELS)}, steps={STEPS})"
+    path = notebook(tmp_path / "in.ipynb", last)
+    found = papermill.execute_notebook(
+        path,
+        tmp_path / "out.ipynb",
+        store_widget_state=False,
+        kernel_name="python3",
+        cwd=ROOT,
+        progress_bar=False,
+    )
+    (output,) = found.cells[-1].outputs
+    assert (
+        output.data["text/plain"].startswith("Explorer: case-0, ")
+        and "IoU" in output.data["text/plain"]
+    )
+    assert Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))).width > 600
+    assert (
+        "application/vnd.jupyter.widget-view+json" in output.data
+        and "widgets" not in found.metadata
+    )
+    assert (tmp_path / "out.ipynb").stat().st_size < 200_000
+
+
+def notebook(path, last):
+    cells = [
+        nbformat.v4.new_code_cell(source)
+        for source in (TINY, "from helpers.explorer import explore", last)
+    ]
+    about = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=about), path)
+    return path
+
+
+# how fast
+
+
+def test_how_long_a_frame_takes_is_printed(complete, record_property):
+    times = []
+    for _ in range(5):
+        for place in range(len(complete.epsilons)):
+            start = time.perf_counter()
+            complete.controls.epsilon.index = place
+            times.append(1000 * (time.perf_counter() - start))
+    record_property("frame change in the kernel", spread(times))
+    assert np.median(times) < 500 and complete.frames.computed == 0
+
+
+def test_a_result_is_sent_once_more_to_a_page_that_was_just_connecting(make, monkeypatch):
+    monkeypatch.setattr(module, "AGAIN", 0.2)
+    explorer, sent = make(), []
+    explorer.controls.compute.click()
+    for widget in (explorer.message, explorer.heading, explorer.radiograph):
+        monkeypatch.setattr(
+            widget, "send_state", lambda *keys, widget=widget: sent.append((widget, keys))
+        )
+    assert explorer.wait()
+    told = explorer.message.value
+    end = time.monotonic() + 30
+    while len([widget for widget, keys in sent if not keys]) < 3 and time.monotonic() < end:
+        time.sleep(0.05)
+    whole = [widget for widget, keys in sent if not keys]
+    assert {explorer.message, explorer.heading, explorer.radiograph} <= set(
+        whole
+    ) and explorer.message.value == told
+
+
+def test_the_moving_picture_is_of_the_network_of_make_study_at_every_noise_level(
+    complete, tmp_path, monkeypatch
+):
+    asked = {}
+    monkeypatch.setattr(module, "FIGURES", tmp_path)
+    monkeypatch.setattr(module, "load", lambda *_, **settings: asked.update(settings))
+    monkeypatch.setattr(module, "train", lambda *_, **settings: asked.update(settings))
+    monkeypatch.setattr(module, "explore", lambda *_, **__: complete)
+    assert module.main() == 0
+    ((_, values),) = plan(NOTEBOOKS, "quick", only=["02"])
+    assert {"size", "depth", "features", "epochs"} <= set(asked) <= set(values)
+    assert asked == {name: values[name] for name in asked}
+    with Image.open(tmp_path / "explorer.gif") as picture:
+        assert picture.n_frames == len(complete.epsilons)
+
+
+def test_how_long_a_frame_takes_that_is_computed_is_printed(tmp_path, record_property):
+    """At 128×128, with a network like that of the quick profile."""
+    scope, seen = {}, []
+    exec(TINY, scope)
+    deep = replace(
+        scope["target"], network=UNet(num_classes=3, depth=3, features=8).eval(), digest="3" * 64
+    )
+    explorer = module.explore(scope["tiny"](128), deep, store=tmp_path, epsilons=[0.02, 0.04])
+    assert explorer.wait(300)
+    start = time.perf_counter()
+    explorer.heading.observe(
+        lambda change: seen.append((change["new"], time.perf_counter() - start)), "value"
+    )
+    explorer.controls.epsilon.value = 0.02
+    assert explorer.wait(300) and not explorer.error
+    seen = [(text, seconds) for text, seconds in seen if "ε = 0.02" in text]
+    explorer.close()
+    record_property(
+        "a frame that is computed",
+        f"first steps after {seen[0][1]:.1f} s, all after {seen[-1][1]:.1f} s",
+    )
+    assert "step 100:" not in seen[0][0] and "step 100:" in seen[-1][0]
+
+
+def spread(times):
+    return f"median {np.median(times):.0f} ms, longest {max(times):.0f} ms"
+
+
+# in a browser
+
+
+@contextmanager
+def serving(folder, *words, path):
+    """A Jupyter server or Voilà with nothing of the user's own; yields the address of a page."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = {
+        name: str(folder / name.lower())
+        for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+    }
+    env = os.environ | home | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", *words, f"--port={port}", "--no-browser"]
+    with open(folder / "server.log", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        try:
+            for _ in range(240):
+                try:
+                    with closing(socket.create_connection(("127.0.0.1", port), timeout=1)):
+                        break
+                except OSError:
+                    time.sleep(0.25)
+            else:
+                pytest.fail((folder / "server.log").read_text()[-2000:])
+            yield address + path
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not os.path.exists(CHROMIUM):
+        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
+    words = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    )
+    words += "--disable-component-update --disable-sync"
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=words.split())
+        yield browser
+        browser.close()
+
+
+def drive(
+    page,
+    store,
+    name,
+    record_property,
+    *,
+    cases=("case-0", "case-1"),
+    size=32,
+    levels=LEVELS,
+    steps=STEPS,
+    patience=45,
+):
+    """Go through all noise levels by keyboard, another case and another goal; compare with the store."""
+    from playwright.sync_api import expect
+
+    page.wait_for_selector(".attack-explorer img.widget-image", timeout=1000 * patience)
+    box = page.locator(".attack-explorer")
+    status, heading = box.locator("[role=status]"), box.locator("b").first
+    settled = lambda: page.wait_for_function(  # noqa: E731
+        "document.querySelector('.attack-explorer [role=status]').innerText == 'ready'",
+        timeout=60_000,
+    )
+    settled()
+    box.get_by_role("button", name="Compute every ε").click()
+    page.wait_for_function(
+        "document.querySelector('.attack-explorer [role=status]').innerText != 'ready'"
+    )
+    if status.inner_text() != "every noise level is there":
+        settled()
+    box.locator(".widget-hslider", has_text="Noise level ε").locator(".noUi-handle").focus()
+    page.evaluate(
+        """() => {
+        const image = document.querySelector(".attack-explorer img.widget-image");
+        window.pressed = 0; window.times = [];
+        document.addEventListener("keydown", () => { window.pressed = performance.now(); }, true);
+        image.addEventListener("load", () => window.times.push(performance.now() - window.pressed));
+    }"""
+    )
+    seen, last, picture = {}, heading.inner_text(), page.evaluate(PIXELS)
+    for key in ["Home"] + ["ArrowRight"] * len(levels):
+        count = page.evaluate("window.times.length")
+        page.keyboard.press(key)
+        page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
+        page.wait_for_function(
+            f"document.querySelector('.attack-explorer b').innerText != {json.dumps(last)}"
+        )
+        last, before, end = heading.inner_text(), picture, time.monotonic() + 10
+        while (picture := page.evaluate(PIXELS)) == before and time.monotonic() < end:
+            page.wait_for_timeout(10)
+        seen[last] = picture
+    assert len(set(seen.values())) == len(seen) == len(levels) + 1
+    found = {}
+    for cell, outcome in (store.read_key(key) for key in store.keys()):
+        plain = replace(
+            cell,
+            goal=Goal("shape", "heart", 0.34),
+            attack="pgd",
+            steps=steps,
+            crafted_on=cell.attacked,
+            bits=0,
+            stop_at=None,
+        )
+        if cell == plain and cell.epsilon and cell.size == size and cases[0] in cell.ids:
+            found[f"{cell.epsilon:g}"] = f"{outcome.iou['target'][cell.ids.index(cases[0]), 0]:.1f}"
+    shown = [re.search(r"ε = (\S+), .* its target (\S+),", text) for text in seen]
+    assert {match[1]: match[2] for match in shown if match} == found and len(found) == len(levels)
+    assert any(text.startswith(f"{cases[0]}, no attack") for text in seen)
+    page.screenshot(path=str(RUNS / f"explorer-{name}.png"), full_page=True)
+    box.locator(".widget-dropdown", has_text="Case").locator("select").select_option(label=cases[1])
+    finished = re.compile(
+        f"^{cases[1]}, ε = .*step {steps}"
+    )  # before it comes the picture without noise
+    expect(heading).to_have_text(finished, timeout=60_000)
+    settled()
+    box.locator(".widget-dropdown", has_text="Goal").locator("select").select_option(
+        label="own shape"
+    )
+    page.wait_for_function(
+        "document.querySelector('.attack-explorer [role=status]').innerText.startsWith('Error')"
+    )
+    assert "load a PNG or paste SVG path data" in status.inner_text()
+    box.locator("textarea").fill("M0 0 H9 V9 Z")
+    box.locator("textarea").blur()
+    settled()
+    expect(heading).to_have_text(finished, timeout=60_000)
+    box.get_by_role("button", name="Draw a polygon").click()
+    for x, y in ((0.25, 0.3), (0.75, 0.3), (0.5, 0.7)):
+        count = page.evaluate("window.times.length")
+        picture = box.locator("img.widget-image").first
+        side = picture.bounding_box()["width"]
+        picture.click(position={"x": x * side, "y": y * side})
+        page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
+    page.screenshot(path=str(RUNS / f"explorer-{name}-polygon.png"), full_page=True)
+    box.get_by_role("button", name="Close the polygon").click()
+    settled()
+    corners = [
+        float(number) / drawing.SIDE
+        for number in re.findall(r"\d+", box.locator("textarea").input_value())
+    ]
+    assert np.allclose(corners, [0.25, 0.3, 0.75, 0.3, 0.5, 0.7], atol=0.02)
+    page.screenshot(path=str(RUNS / f"explorer-{name}-own.png"), full_page=True)
+    record_property(
+        f"key press to picture, {name}", spread(page.evaluate("window.times")[: len(levels) + 1])
+    )
+
+
+PIXELS = """() => {
+    const image = document.querySelector(".attack-explorer img.widget-image");
+    const canvas = document.createElement("canvas");
+    canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return canvas.toDataURL();
+}"""
+
+
+def explored(tmp_path):
+    """The last line of a notebook, and the store that it uses."""
+    store = tmp_path / "cells"
+    return (
+        f"explore(data, target, surrogate, store={str(store)!r}, epsilons={list(LEVELS)}, steps={STEPS}, "
+        f"folder={str(tmp_path / 'saved')!r})"
+    ), store
+
+
+def test_in_jupyterlab_keys_change_the_picture_of_04(chromium, tmp_path, record_property):
+    levels, steps = [0.02, 0.04, 0.08], 10
+    parameters = {
+        "profile": "browser",
+        "size": 48,
+        "depth": 2,
+        "epochs": 2,
+        "test_cases": 3,
+        "seed": 1,
+        "epsilons": levels,
+        "steps": steps,
+        "step_counts": [steps],
+    }
+    papermill.execute_notebook(
+        ROOT / "notebooks/04_heart_attack.ipynb",
+        tmp_path / "04.ipynb",
+        parameters,
+        prepare_only=True,
+        progress_bar=False,
+    )
+    words = [
+        "jupyterlab",
+        "--IdentityProvider.token=t",
+        "--ServerApp.ip=127.0.0.1",
+        "--allow-root",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    with serving(tmp_path, *words, path="/lab/tree/04.ipynb?token=t&reset") as address:
+        page = chromium.new_page(viewport={"width": 1500, "height": 1300})
+        page.goto(address, timeout=120_000)
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+        page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        cases = load("phantom", size=48, test_cases=3, seed=1).split["test"]
+        drive(
+            page,
+            Store(EXPERIMENTS),
+            "JupyterLab",
+            record_property,
+            cases=cases,
+            size=48,
+            levels=levels,
+            steps=steps,
+            patience=600,
+        )
+        page.close()
+
+
+def test_under_voila_keys_change_the_picture(chromium, tmp_path, record_property):
+    pytest.importorskip("voila", reason="pip install -e '.[app]'")
+    last, store = explored(tmp_path)
+    notebook(tmp_path / "explorer.ipynb", last)
+    with serving(tmp_path, "voila", "explorer.ipynb", path="/") as address:
+        page = chromium.new_page(viewport={"width": 1100, "height": 1300})
+        page.goto(address, timeout=120_000)
+        drive(page, Store(store), "Voilà", record_property)
+        page.close()

@@ -1,0 +1,474 @@
+"""Cells: each equals its attack run alone, its key is stable and says all, and its noise rebuilds the image."""
+
+import json
+from dataclasses import asdict, fields, replace
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from toys import NETWORKS, cell, dataset, grid
+
+from helpers import attack as attacks
+from helpers import noise
+from helpers.common.files import digest_json
+from helpers.evaluation import iou
+from helpers.network import predict
+from helpers.sweep import (
+    Experiment,
+    Goal,
+    Region,
+    check_experiment,
+    compute,
+    restore_images,
+    white_box,
+)
+from helpers.sweep.experiment import loss_of
+from helpers.training import Trained
+
+DATA = dataset(5, size=32)
+LITERAL = Experiment(
+    "phantom",
+    "abc",
+    128,
+    ("p1", "p2"),
+    "0123",
+    "4567",
+    (1, 2, 3),
+    Goal("shape", "heart", 0.34),
+    Region("box", "heart", 4),
+    "pgd",
+    0.04,
+    100,
+    "iou",
+    None,
+    0,
+    "fp32",
+    7,
+    1,
+)
+OTHER = {
+    "dataset": "jsrt",
+    "source": "abd",
+    "size": 256,
+    "ids": ("p2", "p1"),
+    "attacked": "0124",
+    "crafted_on": "0123",
+    "classes": (1, 2),
+    "goal": Goal("shape", "heart", 0.35),
+    "region": Region("box", "heart", 5),
+    "attack": "fgsm",
+    "epsilon": 0.05,
+    "steps": 99,
+    "loss": "margin",
+    "stop_at": 95.0,
+    "bits": 8,
+    "precision": "bf16",
+    "seed": 8,
+    "version": 2,
+}
+
+
+def outcomes(cells, data=DATA, *, batch_size=8, order=None):
+    images, truth = (dict(zip(data.ids, part, strict=True)) for part in (data.images, data.labels))
+    order = list(order or cells)
+    listed = [cells[name] for name in order]
+    found = compute(
+        listed, images, truth, structures=data.structures, networks=NETWORKS, batch_size=batch_size
+    )
+    return dict(zip(order, found, strict=True))
+
+
+@cache
+def by_itself(cell):
+    return outcomes({"": cell})[""]
+
+
+def on_a(**values):
+    return cell(DATA, **{"attacked": "a", "crafted_on": "a", "epsilon": 0.05} | values)
+
+
+def same(one, other):
+    """Whether two outcomes are equal to the last bit, but for the seconds."""
+    arrays = [
+        (one.iou["target"], other.iou["target"]),
+        (one.iou["truth"], other.iou["truth"]),
+        (one.linf, other.linf),
+        (one.loss, other.loss),
+        (one.predictions, other.predictions),
+        (one.noise, other.noise),
+    ]
+    return one.warnings == other.warnings and all(a.tobytes() == b.tobytes() for a, b in arrays)
+
+
+def assert_is(outcome, cell, adv_images, labels, doubts=None):
+    """An outcome is that of these adversarial images."""
+    images, truth = DATA.take(cell.ids)
+    noise = adv_images - images
+    linf = noise.abs().flatten(1).amax(dim=1)
+    assert torch.equal(torch.from_numpy(outcome.linf), linf)
+    steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round()
+    assert np.array_equal(outcome.noise, steps.numpy().astype(np.int8))
+    maps = predict(NETWORKS[cell.attacked], adv_images)
+    assert np.array_equal(outcome.predictions, maps.numpy())
+    for name, other in (("target", labels), ("truth", truth)):
+        assert np.array_equal(
+            outcome.iou[name], iou(maps, other, classes=DATA.classes).numpy(), equal_nan=True
+        )
+    with torch.no_grad():
+        loss = loss_of(cell)(NETWORKS[cell.attacked](adv_images), labels)
+    assert outcome.loss == pytest.approx(loss.numpy(), abs=1e-6)
+    if doubts is not None:
+        assert outcome.warnings == tuple(
+            "; ".join(t for t, which in doubts.items() if which[k]) for k in range(len(maps))
+        )
+
+
+# --- each cell is its attack alone ------------------------------------------------------------------------------------
+
+KINDS = {
+    "untargeted": {},
+    "black-box": {"crafted_on": "b"},
+    "shape": {"goal": Goal("shape", "heart", 0.5)},
+    "of the prediction": {"goal": Goal("resize", "lung", 1.2, basis="prediction")},
+    "resize": {"goal": Goal("resize", "heart", 0.7)},
+    "around": {"region": Region("around", "heart", 1)},
+    "box": {"region": Region("box", "lung", 2), "goal": Goal("shape", "heart")},
+    "until 20": {"goal": Goal("shape", "heart"), "stop_at": 20.0, "steps": 6},
+    "cross-entropy": {"loss": "cross-entropy"},
+    "margin": {"loss": "margin", "goal": Goal("shape", "heart")},
+    "one class": {"classes": (2,)},
+    "8 bits": {"bits": 8},
+    "fast pgd": {"attack": "fast pgd", "steps": 5},
+    "fast pgd to a shape": {"attack": "fast pgd", "steps": 5, "goal": Goal("shape", "heart")},
+    "fgsm": {"attack": "fgsm"},
+    "no noise": {"epsilon": 0},
+}
+
+
+def alone(cell, images, truth):
+    """(adversarial images, labels, doubts) of a cell's attack, written out."""
+    clean = predict(NETWORKS[cell.attacked], images)
+    labels = cell.goal.labels(truth, clean, DATA.structures, cell.ids)
+    options = {
+        "loss": loss_of(cell),
+        "epsilon": cell.epsilon,
+        "targeted": cell.goal.kind != "untargeted",
+        "precision": "fp32",
+        "seed": [(cell.seed, id) for id in cell.ids],
+    }
+    if cell.region.kind != "everywhere":
+        options["region"] = cell.region.masks(truth, DATA.structures, cell.ids)
+    if cell.stop_at is not None:
+        options |= {"stop_at": cell.stop_at, "classes": [DATA.class_of(cell.goal.structure)]}
+    function = {"pgd": attacks.pgd, "fgsm": attacks.fgsm, "fast pgd": attacks.fast_pgd}[cell.attack]
+    result = function(
+        NETWORKS[cell.crafted_on],
+        images,
+        labels,
+        **options | ({} if cell.attack == "fgsm" else {"steps": cell.steps}),
+    )
+    adv_images = (
+        noise.round_to_bits(result.adv_images, cell.bits) if cell.bits else result.adv_images
+    )
+    return adv_images, labels, result.doubts
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_is_its_attack_run_alone(kind):
+    one = on_a(**KINDS[kind])
+    assert_is(outcomes({kind: one})[kind], one, *alone(one, *DATA.take(one.ids)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_a_cell_is_the_same_in_any_company_order_and_batch(batch_size):
+    cells = {kind: on_a(**values) for kind, values in KINDS.items()} | grid(DATA)
+    together = outcomes(cells, batch_size=batch_size, order=sorted(cells, key=str, reverse=True))
+    for name, one in cells.items():
+        assert same(together[name], by_itself(one)), name
+
+
+def test_a_case_is_the_same_with_any_others_in_its_cell():
+    whole = outcomes({"all": on_a()})["all"]
+    for ids in (["c3"], ["c4", "c1"]):
+        part = outcomes({"": replace(on_a(), ids=tuple(ids))})[""]
+        rows = [DATA.ids.index(id) for id in ids]
+        assert (
+            part.linf.tobytes() == whole.linf[rows].tobytes()
+            and part.loss.tobytes() == whole.loss[rows].tobytes()
+        )
+        assert np.array_equal(part.noise, whole.noise[rows])
+        assert np.array_equal(part.predictions, whole.predictions[rows])
+
+
+def test_the_goal_of_an_untargeted_cell_is_the_truth_and_no_attack_has_no_noise():
+    found = outcomes({"away": on_a(), "none": on_a(attack="no attack")})
+    for outcome in found.values():
+        assert np.array_equal(outcome.iou["target"], outcome.iou["truth"], equal_nan=True)
+    assert not found["none"].noise.any() and not found["none"].linf.any()
+    assert found["away"].linf == pytest.approx(3 * 0.05 / 20, abs=1e-6)
+
+
+def test_stop_at_ends_an_attack_when_the_structure_is_there():
+    goal = Goal("shape", "heart")
+    full, stopped = (
+        outcomes({"": on_a(goal=goal, stop_at=stop, steps=8)})[""] for stop in (100.0, 1.0)
+    )
+    reached = full.iou["target"][:, 0] >= 1
+    assert (
+        reached.any()
+        and (stopped.iou["target"][reached, 0] >= 1).all()
+        and (stopped.linf <= full.linf).all()
+    )
+    assert (stopped.linf[reached] < full.linf[reached]).any()
+
+
+def test_rounded_images_are_on_the_grid_of_their_bits():
+    outcome = outcomes({"": on_a(bits=4, epsilon=0.2)})[""]
+    levels = (restore_images(DATA.images, outcome) + 1) / 2 * 15
+    assert (levels - levels.round()).abs().max() < 0.02
+
+
+# --- controls ---------------------------------------------------------------------------------------------------------
+
+
+def noise_of(name, **values):
+    outcome = outcomes({name: on_a(attack=name, **values)})[name]
+    return (
+        torch.from_numpy(outcome.noise).float()
+        * torch.from_numpy(outcome.linf)[:, None, None, None]
+        / 127
+    )
+
+
+def test_controls_are_no_larger_than_the_attack_and_in_its_region():
+    region = Region("box", "heart", 1)
+    masks = region.masks(DATA.labels, DATA.structures, DATA.ids)[:, None]
+    for epsilon in (0.01, 0.2):
+        random, shuffled = (
+            noise_of(f"{name} noise", epsilon=epsilon, region=region)
+            for name in ("random", "shuffled")
+        )
+        assert (
+            0.9 * epsilon < random.abs().max() <= epsilon + 1e-6
+            and shuffled.abs().max() <= epsilon + 1e-6
+        )
+        assert not random[~masks].any()
+
+
+def test_shuffled_noise_has_the_values_of_the_attack_s_noise_in_other_places():
+    plain, shuffled = noise_of("pgd"), noise_of("shuffled noise")
+    torch.testing.assert_close(
+        *(x.flatten(1).sort().values for x in (plain, shuffled)), atol=0.05 / 100, rtol=0
+    )
+    assert not torch.equal(plain, shuffled)
+
+
+def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
+    whole = noise_of("random noise")
+    images, truth = (
+        {"x": DATA.images[2], "c0": DATA.images[2]},
+        {"x": DATA.labels[2], "c0": DATA.labels[2]},
+    )
+    moved = [replace(on_a(attack="random noise"), ids=ids) for ids in (("x", "c0"), ("c0",))]
+    found = compute(moved, images, truth, structures=DATA.structures, networks=NETWORKS)
+    assert np.array_equal(found[0].noise[1], found[1].noise[0]) and not np.array_equal(
+        found[0].noise[0], found[0].noise[1]
+    )
+    assert np.array_equal(
+        found[0].noise[1], outcomes({"": on_a(attack="random noise")})[""].noise[0]
+    )
+    torch.testing.assert_close(noise_of("random noise", epsilon=0.2), whole * 4, atol=0.004, rtol=0)
+    for control in ("random noise", "shuffled noise"):
+        assert not torch.equal(noise_of(control, seed=1), noise_of(control, seed=2))
+        assert torch.equal(noise_of(control, seed=1), noise_of(control, seed=1))
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_that_of_the_cell_s_canonical_json_and_never_changes():
+    assert LITERAL.values() == asdict(LITERAL)
+    text = json.dumps(LITERAL.values(), sort_keys=True, separators=(",", ":"))
+    assert LITERAL.key == digest_json(json.loads(text)) == PINNED
+    assert replace(LITERAL, seed=8).key != LITERAL.key == replace(LITERAL).key
+
+
+PINNED = "ce0a18474b061cd467f3b8f23e2aa97411594136cce19b1a6cb20cf83a8f5e13"
+
+
+def test_every_field_changes_the_key():
+    assert set(OTHER) == {field.name for field in fields(Experiment)}
+    cells = [LITERAL, *(replace(LITERAL, **{name: value}) for name, value in OTHER.items())]
+    goals = {
+        "kind": "resize",
+        "structure": "lung",
+        "ratio": 0.35,
+        "shape": "♥",
+        "basis": "prediction",
+    }
+    regions = {"kind": "around", "structure": "lung", "extent": 5}
+    cells += [
+        replace(LITERAL, goal=replace(LITERAL.goal, **{name: value}))
+        for name, value in goals.items()
+        if name != "ratio"
+    ]
+    cells += [
+        replace(LITERAL, region=replace(LITERAL.region, **{n: v}))
+        for n, v in regions.items()
+        if n != "extent"
+    ]
+    assert set(goals) == {field.name for field in fields(Goal)} and set(regions) == {
+        f.name for f in fields(Region)
+    }
+    assert len({each.key for each in cells}) == len(cells)
+
+
+def test_a_cell_comes_back_from_json():
+    for one in [LITERAL, *grid(DATA).values()]:
+        back = Experiment.read(json.loads(json.dumps(one.values())))
+        assert back == one and back.key == one.key and hash(back) == hash(one)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("epsilon", [0, 0.01, 0.3])
+def test_the_kept_noise_rebuilds_the_images_to_half_a_step(epsilon):
+    one = on_a(epsilon=epsilon)
+    for kind in ("pgd", "random noise"):
+        outcome = outcomes({"": replace(one, attack=kind)})[""]
+        images, truth = DATA.take(one.ids)
+        random = noise.uniform_noise(images, epsilon=epsilon, seed=[(0, id) for id in one.ids])
+        adv_images = (
+            alone(one, images, truth)[0] if kind == "pgd" else (images + random).clamp(-1, 1)
+        )
+        off = (restore_images(images, outcome) - adv_images).abs().flatten(1).amax(dim=1)
+        assert (off <= torch.from_numpy(outcome.linf) / 254 + 1e-6).all()
+    with pytest.raises(ValueError, match="noise=True"):
+        restore_images(images, replace(outcome, noise=None))
+
+
+def test_a_template_is_the_white_box_attack_on_a_split():
+    trained = Trained(NETWORKS["a"], "a", None, ())
+    one = white_box(DATA, trained, epsilon=0.1, precision="fp32")
+    assert (one.ids, one.attacked, one.crafted_on, one.classes) == (DATA.ids, "a", "a", (1, 2))
+    assert white_box(DATA, trained, which=["c2"]).ids == ("c2",)
+
+
+@pytest.mark.parametrize("native, precision", [(True, "bf16"), (False, "fp32")])
+def test_the_automatic_precision_is_that_of_the_device(monkeypatch, native, precision):
+    monkeypatch.setattr("helpers.network.native_bf16", lambda device: native)
+    trained = Trained(NETWORKS["a"], "a", None, ())
+    assert (
+        white_box(DATA, trained).precision
+        == white_box(DATA, trained, precision="auto").precision
+        == precision
+    )
+    assert white_box(DATA, trained, precision="fp32").precision == "fp32"
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+SAME = {  # what version 1 of the attacks makes of three cases: a weighted sum of the noise in 127ths of ε
+    "pgd": ({}, (665, -3454, 2232)),
+    "fast pgd": ({"attack": "fast pgd"}, (2459, -5524, 2150)),
+    "fgsm": ({"attack": "fgsm"}, (2794, -2286, 2286)),
+    "a symbol": ({"goal": Goal("shape", "heart", 0.6)}, (-2636, 3656, 2841)),
+    "resized": (
+        {"goal": Goal("resize", "lung", 0.95), "region": Region("box", "lung", 1)},
+        (-4826, -739, -3098),
+    ),
+    "random noise": ({"attack": "random noise"}, (-925, 2205, 1015)),
+    "shuffled noise": ({"attack": "shuffled noise"}, (2338, -9444, -3709)),
+    "cross-entropy": ({"loss": "cross-entropy"}, (1016, -1930, 1568)),
+    "margin": ({"loss": "margin"}, (2887, -1176, -3249)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change, expected", SAME.values(), ids=SAME)
+def test_a_cell_comes_to_what_its_version_came_to_before(change, expected):
+    """If it no longer does and shall not: raise VERSION of `helpers.attack`, so that no store mixes the two."""
+    data = dataset(3)
+    one = cell(
+        data,
+        **{"attacked": "a", "crafted_on": "b", "epsilon": 0.05, "steps": 5, "version": 1} | change,
+    )
+    found = outcomes({"": one}, data)[""]
+    weights = np.arange(256).reshape(16, 16) % 7 - 3
+    np.testing.assert_allclose(
+        (found.noise[:, 0] * weights).sum(axis=(1, 2)), expected, atol=800
+    )  # a pixel may differ
+
+
+def test_a_cell_of_another_version_of_the_attacks_is_not_computed():
+    data = dataset(1)
+    one = cell(data, attacked="a", crafted_on="b", version=99)
+    with pytest.raises(
+        ValueError, match="asks for version 99 of the attacks, this machine has 1: update this"
+    ):
+        outcomes({"": one}, data)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["own.png", "a folder/own.SVG"])
+def test_a_shape_is_no_file_since_files_change(shape):
+    with pytest.raises(ValueError, match="is a file, which may change"):
+        Goal("shape", "heart", shape=shape)
+
+
+@pytest.mark.parametrize(
+    "make, text",
+    [
+        (partial(Goal, "bend"), "goal 'bend' is unknown; choose one of untargeted, shape, resize"),
+        (partial(Goal, "shape", "heart", -1), "area ratio is -1"),
+        (partial(Goal, "resize", "heart", 0), "factor is 0; it must be above 0"),
+        (
+            lambda: Region("box", "spleen").masks(DATA.labels, ["a", "b"], DATA.ids),
+            "no structure 'spleen'; choose",
+        ),
+        (partial(Goal, "shape", "heart", float("nan")), "ratio is nan"),
+        (partial(Goal, basis="guess"), "basis 'guess'"),
+        (partial(Region, "moon"), "region 'moon'"),
+        (partial(on_a, epsilon=-0.1), "epsilon is -0.1; it must be 0 or more"),
+        (partial(on_a, epsilon=float("nan")), "epsilon is nan"),
+        (partial(on_a, epsilon=float("inf")), "epsilon is inf"),
+        (partial(on_a, epsilon="0.1"), "epsilon is '0.1'"),
+        (partial(on_a, steps=0), "steps is 0"),
+        (partial(on_a, steps=1.5), "steps is 1.5"),
+        (partial(on_a, attack="magic"), "attack 'magic'"),
+        (partial(on_a, loss="magic"), "loss 'magic'"),
+        (partial(on_a, precision="int1"), "precision 'int1'"),
+        (partial(on_a, stop_at=95.0), "stop_at is 95.0"),
+        (partial(on_a, stop_at=195.0, goal=Goal("shape", "heart")), "stop_at is 195.0"),
+        (partial(on_a, bits=-1), "bits is -1"),
+        (lambda: replace(LITERAL, ids=()), "name one case or more"),
+        (lambda: replace(LITERAL, ids=("a", "a")), "each once"),
+    ],
+)
+def test_a_cell_that_cannot_be_says_so_in_a_line(make, text):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        (
+            {"goal": Goal("shape", "liver")},
+            "there is no structure 'liver'; choose from heart, lung",
+        ),
+        ({"region": Region("box", "liver")}, "there is no structure 'liver'"),
+        ({"classes": (1, 9)}, "classes are (1, 9); this dataset has 0 … 2"),
+        ({"attacked": "nowhere"}, "there are no weights of digest nowhere"),
+        ({"crafted_on": "nowhere"}, "there are no weights of digest nowhere"),
+    ],
+)
+def test_what_a_dataset_or_the_networks_lack_is_named(values, text):
+    with pytest.raises(ValueError) as caught:
+        check_experiment(on_a(**values), structures=DATA.structures, weights=NETWORKS)
+    assert text in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,874 @@
+"""Sweeps: the same table wherever it is computed, whatever dies on the way; nothing finished is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import clusters
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toys
+from clusters import ENVIRONMENT, PYTHON, alive, until
+from toys import NETWORKS, Acting, single_cells
+
+from helpers.common import paths
+from helpers.common.files import digest_json
+from helpers.data import Dataset, load
+from helpers.evaluation import iou
+from helpers.network import predict
+from helpers.sweep import (
+    Goal,
+    LostEngine,
+    Store,
+    SweepError,
+    load_images,
+    run,
+    runner,
+    smallest_epsilon,
+    train_all,
+)
+from helpers.sweep import experiment as cells_module
+from helpers.sweep.runner import export, main, status
+from helpers.sweep.store import FORMAT
+from helpers.training import Trained
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.timeout(120),
+]
+DATA = toys.dataset()
+KEYS = ("attack", "epsilon")
+
+
+def swept(store, data=DATA, **options):
+    return run(toys.grid(data), data, NETWORKS, store=store, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    torch.set_num_threads(1)
+    return swept(tmp_path_factory.mktemp("here"))
+
+
+def assert_same(table, expected):
+    other = ["seconds", "commit"]  # somebody may commit meanwhile
+    pd.testing.assert_frame_equal(
+        table.drop(columns=other), expected.drop(columns=other), check_exact=True
+    )
+
+
+def stamps(store):
+    return {path.name: path.stat().st_mtime_ns for path in Path(store).glob("??/*.safetensors")}
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_each_case_structure_and_comparison(expected, tmp_path):
+    cells = toys.grid(DATA)
+    count = sum(len(cell.ids) for cell in cells.values())
+    assert list(expected.columns) == [
+        *KEYS,
+        "id",
+        "structure",
+        "compared_with",
+        "iou",
+        "linf",
+        "loss",
+        "warnings",
+        "seconds",
+        "cell",
+        "commit",
+        "torch",
+        "device",
+        "threads",
+    ]
+    assert (
+        len(expected) == count * 2 * 2
+        and (expected["threads"] == 1).all()
+        and (expected["seconds"] > 0).all()
+    )
+    found = swept(tmp_path, noise=True)
+    for (attack, epsilon), cell in cells.items():
+        rows = found[(found["attack"] == attack) & (found["epsilon"] == epsilon)]
+        assert set(rows["cell"]) == {cell.key} and rows["id"].tolist() == [
+            id for id in cell.ids for _ in range(4)
+        ]
+        assert (rows["linf"] <= epsilon + 1e-6).all()
+    adv_images, predictions = load_images(cells, DATA, store=tmp_path)
+    for name, cell in cells.items():
+        truth = DATA.take(cell.ids)[1]
+        scores = found[(found["cell"] == cell.key) & (found["compared_with"] == "truth")][
+            "iou"
+        ].to_numpy()
+        maps = predictions[name].long()
+        assert np.array_equal(
+            scores, iou(maps, truth, classes=(1, 2)).numpy().ravel(), equal_nan=True
+        )
+        assert (predict(NETWORKS["a"], adv_images[name]) == maps).float().mean() > 0.99
+    assert_same(found, expected)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_table_and_the_same_one_each_time(tmp_path, expected):
+    there = [swept(tmp_path / name, device="cuda", noise=True) for name in "ab"]
+    assert_same(there[0], there[1])
+    assert (there[0]["device"] == "cuda").all() and (there[0]["cell"] == expected["cell"]).all()
+    for name in ("iou", "linf", "loss"):
+        assert (there[0][name] - expected[name]).abs().mean() < 0.01 * expected[name].abs().mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_any_batch_gives_the_same_table(tmp_path, expected, batch_size):
+    assert_same(swept(tmp_path, batch_size=batch_size), expected)
+
+
+def test_what_is_finished_is_not_computed_again(tmp_path, expected, monkeypatch):
+    swept(tmp_path)
+    before = stamps(tmp_path)
+    monkeypatch.setattr(runner, "compute", None)
+    assert_same(swept(tmp_path), expected)
+    assert stamps(tmp_path) == before
+    part = dict(list(toys.grid(DATA).items())[3:1:-1])
+    table = run(part, DATA, NETWORKS, store=tmp_path)
+    assert table["cell"].unique().tolist() == [cell.key for cell in part.values()]
+
+
+def test_equal_cells_under_two_names_are_computed_once_and_shown_twice(tmp_path):
+    cell = toys.cell(DATA)
+    table = run(
+        {"x": cell, "y": replace(cell)}, DATA, {"net": Acting()}, store=tmp_path, names=("name",)
+    )
+    assert len(stamps(tmp_path)) == 1 and table["name"].tolist() == ["x"] * 24 + ["y"] * 24
+
+
+def test_an_attack_is_run_once_for_all_that_is_made_of_it(tmp_path, monkeypatch):
+    sizes, pgd = [], cells_module.attacks.pgd
+    monkeypatch.setattr(
+        cells_module.attacks,
+        "pgd",
+        lambda network, images, *rest, **more: (
+            sizes.append(len(images)) or pgd(network, images, *rest, **more)
+        ),
+    )
+    cell = toys.cell(DATA, attacked="a", crafted_on="a")
+    made = [
+        cell,
+        replace(cell, attack="shuffled noise"),
+        replace(cell, bits=8),
+        replace(cell, bits=12),
+    ]
+    run(dict(enumerate(made)), DATA, NETWORKS, store=tmp_path, names=("way",), batch_size=4)
+    assert sizes == [len(cell.ids)]
+
+
+def test_noise_that_was_not_kept_is_made_again(tmp_path):
+    cells = {"x": toys.cell(DATA)}
+    options = {"store": tmp_path, "names": ("name",)}
+    run(cells, DATA, {"net": Acting()}, **options)
+    with pytest.raises(ValueError, match="noise=True"):
+        load_images(cells, DATA, store=tmp_path)
+    run(cells, DATA, {"net": Acting()}, noise=True, **options)
+    assert load_images(cells, DATA, store=tmp_path)[0]["x"].shape == DATA.images.shape
+
+
+def test_no_cells_and_pictures_of_none(tmp_path):
+    with pytest.raises(ValueError, match="cell x is not in"):
+        load_images({"x": toys.cell(DATA)}, DATA, store=tmp_path)
+    assert run({}, DATA, NETWORKS, store=tmp_path).empty
+
+
+# --- wherever it is computed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_of_this_machine_give_the_same_table(tmp_path, expected, workers):
+    assert_same(swept(tmp_path, engine=f"workers={workers} threads=1"), expected)
+
+
+class Counting(Dataset):
+    """A dataset that counts how often its images are asked for."""
+
+    asked = []
+
+    def take(self, which):
+        self.asked.append(which)
+        return super().take(which)
+
+
+def counting(data, **changes):
+    Counting.asked.clear()
+    return Counting(**{name: getattr(data, name) for name in data.__dataclass_fields__} | changes)
+
+
+def test_a_scheduler_started_by_hand_gives_the_same_table(tmp_path, expected):
+    with clusters.started(tmp_path) as (address, _):
+        assert_same(swept(tmp_path / "one", counting(DATA), engine=address), expected)
+        assert Counting.asked  # the workers have no copy
+        data = toys.on_disk(tmp_path / "data")
+        cells = {
+            id: toys.cell(data, [id], goal=Goal("shape", "heart")) for id in data.split["test"][:4]
+        }
+        tables = {}
+        for name, origin in (
+            ("own", data.origin),
+            ("elsewhere", data.origin | {"root": "/nowhere"}),
+            ("none", None),
+        ):
+            other = counting(data, origin=origin)
+            tables[name] = run(
+                cells,
+                other,
+                {"net": Acting()},
+                store=tmp_path / name,
+                engine=address,
+                names=("case",),
+            )
+            assert bool(Counting.asked) == (name != "own")
+    tables["here"] = run(cells, data, {"net": Acting()}, store=tmp_path / "here", names=("case",))
+    for table in tables.values():
+        assert_same(table, tables["own"])
+
+
+def test_slurm_jobs_give_the_same_table(tmp_path, expected, monkeypatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    path = tmp_path / "slurm.yaml"
+    path.write_text(
+        f"cores: 1\nmemory: 4GB\njobs: 2\nlocal_directory: {tmp_path}\nwalltime: '00:10:00'\n"
+    )
+    assert_same(swept(tmp_path / "store", engine=str(path)), expected)
+    jobs = (tmp_path / "jobs").read_text().split()
+    assert len(jobs) >= 2 and set((tmp_path / "cancelled").read_text().split()) == set(jobs)
+
+
+def test_a_scheduler_behind_tls_gives_the_same_table(tmp_path, expected, monkeypatch):
+    import dask
+
+    key, cert = clusters.certificate(tmp_path)
+    options = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    settings = {
+        "distributed.comm.tls.ca-file": str(cert),
+        "distributed.comm.require-encryption": True,
+        "distributed.comm.tls.client.cert": str(cert),
+        "distributed.comm.tls.client.key": str(key),
+    }
+    with clusters.started(tmp_path, workers=1, protocol="tls", options=options) as (address, _):
+        with pytest.raises(
+            LostEngine, match="no Dask scheduler answers"
+        ):  # it does not talk to strangers
+            swept(tmp_path / "store", engine=address)
+        with dask.config.set(settings):
+            assert_same(swept(tmp_path / "store", engine=address), expected)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys, toys
+from helpers.engine import LostEngine
+from helpers.sweep import SweepError, run
+store, engine, log, pause, *flags = sys.argv[1:]
+data = toys.dataset()
+try:
+    table = run(toys.single_cells(data), data, {"net": toys.Acting(log, float(pause))}, store=store, engine=engine,
+                names=("case",), batch_size=1)
+    print(len(table))
+except (LostEngine, SweepError, ValueError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def driver(store, engine="", log="", pause=0.05, **options):
+    words = [PYTHON, "-c", DRIVER, store, engine, log, pause]
+    return subprocess.Popen(
+        [*map(str, words)],
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
+
+
+def plain(tmp_path, name="plain"):
+    """The table without any fault."""
+    return run(single_cells(DATA), DATA, {"net": Acting()}, store=tmp_path / name, names=("case",))
+
+
+def log_of(path):
+    """(process, case) of each line of a log."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def resumed(tmp_path, store, **options):
+    return run(
+        single_cells(DATA),
+        DATA,
+        {"net": Acting(**options)},
+        store=store,
+        names=("case",),
+        batch_size=1,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_killed_or_interrupted_goes_on_where_it_was(tmp_path, how):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, log=log)
+    until(lambda: len(stamps(store)) >= 2)
+    os.killpg(process.pid, how)
+    _, errors = process.communicate(timeout=30)
+    before = stamps(store)
+    assert process.returncode and 2 <= len(before) < 6
+    if how == signal.SIGINT:
+        assert f"of 6 cells are finished in {store}; the same call goes on from there" in errors
+    assert_same(resumed(tmp_path, store, log=log), plain(tmp_path))
+    assert before.items() <= stamps(store).items()
+    mine = {case for pid, case in log_of(log) if pid == os.getpid()}
+    assert len(mine) == 6 - len(before)
+    assert not list(store.glob("claims/*"))
+
+
+def test_workers_die_with_their_driver(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, "workers=2", log, 0.3)
+    until(lambda: stamps(store))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    workers = {pid for pid, _ in log_of(log)}
+    until(lambda: not any(alive(pid) for pid in workers), 30)
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+
+
+def test_a_worker_that_is_killed_mid_cell_costs_nothing(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    process = driver(store, "workers=2", log, 0.2)
+    victim = until(lambda: log_of(log))[0][0]
+    os.kill(victim, signal.SIGKILL)
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert len({pid for pid, _ in log_of(log)}) >= 2
+    assert_same(resumed(tmp_path, store, raises=range(6)), plain(tmp_path))  # all is there
+
+
+def test_a_scheduler_that_is_killed_leaves_a_sweep_that_goes_on(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    with clusters.started(tmp_path, workers=1) as (address, scheduler):
+        process = driver(store, address, log, 0.2)
+        until(lambda: stamps(store))
+        before = stamps(store)
+        clusters.end(scheduler, signal.SIGKILL)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 25 and process.returncode == 1
+    last = errors.strip().splitlines()[-1]
+    assert (
+        last.startswith("LostEngine: the Dask scheduler has gone; ")
+        and "run the same again" in last
+    )
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+    assert before.items() <= stamps(store).items()
+
+
+def test_a_cell_that_raises_is_named_and_the_others_finish(tmp_path, capsys):
+    cells, network, store = single_cells(DATA), Acting(raises=(1, 4)), tmp_path / "store"
+    with pytest.raises(SweepError) as caught:
+        run(cells, DATA, {"net": network}, store=store, names=("case",))
+    message = str(caught.value)
+    assert message.startswith(f"2 of 6 cells failed, the others are in {store}")
+    assert len(stamps(store)) == 4
+    for id in ("c1", "c4"):
+        key = cells[id].key
+        assert (
+            f"python -m helpers.sweep run {store} {key[:12]}" in message and "is poison" in message
+        )
+        record = json.loads((store / "failed" / f"{key}.json").read_text())
+        assert (
+            "Traceback" in record["error"]
+            and "in forward" in record["error"]
+            and digest_json(record["cell"]) == key
+        )
+    assert main(["status", str(store)]) == 1
+    assert (
+        "2 failed" in (output := capsys.readouterr().out)
+        and cells["c1"].key[:12] in output
+        and "is poison" in output
+    )
+    table = run(cells, DATA, {"net": Acting()}, store=store, names=("case",))  # the cause is mended
+    assert_same(table, plain(tmp_path))
+    assert not list((store / "failed").iterdir()) and main(["status", str(store)]) == 0
+
+
+def test_a_cell_that_kills_its_worker_is_named_and_the_others_finish(tmp_path):
+    cells, store = single_cells(DATA), tmp_path / "store"
+    with pytest.raises(SweepError) as caught:
+        run(
+            cells,
+            DATA,
+            {"net": Acting(kills=(2,))},
+            store=store,
+            names=("case",),
+            engine="workers=2 threads=1",
+        )
+    assert str(caught.value).startswith("1 of 6 cells failed") and cells["c2"].key[:12] in str(
+        caught.value
+    )
+    assert set(stamps(store)) == {
+        f"{cell.key}.safetensors" for id, cell in cells.items() if id != "c2"
+    }
+    assert "KilledWorker" in (store / "failed" / f"{cells['c2'].key}.json").read_text()
+    assert_same(resumed(tmp_path, store), plain(tmp_path))
+
+
+@pytest.mark.parametrize("engine", ["", "workers=2 threads=1"])
+def test_a_case_that_changes_after_loading_fails_alone(tmp_path, engine):
+    toys.on_disk(tmp_path / "data")
+    data = load("folder", size=32, root=tmp_path / "data", stream=True)
+    cells = single_cells(data)
+    (tmp_path / "data/images/c3.png").write_bytes((tmp_path / "data/images/c4.png").read_bytes())
+    with pytest.raises(SweepError) as caught:
+        run(
+            cells, data, {"net": Acting()}, store=tmp_path / "store", names=("case",), engine=engine
+        )
+    message = str(caught.value)
+    assert message.startswith(f"1 of {len(cells)} cells failed") and cells["c3"].key[:12] in message
+    assert "have changed since they were loaded" in message
+    assert len(stamps(tmp_path / "store")) == len(cells) - 1
+
+
+def harm(path, other, how):
+    content = path.read_bytes()
+    if how == "flip":
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    elif how == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        shutil.copy(other, path)
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "swap"])
+def test_a_damaged_cell_is_set_aside_and_computed_again(tmp_path, how, capsys):
+    store, expected = tmp_path / "plain", plain(tmp_path)
+    one, other = sorted(store.glob("??/*.safetensors"))[:2]
+    harm(one, other, how)
+    shutil.copytree(store, tmp_path / "copy")
+    before = stamps(store)
+    with pytest.warns(UserWarning, match=f"{one.name} .* moved to damaged"):
+        assert_same(plain(tmp_path), expected)
+    after = stamps(store)
+    assert [name for name in before if before[name] != after[name]] == [one.name]
+    assert main(["verify", str(store)]) == 0 and "6 cells" in capsys.readouterr().out
+    for code in (1, 0):  # told once, and set aside
+        assert main(["verify", str(tmp_path / "copy")]) == code
+        printed = capsys.readouterr()
+        assert (
+            (one.name in printed.err) == bool(code)
+            and "5 cells" in printed.out
+            and "1 damaged" in printed.out
+        )
+
+
+def test_two_drivers_compute_each_cell_once(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    both = [driver(store, log=log, pause=0.1) for _ in range(2)]
+    for process in both:
+        output, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+        assert output.strip().endswith("24")
+    workers = {case: {pid for pid, other in log_of(log) if other == case} for case in range(6)}
+    assert (
+        all(len(pids) == 1 for pids in workers.values()) and len(set.union(*workers.values())) == 2
+    )
+    assert_same(resumed(tmp_path, store, raises=range(6)), plain(tmp_path))
+    assert not list(store.glob("claims/*"))
+
+
+@pytest.mark.parametrize("years", [-20, 20])
+def test_a_clock_that_is_wrong_changes_nothing(tmp_path, years):
+    store, expected = tmp_path / "plain", plain(tmp_path)
+    for path in [*store.rglob("*"), store]:
+        os.utime(path, (time.time() + years * 3e7,) * 2)
+    before = stamps(store)
+    assert_same(resumed(tmp_path, store, raises=range(6)), expected)
+    assert stamps(store) == before
+
+
+def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path):
+    store = tmp_path / "disk"
+    store.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", store], capture_output=True
+    ).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        data = toys.dataset(40)
+        cells = toys.single_cells(data)
+        options = {"store": store, "names": ("case",), "noise": True, "batch_size": 4}
+        with pytest.raises(SweepError) as caught:
+            run(cells, data, {"net": Acting()}, **options)
+        message = str(caught.value)
+        assert (
+            "the store cannot be written (No space left on device)" in message
+            and "\n" not in message
+        )
+        before = stamps(store)
+        assert 0 < len(before) < 40 and not list(store.rglob(".*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=8m", store], check=True)
+        assert len(run(cells, data, {"net": Acting()}, **options)) == 160
+        assert before.items() <= stamps(store).items()
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
+    """As another user, since root may write everywhere."""
+    if os.getuid():
+        pytest.skip("not root, so no other user can be played")
+    store = tmp_path / "plain"
+    plain(tmp_path)
+    os.unlink(sorted(store.glob("??/*"))[0])
+    for path in (tmp_path, *tmp_path.parents[:-2]):
+        path.chmod(path.stat().st_mode | 0o755)
+
+    def nobody(code, *words):
+        start = "import os\nos.setgroups([]), os.setgid(65534), os.setuid(65534)\n"
+        return subprocess.run(
+            [PYTHON, "-c", f"import toys, helpers.sweep\n{start}{code}", *map(str, words)],
+            text=True,
+            env=ENVIRONMENT,
+            capture_output=True,
+        )
+
+    found = nobody(DRIVER, store, "", "", 0)
+    assert (
+        found.returncode == 1
+        and "SweepError: the store cannot be written (Permission denied); 5 of 6" in found.stderr
+    )
+    assert "Traceback" not in found.stderr
+    found = nobody(DRIVER, tmp_path / "new", "", "", 0)
+    assert (
+        found.returncode == 1
+        and "cannot be used (Permission denied): name another folder" in found.stderr
+    )
+    found = nobody(
+        "import sys, helpers.sweep.runner; sys.exit(helpers.sweep.runner.main(['status', sys.argv[1]]))",
+        store,
+    )
+    assert found.returncode == 0 and "5 cells" in found.stdout, found.stderr
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, options, text",
+    [
+        ({"attacked": "nowhere"}, {}, "there are no weights of digest nowhere"),
+        ({"goal": Goal("shape", "liver")}, {}, "there is no structure 'liver'"),
+        ({"source": "x"}, {}, "is of toy 16 (x), the dataset is toy 16 (toy-6-16)"),
+        ({}, {"engine": "nonsense"}, "engine 'nonsense' is unknown"),
+        ({"ids": ("c0", "c77")}, {}, "has no case 'c77'"),
+        ({}, {"engine": "missing.yaml"}, "missing.yaml: not usable for Slurm"),
+        ({}, {"device": "abacus"}, "device 'abacus'"),
+        ({}, {"names": ("one", "two")}, "names has 2 columns"),
+        ({}, {"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, change, options, text):
+    cells = {"x": replace(toys.cell(DATA), **change)}
+    with pytest.raises(ValueError) as caught:
+        run(
+            cells,
+            DATA,
+            {"net": Acting()},
+            **{"store": tmp_path / "store", "names": ("name",)} | options,
+        )
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+    assert not stamps(tmp_path / "store")
+
+
+def test_a_store_of_a_newer_format_is_refused(tmp_path, capsys):
+    (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(ValueError, match="newer"):
+        swept(tmp_path)
+    assert main(["status", str(tmp_path)]) == 2 and "newer" in capsys.readouterr().err
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
+    for words in (
+        ["status", str(tmp_path)],
+        ["export", str(tmp_path / "x")],
+        ["run", str(tmp_path), "ab"],
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "is not a store of cells" in error and error.count("\n") == 1
+    for words in ([], ["status"], ["fly", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    Store(tmp_path)
+    assert main(["run", str(tmp_path), "ab"]) == 2
+    assert "0 cells that begin with 'ab'" in capsys.readouterr().err
+    assert main(["status", str(tmp_path)]) == 0 and "0 cells" in capsys.readouterr().out
+    assert main(["export", str(tmp_path)]) == 0
+
+
+def test_status_and_export_tell_what_a_store_holds(tmp_path, expected, capsys):
+    swept(tmp_path)
+    cells = toys.grid(DATA)
+    for word in ("status", "verify"):
+        assert main([word, str(tmp_path)]) == 0
+        cases = sum(len(cell.ids) for cell in cells.values())
+        assert f"{len(cells)} cells, {cases} attacked cases" in capsys.readouterr().out
+    assert main(["export", str(tmp_path)]) == 0
+    table = pd.read_csv(
+        StringIO(capsys.readouterr().out), keep_default_na=False, na_values={"iou": [""]}
+    )
+    assert len(table) == len(expected) and not export(tmp_path).duplicated().any()
+    keys = ["cell", "id", "structure", "compared_with"]
+    both = table.assign(structure=table["structure"].map({1: "heart", 2: "lung"})).merge(
+        expected, on=keys
+    )
+    assert len(both) == len(expected)
+    assert np.allclose(both["iou_x"], both["iou_y"], rtol=1e-5, equal_nan=True)
+    assert {
+        "goal_kind",
+        "goal_ratio",
+        "region_kind",
+        "attack",
+        "steps",
+        "precision",
+        "version",
+    } <= set(table.columns)
+
+
+def test_a_reader_who_has_seen_enough_of_a_table_is_no_error(tmp_path):
+    swept(tmp_path)
+    words = f"set -o pipefail; '{PYTHON}' -m helpers.sweep export '{tmp_path}' | true"
+    found = subprocess.run(["bash", "-c", words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_failed_cell_is_run_alone(tmp_path, monkeypatch, capsys):
+    data = toys.on_disk(tmp_path / "data")
+    cell = toys.cell(data, data.split["test"][:1])
+    store, healthy = tmp_path / "store", Acting()
+
+    class Broken(Acting):
+        def forward(self, images):
+            raise RuntimeError("broken")
+
+    with pytest.raises(SweepError):
+        run({"x": cell}, data, {"net": Broken()}, store=store, names=("name",))
+    monkeypatch.setattr(runner, "_networks", lambda *_: {"net": Broken()})
+    with pytest.raises(RuntimeError, match="broken"):
+        main(["run", str(store), cell.key[:12]])
+    monkeypatch.setattr(runner, "_networks", lambda *_: {"net": healthy})
+    assert main(["run", str(store), cell.key[:12]]) == 0 and "done: IoU" in capsys.readouterr().out
+    assert Store(store).read(cell, noise=True) is not None and main(["status", str(store)]) == 0
+    monkeypatch.undo()
+    with pytest.raises(SweepError):
+        run({"x": replace(cell, seed=1)}, data, {"net": Broken()}, store=store, names=("name",))
+    key = replace(cell, seed=1).key
+    assert (
+        main(["run", str(store), key]) == 2
+        and "no weights of digest net" in capsys.readouterr().err
+    )
+    with pytest.raises(SweepError):
+        run(
+            {"x": toys.cell(DATA)}, DATA, {"net": Acting(raises=(0,))}, store=store, names=("name",)
+        )
+    assert main(["run", str(store), toys.cell(DATA).key]) == 2
+    assert "put together by hand" in capsys.readouterr().err
+
+
+def test_a_failed_cell_is_not_run_on_other_images(tmp_path, capsys):
+    data = toys.on_disk(tmp_path / "data")
+    cell, store = toys.cell(data, data.split["test"][:1]), tmp_path / "store"
+    with pytest.raises(SweepError):
+        run({"x": cell}, data, {"net": Acting(raises=range(100))}, store=store, names=("name",))
+    shutil.copy(tmp_path / "data/images/c0.png", tmp_path / "data/images/c1.png")
+    assert main(["run", str(store), cell.key]) == 2
+    assert f"cell {cell.key[:12]} is of folder-data 32" in capsys.readouterr().err and not stamps(
+        store
+    )
+
+
+def test_the_command_that_is_told_for_a_failed_cell_can_be_given(tmp_path):
+    data, store = toys.on_disk(tmp_path / "data"), tmp_path / "my store"
+    cell = toys.cell(data, data.split["test"][:1])
+    with pytest.raises(SweepError) as caught:
+        run({"x": cell}, data, {"net": Acting(raises=range(100))}, store=store, names=("name",))
+    told = str(caught.value).partition("alone: ")[2]
+    assert told in status(store)[0]
+    found = subprocess.run(["sh", "-c", told], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "no weights of digest net" in found.stderr
+
+
+def test_a_record_of_a_failure_that_is_damaged_or_out_of_date_is_told_as_that(tmp_path):
+    swept(tmp_path)
+    failed = tmp_path / "failed"
+    failed.mkdir(exist_ok=True)
+    key = Store(tmp_path).keys()[0]
+    (failed / f"{key}.json").write_text(
+        '{"error": "of a driver that was slower", "cell": {}, "origin": null}'
+    )
+    text, healthy = status(tmp_path)
+    assert "of a driver that was slower" in text and not healthy
+    swept(tmp_path)
+    assert status(tmp_path)[1]
+    for content in ("", "{}", "[]", '{"error": null, "cell": {}, "origin": null}'):
+        (failed / "abc.json").write_text(content)
+        text, healthy = status(tmp_path)
+        assert (
+            f"{failed}/abc.json is damaged: delete it" in text
+            and "alone" not in text
+            and not healthy
+        )
+        with pytest.raises(
+            ValueError, match="abc.json is damaged: delete it, and run the sweep again"
+        ):
+            runner.rerun_failed(tmp_path, "abc")
+
+
+def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner._Work, "_record", refuse)
+    with pytest.raises(
+        SweepError, match="the store cannot be written .No space left on device.; 0 of 1 cells"
+    ):
+        run(
+            {"x": toys.cell(DATA)},
+            DATA,
+            {"net": Acting(raises=(0,))},
+            store=tmp_path,
+            names=("name",),
+        )
+
+
+def test_a_network_that_was_changed_after_its_training_is_refused(tmp_path):
+    settings = {"depth": 1, "features": 2, "epochs": 1}
+    trained = train_all(toys.on_disk(tmp_path / "data"), ("target",), folder=tmp_path, **settings)[
+        "target"
+    ]
+    cell = toys.cell(DATA, attacked=trained.digest, crafted_on=trained.digest)
+    assert len(run({"x": cell}, DATA, [trained], store=tmp_path / "store", names=("name",)))
+    with torch.no_grad():
+        trained.network.head.bias += 1
+    with pytest.raises(
+        ValueError, match=f"network {trained.digest[:12]} was changed after its training"
+    ):
+        run({"x": cell}, DATA, [trained], store=tmp_path / "store", names=("name",))
+
+
+# --- the smallest noise level -----------------------------------------------------------------------------------------
+
+
+def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
+    goal, network = Goal("shape", "heart"), {"a": NETWORKS["a"]}
+    cell = toys.cell(DATA, attacked="a", crafted_on="a", goal=goal, steps=10)
+    options = {
+        "reached": 10.0,
+        "low": 0.01,
+        "high": 0.64,
+        "rounds": 3,
+    }  # an untrained network goes no further
+    found = smallest_epsilon({"x": cell}, DATA, network, store=tmp_path, **options)["x"]
+    levels = [round(0.01 * 64 ** (k / 8), 9) for k in range(1, 9)]
+    kept = [Store(tmp_path).read_key(key)[0] for key in Store(tmp_path).keys()]
+    assert {one.stop_at for one in kept} == {
+        11.0
+    }  # rounding in the attack must not end it short of what is judged
+    tried = {(str(e),): replace(cell, epsilon=e, stop_at=11.0) for e in levels}
+    table = run(tried, DATA, network, store=tmp_path / "all", names=("level",))
+    rows = table[(table["structure"] == "heart") & (table["compared_with"] == "target")]
+    enough = (
+        rows.pivot(index="id", columns="level", values="iou").loc[
+            list(DATA.ids), [str(e) for e in levels]
+        ]
+        >= 10
+    )
+    assert enough.any(axis=None)
+    for own, result in zip(enough.to_numpy(), found, strict=True):
+        monotone = (np.diff(own.astype(int)) >= 0).all()
+        if not own[-1]:
+            assert result == np.inf
+        elif monotone:
+            assert result == pytest.approx(levels[own.argmax()], rel=1e-6)
+        else:
+            assert own[np.isclose(levels, result)].all()
+    assert Counter(np.isfinite(found))[True] >= 1
+
+
+def test_the_beginning_of_a_digest_names_no_network():
+    cards = sorted(paths.PUBLISHED.glob("*.json"))
+    if not cards:
+        pytest.skip("data/weights was emptied")
+    whole = json.loads(cards[0].read_text())["weights"]
+    data = toys.dataset()
+    for digest in (whole[:12], whole[:1]):
+        with pytest.raises(ValueError, match=f"no weights of digest {digest}"):
+            run(
+                {"x": toys.cell(data, attacked=digest, crafted_on=digest)},
+                data,
+                {},
+                names=("name",),
+            )
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_workers_train_the_same_networks(tmp_path):
+    data = toys.on_disk(tmp_path / "data")
+    roles, settings = ("target", ("surrogate", 3)), {"depth": 1, "features": 2, "epochs": 1}
+    here = train_all(data, roles, folder=tmp_path / "here", **settings)
+    there = train_all(
+        data, roles, folder=tmp_path / "there", engine="workers=2 threads=1", **settings
+    )
+    assert {role: trained.digest for role, trained in here.items()} == {
+        r: t.digest for r, t in there.items()
+    }
+    assert all(isinstance(trained, Trained) for trained in there.values()) and list(there) == list(
+        roles
+    )
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert len(names) == 4 and names == sorted(path.name for path in (tmp_path / "there").iterdir())
+
+
+def test_training_that_kills_its_workers_is_told_in_one_line(tmp_path):
+    data = replace(
+        toys.on_disk(tmp_path / "data"), origin=None, read=toys.end_process
+    )  # read by the workers
+    with pytest.raises(
+        RuntimeError, match="killed while they trained the target network: start fewer"
+    ):
+        train_all(
+            data,
+            ["target"],
+            folder=tmp_path,
+            engine="workers=2 threads=1",
+            depth=1,
+            features=2,
+            epochs=1,
+        )
