@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from helpers.adapters import frozen_copy
-from helpers.checks import _doubts
+from helpers.adapters import frozen_copy, logits_of
+from helpers.checks import _doubts, _reached
 from helpers.evaluation import iou
 from helpers.loss import check_classes, check_labels, cross_entropy
-from helpers.noise import _keys, uniform_noise
+from helpers.noise import _keys, _per_image, _whole, uniform_noise
 
 VERSION = 1  # of attacks, losses, targets and regions; raise it with a change that alters what a cell comes to
 KEEP = ("last", "loss", "iou")
@@ -389,21 +389,6 @@ def _ascend(
     return kept, losses, overlaps, zeros, taken, best
 
 
-def logits_of(network, x):
-    """Logits of a copy of x; a single small image, which torch rounds in another way in float32, gets a twin."""
-    alone = len(x) == 1 and x.numel() <= 20480 and x.dtype == torch.float32
-    twins = x.repeat(2, 1, 1, 1) if alone else x.clone()
-    return network(twins)[: len(x)].float()
-
-
-def _reached(overlap, stop_at, targeted):
-    """Whether an image is done: nothing to find counts as found."""
-    if stop_at is None:
-        return torch.zeros_like(overlap, dtype=torch.bool)
-    overlap = overlap.nan_to_num(100)
-    return overlap >= stop_at if targeted else overlap <= stop_at
-
-
 def _gradient(total, x):
     """Gradient of the sum of losses; not a number counts as zero."""
     gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
@@ -464,30 +449,6 @@ def _check_losses(value, followed, n):
         if not torch.is_tensor(found) or found.shape != (n,):
             shape = tuple(found.shape) if torch.is_tensor(found) else type(found).__name__
             raise ValueError(f"{name} has shape {shape}; give one number per image ({n})")
-
-
-def _per_image(name, value, images):
-    value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
-    if value.ndim > 1 or value.ndim == 1 and len(value) != len(images):
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})"
-        )
-    if not torch.isfinite(value).all() or (value < 0).any():
-        raise ValueError(
-            f"{name} is {value.tolist()}; it must be 0 or more, in the units of the images"
-        )
-    return value.expand(len(images))
-
-
-def _whole(name, value, least=1, most=math.inf):
-    """`value` as an integer, if it is a whole number in the range."""
-    try:
-        if least <= value <= most and int(value) == value:
-            return int(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    upper = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
-    raise ValueError(f"{name} is {value!r}; give a whole number {upper}")
 
 
 def _check_options(loss, guide, schedule, momentum, keep, classes, stop_at):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.attack import _reached, logits_of
+from helpers.adapters import logits_of
 
 
 @torch.no_grad()
@@ -78,3 +78,11 @@ def _doubts(
     everyone = torch.ones(len(images), dtype=torch.bool, device=images.device)
     doubts = {text: everyone & found for text, found in doubts.items()}
     return {text: which for text, which in doubts.items() if which.any()}
+
+
+def _reached(overlap, stop_at, targeted):
+    """Whether an image is done: nothing to find counts as found."""
+    if stop_at is None:
+        return torch.zeros_like(overlap, dtype=torch.bool)
+    overlap = overlap.nan_to_num(100)
+    return overlap >= stop_at if targeted else overlap <= stop_at

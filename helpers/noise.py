@@ -1,11 +1,10 @@
 """Noise that is no attack, for comparison, and the rounding of image files."""
 
+import math
 import zlib
 from numbers import Integral
 
 import torch
-
-from helpers.attack import _per_image, _whole
 
 
 def uniform_noise(images, *, epsilon, seed=0):
@@ -71,3 +70,27 @@ def _keys(seed, n):
 
 def _generators(seed, n):
     return [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in _keys(seed, n)]
+
+
+def _per_image(name, value, images):
+    value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
+    if value.ndim > 1 or value.ndim == 1 and len(value) != len(images):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})"
+        )
+    if not torch.isfinite(value).all() or (value < 0).any():
+        raise ValueError(
+            f"{name} is {value.tolist()}; it must be 0 or more, in the units of the images"
+        )
+    return value.expand(len(images))
+
+
+def _whole(name, value, least=1, most=math.inf):
+    """`value` as an integer, if it is a whole number in the range."""
+    try:
+        if least <= value <= most and int(value) == value:
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    upper = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
+    raise ValueError(f"{name} is {value!r}; give a whole number {upper}")

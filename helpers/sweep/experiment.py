@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from helpers import attack as attacks
+from helpers.adapters import logits_of
 from helpers.common.files import digest_json
 from helpers.common.provenance import commit, versions
 from helpers.evaluation import iou
@@ -311,7 +312,7 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
     start = time.monotonic()
     work = {cell: _work(cell, images, truth, structures, networks) for cell in cells}
     made = _attack_all(
-        {plain(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
+        {attack_of(cell): work[cell] for cell in cells if cell.attack not in ATTACKS[3:5]},
         structures,
         networks,
         batch_size,
@@ -326,7 +327,7 @@ def compute(cells, images, truth, *, structures, networks, batch_size=8):
             random = uniform_noise(x, epsilon=cell.epsilon, seed=keys) * region[:, None]
             adv_images = (x + random).clamp(-1, 1)
         else:
-            adv_images, doubts = made[plain(cell)]
+            adv_images, doubts = made[attack_of(cell)]
             if cell.attack == "shuffled noise":
                 adv_images = shuffle_noise(x, adv_images, seed=keys)
         if cell.bits:
@@ -413,7 +414,7 @@ def _texts(result):
     ]
 
 
-def plain(cell):
+def attack_of(cell):
     """The cell of the attack that a cell's noise comes from, before it is shuffled or rounded."""
     return replace(cell, bits=0, attack="pgd" if cell.attack == "shuffled noise" else cell.attack)
 
@@ -482,7 +483,7 @@ def _score(cell, images, truth, goal, adv_images, doubts, structures, networks, 
     network, loss, maps, losses = networks[cell.attacked], loss_of(cell), [], []
     with evaluating(network):
         for x, labels in zip(adv_images.split(batch_size), goal.split(batch_size), strict=True):
-            logits = attacks.logits_of(network, x)
+            logits = logits_of(network, x)
             maps.append(logits.argmax(dim=1))
             losses.append(loss(logits, labels).float())
     maps, classes = torch.cat(maps), range(1, len(structures) + 1)
