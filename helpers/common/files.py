@@ -1,31 +1,38 @@
-"""Where the study keeps its files, how it writes them, and where they come from."""
+"""Files that are whole or not there: atomic writing, digests, and the one verified tensor file."""
 
 import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+
+class DamagedFileError(ValueError):
+    """A file is not as it was written."""
 
 
 @contextmanager
-def atomic_write(path, mode="wb"):
-    """Open a temporary file beside `path` that takes its place when the block ends without an error.
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+    """Open a temporary file beside `path` that replaces it when the block ends without an error.
 
-    A reader sees the old file or the whole new one, never a part; after an error the old file stays.
+    A reader sees the old file or the whole new one, never a part; after an error the old one stays.
 
     Args:
         path: the file to write; missing folders are made.
         mode: "wb" or "w" (UTF-8).
-
-    Yields:
-        The open file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
         with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
@@ -36,7 +43,7 @@ def atomic_write(path, mode="wb"):
         raise
 
 
-def digest_bytes(*parts):
+def digest_bytes(*parts: bytes) -> str:
     """SHA-256 (hexadecimal) of byte strings, one after the other."""
     digest = hashlib.sha256()
     for part in parts:
@@ -44,8 +51,46 @@ def digest_bytes(*parts):
     return digest.hexdigest()
 
 
-def digest_json(value):
+def digest_json(value: Any) -> str:
     """SHA-256 (hexadecimal) of a value's canonical JSON: sorted keys, no spaces."""
-    return digest_bytes(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    )
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return digest_bytes(text.encode())
+
+
+def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
+    """Write arrays and a description (JSON) as one safetensors file with a digest of both.
+
+    Raises:
+        OSError: no space, or no permission.
+    """
+    text = json.dumps(about, sort_keys=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_write(path) as file:
+        file.write(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the description of a file that `write_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedFileError: it is not as it was written.
+        OSError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise DamagedFileError(str(error)) from None
+    text = metadata.get("about", "")
+    if metadata.get("digest") != _digest(arrays, text):
+        raise DamagedFileError("its digest does not hold")
+    return arrays, json.loads(text)
+
+
+def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    parts = [text.encode()]
+    for name, array in sorted(arrays.items()):
+        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
+    return digest_bytes(*parts)

@@ -1,34 +1,39 @@
-"""Progress: one bar in a notebook or terminal, one log in batch."""
+"""Progress: a bar in a notebook or terminal, lines of a log in batch.
+
+The one switch is the environment variable STUDY_LOG, the path of the log.
+"""
 
 import math
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 from tqdm.auto import tqdm
 
 
-def progress_bar(**options):
-    """A tqdm bar in a notebook or terminal; in batch it is disabled, and lines are for `tell`."""
-    interactive = not os.environ.get("STUDY_LOG") and (
-        sys.stderr.isatty() or "ipykernel" in sys.modules
-    )
-    return tqdm(leave=False, disable=not interactive, **options)
+def progress_bar(**options: Any) -> tqdm:
+    """A tqdm bar, disabled where nobody would see it; there, `log` lines instead."""
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(leave=False, disable=bool(os.environ.get("STUDY_LOG")) or not seen, **options)
 
 
-def log(line):
-    """Print a line of progress, or (in a batch run) add it to the file named by STUDY_LOG."""
-    if log := os.environ.get("STUDY_LOG"):
-        with open(log, "a", encoding="utf-8") as file:
+def log(line: str) -> None:
+    """Add a line to the log, or print it where there is none. Never raises.
+
+    A job on another machine inherits the variable, but not the folder that it names.
+    """
+    try:
+        with open(os.environ["STUDY_LOG"], "a", encoding="utf-8") as file:
             print(line, file=file)
-    else:
-        print(line, flush=True)
+    except (KeyError, OSError):
+        with suppress(OSError, ValueError):  # a closed pipe, a terminal without the characters
+            print(line, flush=True)
 
 
-def format_duration(seconds):
+def format_duration(seconds: float) -> str:
     """Text of a time, such as "1:05" or "2:00:00"."""
     minutes, seconds = divmod(math.ceil(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-        if minutes >= 60
-        else f"{minutes}:{seconds:02}"
-    )
+    if minutes < 60:
+        return f"{minutes}:{seconds:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -1,49 +1,78 @@
-"""Where a number comes from: commit, versions, data and networks."""
+"""Where a number comes from: dataset, networks, settings, versions, and the commit that made it."""
 
 import platform
 import subprocess
 from importlib.metadata import version
+from typing import Any
 
 from helpers.common.paths import ROOT
 
+ORIGIN = ("torch", "device", "commit")
 
-def commit():
-    """The project's git commit, with "+" if `helpers` or notebooks differ from it; "unknown" outside a git clone."""
+
+def commit() -> str:
+    """The git commit, with "+" if `helpers` or notebooks differ from it.
+
+    "unknown" outside a git clone, and where the package lies in somebody else's.
+    """
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", ROOT, *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return run("rev-parse", "--short=10", "HEAD") + (
-            "+" if run("status", "--porcelain", "--", "helpers", "notebooks") else ""
-        )
+        if not _git("ls-files", "helpers/common/provenance.py"):
+            return "unknown"
+        changed = _git("status", "--porcelain", "--", "helpers", "notebooks")
+        return _git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def versions():
-    """Versions of what decides a number: Python and the numerical packages, as a dict of strings."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("torch", "numpy", "scipy")
-    }
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def provenance(dataset, networks, *, steps=None, seed=0):
-    """Where a table or figure comes from: dataset, size, depth, weights, steps, seed, commit, as a dict.
+def versions() -> dict[str, str]:
+    """Versions of what decides a number: Python and the numerical packages."""
+    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
+    return {"python": platform.python_version()} | packages
+
+
+def provenance(
+    dataset: Any,
+    networks: Any = (),
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    precision: str = "",
+    device: Any = "cpu",
+) -> dict[str, Any]:
+    """Where a table or figure comes from, made by the running code here.
 
     Args:
-        dataset: a `helpers.data.Dataset`.
-        networks: the `helpers.training.Trained` that took part.
+        dataset: a `data.Dataset`.
+        networks: the `training.Trained` that took part, the attacked one first.
         steps: of the attack, if there is one.
         seed: of the run.
+        precision: of what was computed, "bf16" or "fp32".
+        device: where it was computed.
     """
     depths = sorted({trained.recipe.depth for trained in networks})
-    weights = "/".join(trained.digest[:12] for trained in networks)
     return {
         "dataset": dataset.name,
         "size": dataset.size,
         "depth": "/".join(map(str, depths)),
-        "weights": weights,
+        "weights": "/".join(trained.digest[:12] for trained in networks),
         "steps": "" if steps is None else steps,
         "seed": seed,
+        "precision": precision,
+        "torch": version("torch"),
+        "device": str(device),
         "commit": commit(),
     }
+
+
+def origin_of(results: Any) -> dict[str, str]:
+    """Torch, device and commit of stored results: what replaces those of the running code.
+
+    Args:
+        results: a table of `sweep.run`; several values are joined with "/".
+    """
+    return {name: "/".join(sorted(results[name].astype(str).unique())) for name in ORIGIN}

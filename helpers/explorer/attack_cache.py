@@ -11,7 +11,7 @@ import torch
 from helpers.evaluation import iou
 from helpers.network import find_device, predict
 from helpers.sweep import Experiment, Store, check_experiment, white_box
-from helpers.sweep.experiment import follow, quantise
+from helpers.sweep.compute import follow, quantise
 
 MEMORY = 128 * 2**20  # of frames that are kept at hand [bytes]
 

@@ -1,14 +1,12 @@
 """Many attacks: what is finished is taken from the store, the rest is computed, here or by workers."""
 
+from helpers.sweep.compute import Result, compute_results, restore_images
 from helpers.sweep.engine import LostEngine, parse, start_engine
 from helpers.sweep.experiment import (
     Experiment,
     Goal,
     Region,
-    Result,
     check_experiment,
-    compute,
-    restore_images,
     standard_grid,
     white_box,
 )
@@ -24,7 +22,7 @@ __all__ = [
     "Store",
     "SweepError",
     "check_experiment",
-    "compute",
+    "compute_results",
     "load_images",
     "parse",
     "restore_images",

@@ -84,7 +84,7 @@ def start_engine(engine="", *, device="cpu"):
     """
     kind, options = parse(engine)
     if kind == "here":
-        yield InProcess()
+        yield InProcess(device)
         return
     try:
         import dask
@@ -116,7 +116,7 @@ def start_engine(engine="", *, device="cpu"):
         with distributed.Client(
             made or options["address"], timeout=PATIENCE, set_as_default=False
         ) as client:
-            place = DaskEngine(client, threads or 1, gpu)
+            place = DaskEngine(client, threads or 1, gpu, device)
             if (
                 gpu
                 and (workers := place.workers())
@@ -245,7 +245,8 @@ class InProcess:
 
     slots = 1
 
-    def __init__(self):
+    def __init__(self, device="cpu"):
+        self.device = device
         _keep_memory()
 
     def map(self, function, following, shared=None):
@@ -267,7 +268,8 @@ class DaskEngine:
     """Workers of a Dask client. A task whose worker dies is done again by another; one that kills two of this machine's
     workers (elsewhere as many as the scheduler's setting `allowed-failures` says, and one) is given up."""
 
-    def __init__(self, client, threads, gpu):
+    def __init__(self, client, threads, gpu, device="cpu"):
+        self.device = device
         self.client, self.threads, self.resources = client, threads, {"GPU": 1} if gpu else None
 
     def workers(self):

@@ -3,38 +3,32 @@
 ``python -m helpers.sweep status STORE`` ; with ``--help`` the rest.
 """
 
-import argparse
 import json
 import math
-import os
-import shlex
 import sys
 import time
 import traceback
-import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from helpers.common import files, paths, progress
 from helpers.common.progress import format_duration
 from helpers.data import load
 from helpers.network import find_device
+from helpers.sweep.compute import compute_results, restore_images
 from helpers.sweep.engine import LostEngine, start_engine
 from helpers.sweep.experiment import (
     Experiment,
     attack_of,
     check_experiment,
-    compute,
-    restore_images,
 )
+from helpers.sweep.report import _alone, _failure, _row, _table
 from helpers.sweep.store import Store
 from helpers.training import (
     find_weights,
@@ -46,20 +40,6 @@ from helpers.training import (
     weights_path,
 )
 
-COMPARISONS = ("target", "truth")
-ABOUT = ("commit", "torch", "device", "threads")
-COLUMNS = (
-    "id",
-    "structure",
-    "compared_with",
-    "iou",
-    "linf",
-    "loss",
-    "warnings",
-    "seconds",
-    "cell",
-    *ABOUT,
-)
 BATCH = {"cpu": 8, "cuda": 64}  # images of 256×256 at a time
 
 
@@ -472,13 +452,6 @@ class _Work:
         )
 
 
-def _alone(store, key):
-    """The command that computes a failed cell alone."""
-    return shlex.join(
-        [sys.executable, "-m", "helpers.sweep", "run", str(store.folder.absolute()), key[:12]]
-    )
-
-
 class Status:
     """One line on how a sweep goes: a bar in a notebook or terminal, otherwise a line every few seconds."""
 
@@ -521,7 +494,7 @@ def _compute(shared, task):
     device = find_device(shared["device"])
     cases = [dict(zip(ids, part.to(device), strict=True)) for part in (images, truth)]
     networks = {digest: network.to(device) for digest, network in shared["networks"].items()}
-    return compute(
+    return compute_results(
         task.cells,
         *cases,
         structures=shared["structures"],
@@ -565,121 +538,7 @@ def _networks(networks, cells):
     return networks
 
 
-def _row(outcome):
-    """What the table needs of an outcome, small: (N, 2 · S + 2) numbers, warnings, seconds and provenance."""
-    numbers = np.column_stack(
-        [*(outcome.iou[name] for name in COMPARISONS), outcome.linf, outcome.loss]
-    )
-    about = tuple(outcome.about.get(name, "") for name in ABOUT)
-    return numbers, _shared(outcome.warnings), outcome.seconds, _shared(about)
-
-
-@lru_cache(maxsize=256)
-def _shared(value):
-    """The same object for equal values."""
-    return value
-
-
-def _table(rows, cells, structures, names):
-    """The tidy table of rows, a dict from the names of the cells, in their order."""
-    if not rows:
-        return pd.DataFrame(columns=[*names, *COLUMNS])
-    numbers, doubts, seconds, about = zip(*rows.values(), strict=True)
-    numbers, pairs = np.concatenate(numbers), len(structures) * len(COMPARISONS)
-    sizes = [pairs * len(cell.ids) for cell in cells]
-    of_cell = lambda values: np.repeat(np.array(values, dtype=object), sizes)  # noqa: E731
-    of_case = lambda values: np.repeat(np.array(values, dtype=object), pairs)  # noqa: E731
-    columns = {
-        column: of_cell([name[place] for name in rows]) for place, column in enumerate(names)
-    }
-    columns["id"] = of_case([id for cell in cells for id in cell.ids])
-    columns["structure"] = np.tile(
-        np.repeat(np.array(structures, dtype=object), len(COMPARISONS)), len(numbers)
-    )
-    columns["compared_with"] = np.tile(
-        np.array(COMPARISONS, dtype=object), len(numbers) * len(structures)
-    )
-    iou = (
-        numbers[:, :pairs].reshape(-1, len(COMPARISONS), len(structures)).transpose(0, 2, 1).ravel()
-    )
-    columns |= {
-        "iou": iou,
-        "linf": np.repeat(numbers[:, -2], pairs),
-        "loss": np.repeat(numbers[:, -1], pairs),
-        "warnings": of_case([text for texts in doubts for text in texts]),
-        "seconds": np.repeat(np.array(seconds, dtype=np.float32), sizes),
-        "cell": of_cell([cell.key for cell in cells]),
-    }
-    columns |= {
-        name: of_cell(values) for name, values in zip(ABOUT, zip(*about, strict=True), strict=True)
-    }
-    return pd.DataFrame(columns).infer_objects()
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
-
-
-def status(store):
-    """(text, healthy): how many cells a store holds, of what, and what failed; whether nothing failed."""
-    store = Store(store)
-    cells = cases = seconds = size = 0
-    for key in store.keys():
-        cell, outcome = store.read_key(key)
-        if cell is not None:
-            cells, cases, seconds = (
-                cells + 1,
-                cases + len(cell.ids),
-                seconds + outcome.seconds * len(cell.ids),
-            )
-            size += store.path(key).stat().st_size
-    failed = sorted((store.folder / "failed").glob("*.json"))
-    damaged = list((store.folder / "damaged").glob("*"))
-    lines = [
-        f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
-        f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
-    ]
-    for path in failed:
-        try:
-            error = _failure(path)["error"].strip().splitlines()[-1]
-        except ValueError as problem:
-            lines.append(f"  {problem}")
-        else:
-            lines.append(f"  {path.stem[:12]}: {error}\n    alone: {_alone(store, path.stem)}")
-    return "\n".join(lines), not failed
-
-
-def _failure(path):
-    """The record of a cell that failed.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"error": str, "cell": dict, "origin": dict | None}
-        if all(isinstance(record[name], kind) for name, kind in kinds.items()):
-            return record
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
-
-
-def export(store):
-    """The table of all sound cells of a store, with the parts of each cell as columns."""
-    store, tables = Store(store), []
-    for key in store.keys():
-        cell, outcome = store.read_key(key)
-        if cell is None:
-            continue
-        parts = cell.values() | {f"goal_{name}": value for name, value in vars(cell.goal).items()}
-        parts |= {f"region_{name}": value for name, value in vars(cell.region).items()}
-        names = [name for name in parts if name not in ("ids", "goal", "region")]
-        parts["classes"] = " ".join(map(str, cell.classes))
-        structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
-        tables.append(
-            _table({tuple(parts[name] for name in names): _row(outcome)}, [cell], structures, names)
-        )
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def rerun_failed(store, key):
@@ -710,49 +569,3 @@ def rerun_failed(store, key):
     Store(store).write(cell, outcome, noise=True)  # whoever asks for the cell may want it
     found[0].unlink()
     return outcome
-
-
-COMMANDS = {
-    "status": "say what a store holds",
-    "verify": "read every cell and set damaged ones aside",
-    "export": "print the table of all cells as CSV",
-    "run": "compute a failed cell alone",
-}
-
-
-def main(argv=None):
-    """The command line. Returns the exit code: 0 done, 1 something is damaged or failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.sweep", description=__doc__.splitlines()[0]
-    )
-    parser.error = lambda message: parser.exit(2, f"sweep: {message} (--help lists the options)\n")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.error = parser.error
-        command.add_argument("store", help="folder of the store")
-        if name == "run":
-            command.add_argument("cell", help="first characters of the cell's key")
-    options, healthy = parser.parse_args(argv), True
-    try:
-        if not (Path(options.store) / "format.json").exists():
-            raise ValueError(f"{options.store} is not a store of cells (it has no format.json)")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if options.command == "export":
-                export(options.store).to_csv(sys.stdout, index=False, lineterminator="\n")
-            elif options.command == "run":
-                outcome = rerun_failed(options.store, options.cell)
-                print(f"done: IoU with the target {np.nanmean(outcome.iou['target']):.1f}")
-            else:
-                text, healthy = status(options.store)
-                print(text)
-    except BrokenPipeError:  # whoever reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 2
-    for warning in caught:
-        print(f"sweep: {warning.message}", file=sys.stderr)
-    return int(bool(caught) or not healthy)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from helpers.common.files import atomic_write, digest_bytes, digest_json
-from helpers.sweep.experiment import Experiment, Result
+from helpers.sweep.compute import Result
+from helpers.sweep.experiment import Experiment
 
 FORMAT = 1
 

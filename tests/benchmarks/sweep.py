@@ -21,9 +21,9 @@ from helpers.attack import pgd
 from helpers.common.paths import RUNS
 from helpers.data import load
 from helpers.network import UNet
-from helpers.sweep import Experiment, Goal, compute, run
-from helpers.sweep.experiment import loss_of
-from helpers.sweep.runner import status
+from helpers.sweep import Experiment, Goal, compute_results, run
+from helpers.sweep.compute import loss_of
+from helpers.sweep.report import status
 from helpers.tables import write_table
 
 MANY = (1000, 20000)
@@ -157,7 +157,7 @@ def measure_cases():
             part = listed[start : start + size]
             ids = [cell.ids[0] for cell in part]
             images, truth = (dict(zip(ids, tensors, strict=True)) for tensors in data.take(ids))
-            compute(
+            compute_results(
                 part, images, truth, structures=data.structures, networks=networks, batch_size=size
             )
 

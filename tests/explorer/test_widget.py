@@ -32,8 +32,8 @@ from helpers.explorer import widget as module
 from helpers.network import UNet
 from helpers.shapes import png_text, read_shape
 from helpers.study import plan
-from helpers.sweep import Goal, Store, compute
-from helpers.sweep.experiment import follow
+from helpers.sweep import Goal, Store, compute_results
+from helpers.sweep.compute import follow
 from helpers.targets import place_shape
 
 LEVELS = (0.1, 0.2, 0.4)
@@ -131,7 +131,7 @@ def truth_of(explorer, cell):
     """The outcome of a cell, computed alone."""
     frames = explorer.frames
     about = {"structures": frames.dataset.structures, "networks": frames.networks}
-    return compute([cell], frames.images, frames.truth, **about)[0]
+    return compute_results([cell], frames.images, frames.truth, **about)[0]
 
 
 def pixels(content):

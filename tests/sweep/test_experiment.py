@@ -19,11 +19,11 @@ from helpers.sweep import (
     Goal,
     Region,
     check_experiment,
-    compute,
+    compute_results,
     restore_images,
     white_box,
 )
-from helpers.sweep.experiment import loss_of
+from helpers.sweep.compute import loss_of
 from helpers.training import Trained
 
 DATA = dataset(5, size=32)
@@ -73,7 +73,7 @@ def outcomes(cells, data=DATA, *, batch_size=8, order=None):
     images, truth = (dict(zip(data.ids, part, strict=True)) for part in (data.images, data.labels))
     order = list(order or cells)
     listed = [cells[name] for name in order]
-    found = compute(
+    found = compute_results(
         listed, images, truth, structures=data.structures, networks=NETWORKS, batch_size=batch_size
     )
     return dict(zip(order, found, strict=True))
@@ -272,7 +272,7 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
         {"x": DATA.labels[2], "c0": DATA.labels[2]},
     )
     moved = [replace(on_a(attack="random noise"), ids=ids) for ids in (("x", "c0"), ("c0",))]
-    found = compute(moved, images, truth, structures=DATA.structures, networks=NETWORKS)
+    found = compute_results(moved, images, truth, structures=DATA.structures, networks=NETWORKS)
     assert np.array_equal(found[0].noise[1], found[1].noise[0]) and not np.array_equal(
         found[0].noise[0], found[0].noise[1]
     )

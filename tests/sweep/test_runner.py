@@ -36,8 +36,9 @@ from helpers.sweep import (
     smallest_epsilon,
     train_all,
 )
-from helpers.sweep import experiment as cells_module
-from helpers.sweep.runner import export, main, status
+from helpers.sweep import compute as cells_module
+from helpers.sweep.__main__ import main
+from helpers.sweep.report import export, status
 from helpers.sweep.store import FORMAT
 from helpers.training import Trained
 
@@ -135,7 +136,7 @@ def test_any_batch_gives_the_same_table(tmp_path, expected, batch_size):
 def test_what_is_finished_is_not_computed_again(tmp_path, expected, monkeypatch):
     swept(tmp_path)
     before = stamps(tmp_path)
-    monkeypatch.setattr(runner, "compute", None)
+    monkeypatch.setattr(runner, "compute_results", None)
     assert_same(swept(tmp_path), expected)
     assert stamps(tmp_path) == before
     part = dict(list(toys.grid(DATA).items())[3:1:-1])
