@@ -1,0 +1,163 @@
+"""What every notebook begins with: results folder, dataset, networks, and where its numbers come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from helpers import plots
+from helpers.common.paths import run_folder
+from helpers.common.provenance import origin_of, provenance
+from helpers.data import Dataset, load
+from helpers.network import find_device, find_precision, predict
+from helpers.sweep import Experiment, load_images, open_engine, run, white_box
+from helpers.tables import write_table
+from helpers.training import Trained, train_all
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A dataset, the networks that were trained on it, and how attacks on them are computed.
+
+    Attributes:
+        results: folder of the tables and figures.
+        data: the dataset.
+        networks: the trained networks by role, such as "target" and "surrogate".
+        engine: the open engine that computes, see `sweep.open_engine`.
+        source: provenance of what the running code computes.
+        attack: seed, steps and precision of every attack.
+    """
+
+    results: Path
+    data: Dataset
+    networks: dict[str, Trained]
+    engine: Any
+    source: dict[str, Any]
+    attack: dict[str, Any]
+
+    @property
+    def target(self) -> Trained:
+        """The network that is attacked."""
+        return self.networks["target"]
+
+    @property
+    def surrogate(self) -> Trained | None:
+        """The network that a black-box attacker has; None if it takes no part."""
+        return self.networks.get("surrogate")
+
+    def predict(self, images: torch.Tensor, role: str = "target") -> torch.Tensor:
+        """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
+        return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
+
+    def cases(self, *structures: str, predicted: bool = False) -> list[str]:
+        """The test cases that have these structures in the truth, and (if asked) in the prediction.
+
+        Raises:
+            ValueError: there is no such structure, or no such case.
+        """
+        images, truth = self.data.take("test")
+        maps = {"the truth": truth}
+        if predicted:
+            maps["the clean prediction"] = self.predict(images)
+        found = torch.ones(len(truth), dtype=torch.bool)
+        for structure in structures:
+            for labels in maps.values():
+                found &= (labels == self.data.class_of(structure)).flatten(1).any(dim=1)
+        where = f"{', '.join(structures)} in {' and '.join(maps)}"
+        if not found.any():
+            advice = "train for longer (epochs), take more test_cases, or name another structure"
+            raise ValueError(f"no test image has {where}: {advice}")
+        print(f"{int(found.sum())} of {len(truth)} test images: {where}")
+        return [id for id, is_there in zip(self.data.split["test"], found, strict=True) if is_there]
+
+    def white_box(self, **values: Any) -> Experiment:
+        """An attack on the target with its own weights, to be varied; see `sweep.white_box`."""
+        options = self.attack | {"device": self.engine.device} | values
+        return white_box(self.data, self.target, **options)
+
+    def run(self, experiments: Mapping[Any, Experiment], **options: Any) -> pd.DataFrame:
+        """Results of experiments, computed or taken from the store; see `sweep.run`."""
+        networks = list(self.networks.values())
+        return run(experiments, self.data, networks, engine=self.engine, **options)
+
+    def load_images(self, experiments: Mapping[Any, Experiment]) -> tuple[dict, dict]:
+        """Attacked images and predictions of experiments that ran with noise=True."""
+        return load_images(experiments, self.data)
+
+    def write(
+        self, name: str, table: pd.DataFrame, results: pd.DataFrame | None = None, **facts: Any
+    ) -> None:
+        """Write a table as <name>.csv with its provenance.
+
+        Args:
+            name: of the file.
+            table: what is written.
+            results: what `run` returned and the table was made of; its origin is stated then.
+            **facts: what else to state, or to state instead.
+        """
+        origin = {} if results is None else origin_of(results)
+        write_table(self.results / f"{name}.csv", table, self.source | origin | facts)
+
+    def save(self, figure: Figure, name: str, **facts: Any) -> None:
+        """Write a figure as <name>.png with its provenance and further facts in the metadata."""
+        plots.save_figure(figure, self.results / f"{name}.png", self.source | facts)
+
+    def explore(self, **options: Any) -> Any:
+        """The explorer as a widget; see `explorer.explore`."""
+        from helpers.explorer import explore  # widgets are slow to import, and few ask for them
+
+        options = self.attack | {"device": self.engine.device} | options
+        return explore(self.data, self.target, self.surrogate, **options)
+
+
+def prepare(
+    *roles: str,
+    profile: str,
+    seed: int,
+    precision: str = "auto",
+    engine: str = "",
+    device: str = "auto",
+    steps: int | None = None,
+    **parameters: Any,
+) -> Study:
+    """Load the dataset, train or find the networks, and print where the numbers come from.
+
+    Args:
+        *roles: the networks that take part: "target", "surrogate".
+        profile: name of the folder in runs/ for the results.
+        seed: of anatomies, split, training and controls.
+        precision: "fp32", "bf16" or "auto": training in fp32, attacks in bf16 where it is fast.
+        engine: where the work runs, see `sweep.open_engine`.
+        device: "auto", "cpu" or "cuda".
+        steps: gradient steps of an attack, where there are attacks.
+        **parameters: dataset, size, root and test_cases for `data.load`; with roles, also what
+            `training.train_all` takes.
+
+    Raises:
+        ValueError: a value is wrong; the message names it.
+    """
+    plots.use_style()
+    names = ("size", "root", "test_cases")
+    chosen = {name: parameters.pop(name) for name in names if name in parameters}
+    data = load(parameters.pop("dataset"), seed=seed, **chosen)
+    place = open_engine(engine, device=find_device(device))
+    settings = parameters | {"precision": precision, "seed": seed}
+    networks = train_all(data, roles, engine=place, **settings) if roles else {}
+    attack = {"seed": seed, "precision": find_precision(precision, place.device)}
+    made_in = "" if steps is None else attack["precision"]
+    if steps is not None:
+        attack["steps"] = steps
+    source = provenance(
+        data,
+        networks.values(),
+        steps=steps,
+        seed=seed,
+        precision=made_in,
+        device=torch.device(place.device).type,
+    )
+    print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
+    return Study(run_folder(profile), data, networks, place, source, attack)
