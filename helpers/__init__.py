@@ -1,9 +1,32 @@
 """Adversarial attacks that bend the segmentation of a chest radiograph.
 
-Import what you need from its module, for example ``from helpers.attack import pgd``.
-Data flows through the modules in this order, and a module imports only from those above it:
-files, phantom, data, network, loss, training, attack, targets, evaluation, verdicts, engine, cells, store, sweep,
-plots, pictures, frames, explorer, publish, study.
+Plain modules are the science; import what you need from them: ``from helpers.attack import pgd``.
+
+phantom        synthetic radiographs with true masks
+data/          datasets from phantoms, from JSRT with SCR, or from any folder
+network        the U-Net; predictions, devices, precision
+adapters       anybody's network made ready for an attack
+loss           soft intersection over union and the other losses
+evaluation     metrics with intervals
+noise          controls for an attack; rounding of image files
+checks         what speaks against trusting an attack's result
+attack         FGSM, PGD and a faster attack
+augmentation   random changes to training images
+training       recipes, training, weights files
+shapes         shapes from PNG, SVG or polygons
+targets        heart symbols, resized structures, noise regions
+tables         tables for reading and for files, beside the paper's
+claims         the paper's claims and the rules that decide them
+plots          the study's figures
+
+Folders are machines; import from the folder: ``from helpers.sweep import run``.
+
+common/        paths, files, provenance, progress
+sweep/         many attacks: experiments, store, engines, results
+explorer/      the ε slider
+study/         the notebooks in batch; what each notebook begins with
+
+Imports point one way: common, then science, then sweep, then explorer and study.
 """
 
 __version__ = "0.1.0"
