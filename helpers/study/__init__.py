@@ -1,5 +1,5 @@
-"""The whole study in one command: the notebooks in order, through papermill, into runs/<profile>/."""
+"""The whole study in one command: the notebooks in order, through papermill, into runs/."""
 
-from helpers.study.runner import plan
+from helpers.study.parameters import plan
 
 __all__ = ["plan"]
