@@ -14,7 +14,7 @@ from helpers.study.parameters import Names, Parameters, find_notebooks, resolve,
 from helpers.study.runner import (
     digest_file,
     display_path,
-    find_differences,
+    find_changes,
     read_record,
     resume_command,
 )
@@ -47,8 +47,8 @@ def publish(profile: str, only: Names = ()) -> list[Path]:
     names: list[str] = []
     for notebook in notebooks:
         names += _finished_files(folder, notebook, values[notebook])
-        if profile != "full" or values[notebook].get("dataset") != "phantom":
-            names = [name for name in names if name.endswith(".csv")]
+    if profile != "full" or any(values[each].get("dataset") != "phantom" for each in notebooks):
+        names = [name for name in names if name.endswith(".csv")]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
@@ -68,13 +68,10 @@ def published_folder(profile: str) -> Path:
 def _finished_files(folder: Path, notebook: Path, wanted: Parameters) -> list[str]:
     """Names of the files that a notebook made; an error if it did not finish as it would now."""
     record = read_record(folder, notebook)
-    place = display_path(folder)
-    if record is None:
-        problem = f"{notebook.stem} has not finished in {place}"
-    elif find_differences(record["parameters"], wanted) or record["source"] != source_digest(
-        notebook
-    ):
-        problem = f"{notebook.stem} in {place} ran with other parameters or cells"
+    if not record:
+        problem = f"{notebook.stem} has not finished in {display_path(folder)}"
+    elif record["source"] != source_digest(notebook) or find_changes(record["parameters"], wanted):
+        problem = f"{notebook.stem} in {display_path(folder)} ran with other parameters or cells"
     else:
         files = record["files"]
         changed = [folder / name for name in files if digest_file(folder / name) != files[name]]

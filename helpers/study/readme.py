@@ -78,9 +78,9 @@ def headline(figures: Path) -> str:
         table = pd.read_csv(figures / f"{name}.csv")
         row = table.query(place).iloc[0]
         here = format_interval(row["iou"], row["low"], row["high"])
-        if "black-box" in what and name == "table2":
-            start = table.query(SYMBOL.format("large", "no attack", 0)).iloc[0]
-            here += f"; without attack {start['iou']:.1f}"
+        if what.startswith("large symbol, black-box"):
+            start = table.query(SYMBOL.format("large", "no attack", 0))["iou"].item()
+            here += f"; without attack {start:.1f}"
         rows.append({"IoU × 100": what, "paper": row["paper"], "here (profile full)": here})
     return markdown(pd.DataFrame(rows))
 
@@ -109,9 +109,8 @@ def markdown_table(path: Path) -> str:
 def _split_verdicts(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Verdicts in two words each, and a list of their rules and reasons."""
     parts = table["verdict"].str.removesuffix(")").str.partition(" (")
-    notes = []
-    for claim, rule, reason in zip(table["claim"], table["rule"], parts[2], strict=True):
-        notes.append(f"- *{claim}*: {rule}" + f"; {reason}" * bool(reason))
-    short = parts[0].str.removesuffix(" by this run")
-    short_table = table[["claim", "paper", "ours"]].assign(verdict=short)
-    return short_table, ["The rules, and likely reasons:", "", *notes, ""]
+    reasons = ("; " + parts[2]).where(parts[2] != "", "")
+    notes = "- *" + table["claim"] + "*: " + table["rule"] + reasons
+    short = table[["claim", "paper", "ours"]]
+    short = short.assign(verdict=parts[0].str.removesuffix(" by this run"))
+    return short, ["The rules, and likely reasons:", "", *notes, ""]

@@ -23,14 +23,14 @@ from helpers.common.files import atomic_write, digest_bytes
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
 NO_RESULT = ("root", "engine", "device")  # parameters that do not change a result
-LONGEST = 88  # bytes of the path of a folder in which a Unix socket can lie
+LONGEST = 72  # bytes of a path below which Unix sockets can lie: they end at 103 to 107
 
 
 class Kernel(AsyncKernelManager):
     """A kernel of the running interpreter, whatever kernel the user's Jupyter calls "python3".
 
     It imports these `helpers`, and talks over sockets in a folder of its own: two runs cannot meet
-    on a TCP port. Where the folder's path is too long for a socket, it does talk over TCP.
+    on a TCP port.
     """
 
     folder = ""  # of the running notebook, set by `execute`
@@ -38,7 +38,7 @@ class Kernel(AsyncKernelManager):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-        if os.name == "posix" and len(os.fsencode(self.folder)) <= LONGEST:
+        if os.name == "posix":
             self.transport = "ipc"
             self.connection_file = f"{self.folder}/kernel.json"
 
@@ -95,7 +95,9 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str | None:
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
     error = None
-    with tempfile.TemporaryDirectory(prefix="study-") as folder:
+    too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.name == "posix"
+    place = "/tmp" if too_long else None
+    with tempfile.TemporaryDirectory(prefix="study-", dir=place) as folder:
         Kernel.folder = folder
         draft = Path(folder, output.name)
         try:
@@ -212,13 +214,13 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
     return 0
 
 
-def read_record(folder: Path, notebook: Path) -> dict[str, Any] | None:
-    """What `run` recorded of a notebook in a folder; None if it has not finished there."""
+def read_record(folder: Path, notebook: Path) -> dict[str, Any]:
+    """What `run` recorded of a notebook in a folder; empty if it has not finished there."""
     marker = folder / f"{notebook.stem}.ok.json"
-    return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else None
+    return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
 
 
-def find_differences(ran: Parameters, wanted: Parameters) -> list[str]:
+def find_changes(ran: Parameters, wanted: Parameters) -> list[str]:
     """Names of the parameters with which a run gave other results than it would with `wanted`."""
     names = [name for name in {**ran, **wanted} if name not in NO_RESULT]
     return [name for name in names if ran.get(name) != wanted.get(name)]
@@ -235,10 +237,10 @@ def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters])
     made, earlier = [], []
     for notebook, wanted in others.items():
         record = read_record(folder, notebook)
-        if record is None:
+        if not record:
             continue
         files, ran = list(record["files"]), record["parameters"]
-        differing = find_differences(ran, wanted)
+        differing = find_changes(ran, wanted)
         if notebook in dict(steps):
             made += files
         elif differing:
@@ -250,10 +252,8 @@ def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters])
     if "table1.csv" in made:
         columns = ["attack", "epsilon", "n", "iou", "low", "high", "paper"]
         table = pd.read_csv(folder / "table1.csv", dtype=str)[columns].fillna("–")
-        lines.append(
-            "\nTable 1: mean IoU x 100 under untargeted attack, 95 % interval, the paper's"
-        )
-        lines.append(table.to_string(index=False))
+        title = "Table 1: mean IoU x 100, untargeted attack, 95 % interval, and the paper's value"
+        lines += ["", title, table.to_string(index=False)]
     if earlier:
         lines += ["\nOf earlier runs with other parameters, and not comparable:", *earlier]
     return "\n".join(lines)
