@@ -44,11 +44,11 @@ def find_notebooks(notebooks: Path, only: Names = ()) -> list[Path]:
     if not found:
         raise ValueError(f"no notebook NN_name.ipynb in {notebooks}")
     known = {path.stem[:2]: path for path in found} | {path.stem: path for path in found}
-    chosen = {known.get(name.zfill(2), name) for name in only}
-    for name in chosen - set(found):
-        choices = ", ".join(path.stem for path in found)
-        raise ValueError(f"there is no notebook {str(name)!r}; choose from {choices}")
-    return [path for path in found if not only or path in chosen]
+    for name in only:
+        if name.zfill(2) not in known:
+            choices = ", ".join(path.stem for path in found)
+            raise ValueError(f"there is no notebook {name!r}; choose from {choices}")
+    return sorted({known[name.zfill(2)] for name in only}) or found
 
 
 def read_profile(name: str, notebooks: Path) -> Parameters:
@@ -177,6 +177,8 @@ def _check_dataset(dataset: str, root: str, structure: str) -> None:
     _check_choice("dataset", dataset, list(STRUCTURES_OF))
     if dataset == "folder" and not root:
         raise ValueError("dataset folder needs its place: give root, as in -p root=FOLDER")
+    if dataset == "phantom" and root:
+        raise ValueError("phantoms have no root: leave it out, or choose dataset jsrt or folder")
     if root and not Path(root).is_dir():
         raise ValueError(f"root {root} is not a folder")
     masks = sorted(path.name for path in Path(root).glob("masks/*/"))

@@ -30,7 +30,7 @@ HEADLINE = {  # what stands in a row: its table and its place there
     "random noise (control), ε = 0.04": ("table1", "attack == 'random-noise' and epsilon == 0.04"),
     "small symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("small", "white-box", 0.04)),
     "large symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("large", "white-box", 0.04)),
-    "the other structures meanwhile": (
+    "the other structures, large symbol, white-box, ε = 0.04": (
         "table3",
         "symbol == 'large' and attack == 'white-box' and epsilon == 0.04",
     ),

@@ -209,7 +209,7 @@ profile = "quick"
         ("size=100", "size 100 is not divisible by 8 (2**depth): choose another size or a smaller"),
         ("dataset=fantom", "there is no dataset 'fantom'; choose from phantom, jsrt, folder"),
         ("dataset=folder", "dataset folder needs its place: give root, as in -p root=FOLDER"),
-        ("root=nowhere", "nowhere is not a folder"),
+        ("root=nowhere", "phantoms have no root: leave it out, or choose dataset jsrt or folder"),
         ("steps=0x10", "parameter steps must be of type int like 100, found '0x10'"),
         ("steps=1:30", "parameter steps must be of type int like 100, found '1:30'"),
     ],
@@ -219,6 +219,12 @@ def test_what_no_run_can_use_is_refused_before_anything_runs(place, capsys, text
     assert place.main("-p", text) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1 and not place.runs.exists()
+
+
+def test_a_root_that_is_not_there_is_refused(place, capsys):
+    place.write("01_first", "1/0", parameters=JUDGED)
+    assert place.main("-p", "dataset=jsrt", "-p", "root=nowhere") == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_a_number_that_begins_with_zero_is_decimal(place):
