@@ -1,6 +1,6 @@
-"""The whole study in one command: the notebooks in order, through papermill, into runs/<profile>/."""
+"""The notebooks in batch, and what each notebook begins with."""
 
-from helpers.study.runner import plan
+from helpers.study.parameters import plan
 from helpers.study.setup import Study, prepare
 
 __all__ = ["Study", "plan", "prepare"]

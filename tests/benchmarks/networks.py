@@ -7,17 +7,18 @@ from dataclasses import replace
 import pandas as pd
 
 from helpers.common import files, paths
-from helpers.common.provenance import provenance
+from helpers.common.provenance import origin_of, provenance
 from helpers.data import load
 from helpers.evaluation import summarise
-from helpers.network import find_device
 from helpers.study import plan
-from helpers.study.publish import renew_readme
-from helpers.study.runner import override
-from helpers.sweep import Goal, run, train_all, white_box
+from helpers.study.parameters import parse_override
+from helpers.study.readme import renew_readme
+from helpers.sweep import Goal, open_engine, run, white_box
 from helpers.tables import write_table
+from helpers.training import train_all
 
-EPSILON, NAMES = 0.04, ("goal", "attack", "epsilon")
+EPSILON = 0.04
+NAMES = ("goal", "attack", "epsilon")
 
 
 def measure(
@@ -49,33 +50,46 @@ def measure(
         profile and the others: parameters of 04_heart_attack.
     """
     data = load(dataset, size=size, root=root or None, test_cases=test_cases, seed=seed)
-    settings = {"depth": depth, "features": features, "epochs": epochs}
-    settings |= {"augmentation": augmentation, "precision": precision}
-    roles = [("target", seed + k) for k in range(seeds)]
-    networks = train_all(data, roles, engine=engine, device=find_device(device), **settings)
-    tables = []
+    opened = open_engine(engine, device=device)
+    networks = train_all(
+        data,
+        [("target", seed + k) for k in range(seeds)],
+        engine=opened,
+        depth=depth,
+        features=features,
+        epochs=epochs,
+        augmentation=augmentation,
+        precision=precision,
+    )
+    tables, results = [], []
     for (_, own), trained in networks.items():
         white = white_box(
-            data, trained, steps=steps, epsilon=EPSILON, device=device, precision=precision
+            data,
+            trained,
+            steps=steps,
+            epsilon=EPSILON,
+            device=opened.device,
+            precision=precision,
         )
-        cells = {("untargeted", "no attack", 0.0): replace(white, attack="no attack", epsilon=0.0)}
+        unattacked = replace(white, attack="no attack", epsilon=0.0)
+        experiments = {("untargeted", "no attack", 0.0): unattacked}
         for symbol, ratio in {"small symbol": small, "large symbol": large}.items():
-            cell = replace(white, goal=Goal("shape", structure, ratio))
-            cells[symbol, "no attack", 0.0] = replace(cell, attack="no attack", epsilon=0.0)
-            cells[symbol, "white-box", EPSILON] = cell
-            cells[symbol, "white-box, faster steps", EPSILON] = replace(cell, attack="fast pgd")
-        table = run(cells, data, [trained], engine=engine, device=device, names=NAMES)
-        table = table[table["compared_with"] == "target"].assign(network=own, scored=structure)
-        table.loc[table["structure"] != structure, "scored"] = "others"
+            goal = Goal("shape", structure, ratio)
+            towards = replace(white, goal=goal)
+            faster = replace(towards, attack="fast pgd")
+            experiments[symbol, "no attack", 0.0] = replace(unattacked, goal=goal)
+            experiments[symbol, "white-box", EPSILON] = towards
+            experiments[symbol, "white-box, faster steps", EPSILON] = faster
+        result = run(experiments, data, [trained], engine=opened, names=NAMES)
+        results.append(result)
+        table = result[result["compared_with"] == "target"]
+        is_own = table["structure"] == structure
+        table = table.assign(network=own, scored=is_own.map({True: structure, False: "others"}))
         tables.append(summarise(table, by=["network", *NAMES, "scored"]))
-        print(
-            f"network {own} ({trained.digest[:12]}):",
-            *tables[-1]["iou"].map("{:.1f}".format),
-            flush=True,
-        )
-    return pd.concat(tables, ignore_index=True), provenance(
-        data, networks.values(), steps=steps, seed=seed
-    )
+        means = " ".join(tables[-1]["iou"].map("{:.1f}".format))
+        print(f"network {own} ({trained.digest[:12]}): {means}", flush=True)
+    source = provenance(data, networks.values(), steps=steps, seed=seed, precision=white.precision)
+    return pd.concat(tables, ignore_index=True), source | origin_of(pd.concat(results))
 
 
 def main():
@@ -90,12 +104,12 @@ def main():
         dest="overrides",
         action="append",
         default=[],
-        type=override,
+        type=parse_override,
         metavar="NAME=VALUE",
         help="a parameter that replaces the profile's, e.g. epochs=10",
     )
     parser.add_argument(
-        "--publish", action="store_true", help="copy the table to figures/ and renew the README"
+        "--publish", action="store_true", help="copy the table to figures/ and renew the pages"
     )
     arguments = parser.parse_args()
     if arguments.seeds < 1:
@@ -124,7 +138,7 @@ def main():
             file.write(path.read_bytes())
         print(
             paths.FIGURES / path.name,
-            *renew_readme(paths.ROOT / "README.md", paths.FIGURES),
+            *renew_readme(),
             sep="\n",
         )
 

@@ -1,9 +1,10 @@
-"""What is published: the README's tables and the notebooks' outputs."""
+"""What is published of a run, and how far a run is from what is published."""
 
 import json
 import re
 from dataclasses import replace
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -11,15 +12,7 @@ from helpers.common import paths
 from helpers.common.provenance import provenance
 from helpers.data import load
 from helpers.study import plan
-from helpers.study.publish import (
-    compare,
-    markdown_table,
-    publish_files,
-    publish_summary,
-    publish_weights,
-    renew_readme,
-)
-from helpers.study.runner import main
+from helpers.study.publish import compare, publish_weights
 from helpers.tables import write_table
 from helpers.training import find_weights, load_weights, make_recipe, train, weights_path
 
@@ -31,214 +24,173 @@ random-noise,0.02,20,89.96,89.00,91.00,,phantom,128,2,ab/cd,100,0,0123
 """
 
 
-@pytest.fixture
-def figures(tmp_path):
-    (tmp_path / "figures" / "deep").mkdir(parents=True)
-    (tmp_path / "figures" / "deep" / "table1.csv").write_text(TABLE)
-    return tmp_path / "figures"
+# runs of a study
 
 
-def test_a_table_for_reading_has_ours_with_interval_above_the_papers(figures):
-    lines = markdown_table(figures / "deep" / "table1.csv").splitlines()
-    assert lines[:5] == [
-        "| attack | source | 0.01 | 0.02 |",
-        "| --- | --- | --- | --- |",
-        "| white-box | ours | 25.1 (20.0–30.2) | 3.0 (1.0–5.0) |",
-        "| white-box | paper | 30.5 | 0.8 |",
-        "| random-noise | ours | 90.0 (89.0–91.0) | 90.0 (89.0–91.0) |",
-    ]
+def publishable(place, dataset="phantom"):
+    cell = "from pathlib import Path\nfor n in ('a.csv', 'b.png'):\n    Path(f'../runs/{profile}/{n}').write_text(n)"
+    place.write("01_first", cell, parameters=f'dataset = "{dataset}"\nprofile = "quick"\nsize = 1')
+    place.profile("full", "size: 2")
+
+
+def test_publish_copies_a_finished_run(place):
+    publishable(place)
+    assert place.main("--profile", "full") == 0
+    assert not place.figures.exists()
+    assert place.main("--publish", "full") == 0
+    assert {path.name: path.read_text() for path in place.figures.iterdir()} == {
+        "a.csv": "a.csv",
+        "b.png": "b.png",
+    }
+
+
+@pytest.mark.parametrize(("profile", "ships"), [("quick", True), ("full", True), ("other", False)])
+def test_publish_takes_the_networks_of_the_profiles_that_come_with_the_study(
+    place, monkeypatch, profile, ships
+):
+    place.write(
+        "01_first",
+        "from pathlib import Path\nPath(f'../runs/{profile}/clean.csv').write_text('n')",
+        parameters='profile = "quick"\nsize = 1',
+    )
+    place.profile("full", "size: 2")
+    place.profile("other", "size: 3")
+    asked = []
+    monkeypatch.setattr(
+        "helpers.study.publish.publish_weights", lambda folder: asked.append(folder.name) or []
+    )
+    assert place.main("--profile", profile) == 0 and place.main("--publish", profile) == 0
+    assert asked == [profile] * ships
+
+
+def test_publish_of_some_notebooks_asks_for_no_others(place):
+    publishable(place)
+    place.write("02_second", "1/0")
+    assert place.main("--profile", "full") == 1
+    assert place.main("--publish", "full") == 2 and not place.figures.exists()
+    assert place.main("--publish", "full", "--only", "01") == 0
+    assert sorted(path.name for path in place.figures.iterdir()) == ["a.csv", "b.png"]
+
+
+def test_publish_leaves_alone_what_the_run_did_not_make(place):
+    publishable(place)
+    assert place.main("--profile", "full") == 0
+    (place.runs / "full" / "c.csv").write_text("of an earlier run")
+    assert place.main("--publish", "full") == 0
+    assert sorted(path.name for path in place.figures.iterdir()) == ["a.csv", "b.png"]
+
+
+def test_publish_keeps_a_run_apart_that_is_not_one_of_the_main_profiles(place):
+    publishable(place)
+    place.profile("other", "size: 3")
+    assert place.main("--profile", "other") == 0 and place.main("--publish", "other") == 0
+    assert [path.name for path in (place.figures / "other").iterdir()] == ["a.csv"]
+
+
+def test_publish_gives_the_notebooks_the_outputs_of_a_quick_run(place):
+    publishable(place)
+    place.write("01_first", "print(1 + 1)")
+    assert place.main() == 0 and place.main("--publish", "quick") == 0
+    notebook = nbformat.read(place.notebooks / "01_first.ipynb", as_version=4)
+    assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"] == [1, 2]
+    assert notebook.cells[-1].outputs[0].text == "2\n"
     assert (
-        lines[-1]
-        == "*n = 20, dataset phantom, size 128, depth 2, weights ab/cd, steps 100, seed 0, commit 0123.*"
+        not any("papermill" in cell.metadata for cell in notebook.cells)
+        and "papermill" not in notebook.metadata
     )
 
 
-def test_what_a_table_lacks_stays_empty(tmp_path):
-    path = tmp_path / "verdicts.csv"
-    path.write_text(
-        "claim,ours,verdict,dataset,size\none,5.0,holds,phantom,64\ntwo,,not decided,phantom,64\n"
-    )
-    assert markdown_table(path).splitlines()[2:4] == [
-        "| one | 5.0 | holds |",
-        "| two |  | not decided |",
-    ]
+def test_publish_copies_no_picture_of_other_datasets(place):
+    publishable(place, dataset="jsrt")
+    assert place.main("--profile", "full") == 0 and place.main("--publish", "full") == 0
+    assert [path.name for path in place.figures.iterdir()] == ["a.csv"]
 
 
-def test_a_run_on_a_dataset_of_ones_own_becomes_one_table(tmp_path):
-    run, end = tmp_path / "runs" / "mine", "7,90,89,91,,folder-mine,64,2,ab,100,0,0123\n"
-    head = "n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit\n"
-    run.mkdir(parents=True)
-    (run / "clean.csv").write_text(
-        f"network,structure,{head}target,lung,{end}target,mean,{end}surrogate,mean,{end}".replace(
-            ",100,", ",,"
+@pytest.mark.parametrize(
+    "fault", ["nothing ran", "parameters", "cells", "edited", "removed", "second", "unknown"]
+)
+def test_publish_refuses_what_the_profile_did_not_make(place, capsys, fault):
+    publishable(place)
+    if fault != "nothing ran":
+        assert (
+            place.main("--profile", "full", *(("-p", "size=9") if fault == "parameters" else ()))
+            == 0
         )
-    )
-    (run / "table1.csv").write_text(f"attack,epsilon,{head}white-box,0.04,{end}")
-    (run / "table2.csv").write_text(
-        f"compared_with,symbol,attack,epsilon,{head}target,small,no attack,0.0,{end}truth,small,white-box,0.04,{end}"
-    )
-    (run / "table3.csv").write_text(f"symbol,attack,epsilon,{head}small,white-box,0.04,{end}")
-    (run / "steps.csv").write_text(
-        "schedule,symbol,steps,n,iou,low,high,epsilon,dataset,size,depth,weights,seed,commit\n"
-        + "".join(
-            f"{way},small,30,7,90,89,91,0.04,folder-mine,64,2,ab,0,0123\n"
-            for way in ("even", "faster")
+    if fault == "cells":
+        place.write(
+            "01_first", "x = 2", parameters='dataset = "phantom"\nprofile = "quick"\nsize = 1'
         )
-    )
-    names = [path.name for path in run.iterdir()]
-    (path,) = publish_summary(run, names, tmp_path / "figures")
-    assert path.relative_to(tmp_path).as_posix() == "figures/mine.csv"
-    assert path.read_text().splitlines() == [
-        "goal,attack,epsilon,n,iou,low,high,dataset,size,depth,weights,steps,seed,commit",
-        "untargeted,no attack,0.0,7,90,89,91,folder-mine,64,2,ab,,0,0123",
-        "untargeted,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
-        "small symbol,no attack,0.0,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
-        "small symbol: the others,white-box,0.04,7,90,89,91,folder-mine,64,2,ab,100,0,0123",
-        'small symbol,"white-box, 30 faster steps",0.04,7,90,89,91,folder-mine,64,2,ab,30,0,0123',
-    ]
-    lines = markdown_table(path).splitlines()
-    assert lines[0] == "| goal | attack | source | 0.0 | 0.04 |"
-    assert "| small symbol | no attack | ours | 90.0 (89.0–91.0) |  |" in lines and len(lines) == 9
-    publish_summary(run, ["table1.csv"], tmp_path / "figures")
-    assert len(path.read_text().splitlines()) == 2
-    with pytest.raises(ValueError, match="mine has none of clean.csv, .*: run 02, 03 or 04"):
-        publish_summary(run, ["table4.csv"], tmp_path / "figures")
+    if fault == "second":
+        place.write("02_second")
+    if fault == "edited":
+        (place.runs / "full" / "a.csv").write_text("by hand")
+    if fault == "removed":
+        (place.runs / "full" / "b.png").unlink()
+    capsys.readouterr()
+    assert place.main("--publish", "none" if fault == "unknown" else "full") == 2
+    error = capsys.readouterr().err
+    expected = {
+        "nothing ran": "01_first has not finished in",
+        "parameters": "ran with other parameters or cells; run",
+        "cells": "ran with other parameters or cells; run",
+        "edited": "a.csv is not as the run left it",
+        "removed": "b.png is not as the run left it",
+        "second": "02_second has not finished in",
+        "unknown": "there is no profile 'none'; choose from full, quick",
+    }
+    assert expected[fault] in error and error.count("\n") == 1
+    assert not place.figures.exists()
 
 
-def test_verdicts_are_shown_as_they_are(tmp_path):
-    path = tmp_path / "verdicts.csv"
-    path.write_text(
-        'claim,paper,ours,rule,verdict,dataset,seed\na,1,"2 (1–3), 4",below 5,holds,phantom,0\n'
-    )
-    lines = [
-        "| claim | paper | ours | rule | verdict |",
-        "| --- | --- | --- | --- | --- |",
-        "| a | 1 | 2 (1–3), 4 | below 5 | holds |",
-        "",
-        "*dataset phantom, seed 0.*",
-    ]
-    assert markdown_table(path).splitlines() == lines
+def test_publish_keeps_the_results_own_provenance(place):
+    text = "claim,verdict,dataset,seed,commit\na,holds,phantom,0,of-the-run\n"
+    cell = f"from pathlib import Path\nPath('../runs/full/verdicts.csv').write_text({text!r})"
+    place.write("01_first", cell)
+    place.profile("full", "size: 2")
+    assert place.main("--profile", "full") == 0 == place.main("--publish", "full")
+    assert (place.figures / "verdicts.csv").read_text() == text
 
 
-def test_only_what_stands_between_a_tables_marks_is_renewed(figures, tmp_path):
-    readme = tmp_path / "README.md"
-    start, end = (
-        "before\n<!-- deep/table1.csv -->",
-        "<!-- end -->\nafter\n<!-- none.csv -->old<!-- end -->\n",
-    )
-    readme.write_text(f"{start}old{end}")
-    assert renew_readme(readme, figures) == [readme]
-    table = markdown_table(figures / "deep" / "table1.csv")
-    assert readme.read_text() == f"{start}\n{table}\n{end}"
-    renew_readme(readme, figures)
-    assert readme.read_text() == f"{start}\n{table}\n{end}"
-
-
-def test_the_readmes_tables_are_the_published_ones(tmp_path):
-    copy = tmp_path / "README.md"
-    copy.write_bytes((paths.ROOT / "README.md").read_bytes())
-    renew_readme(copy, paths.FIGURES)
-    assert copy.read_text() == (paths.ROOT / "README.md").read_text()
-    assert ".csv -->\n|" in copy.read_text()
-
-
-def test_verdicts_are_decided_by_the_present_rules(tmp_path):
-    run, origin = tmp_path / "runs" / "full", "phantom,64,2,ab,100,0,0123\n"
-    run.mkdir(parents=True)
-    end = "dataset,size,depth,weights,steps,seed,commit\n"
-    (run / "table1.csv").write_text(
-        f"attack,epsilon,n,iou,low,high,paper,{end}white-box,0.02,20,3,1,5,0.8,{origin}"
-    )
-    names = ["table1.csv", "verdicts.csv"]
-    (run / "verdicts.csv").write_text(
-        f"claim,paper,ours,rule,verdict,{end}untrue,,9,old,does not hold,{origin}"
-    )
-    publish_files(run, names, tmp_path / "figures")
-    (row,) = pd.read_csv(tmp_path / "figures" / "verdicts.csv").to_dict("records")
-    assert row["ours"] == "3.0 (1.0–5.0)" and row["verdict"] == "holds" and row["weights"] == "ab"
-    assert "untrue" in (run / "verdicts.csv").read_text()
-    (run / "verdicts.csv").write_text(
-        f"claim,paper,ours,rule,verdict,{end}"
-    )  # of a run that decides nothing
-    publish_files(run, names, tmp_path / "figures")
+def test_publish_of_a_quick_run_leaves_the_figures_of_the_full_one(place):
+    publishable(place)
+    assert place.main() == 0 == place.main("--publish", "quick")
+    assert not place.figures.exists()
 
 
 # another run
 
 
 @pytest.fixture
-def again(figures, tmp_path):
-    """A folder with a second run of the profile deep."""
-    (tmp_path / "runs" / "deep").mkdir(parents=True)
-    (tmp_path / "runs" / "deep" / "table1.csv").write_text(TABLE)
-    return tmp_path / "runs" / "deep"
+def again(place):
+    """A published run of the profile deep, and a folder for a second one."""
+    for folder in (place.figures / "deep", place.runs / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "table1.csv").write_text(TABLE)
+    return place.runs / "deep"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "row", "code"),
     [
-        ("0123", "4567", [4, 0, 4, 0.0, 0], 0),  # another commit
-        ("25.14", "30.14", [4, 0, 3, 5.0, 0], 0),
-        ("25.14", "30.24", [4, 0, 3, 5.1, 1], 1),
-        ("25.14", "", [4, 0, 3, 0.0, 1], 1),
-        ("random-noise,0.02", "shuffled-noise,0.02", [3, 1, 3, 0.0, 0], 1),
-        ("30.50", "30.60", [4, 0, 3, 0.0, 0], 0),  # not what was measured
+        ("0123", "4567", [4, 0, 0], 0),  # another commit
+        ("25.14", "30.14", [4, 0, 0], 0),
+        ("25.14", "30.24", [4, 0, 1], 1),
+        ("25.14", "", [4, 0, 1], 1),
+        ("random-noise,0.02", "shuffled-noise,0.02", [4, 1, 0], 1),
+        ("30.50", "30.60", [4, 0, 0], 0),  # not what was measured
+        (",20,", ",8,", [4, 4, 0], 1),  # other images
     ],
 )
-def test_a_run_is_compared_with_the_published_one(figures, again, capsys, before, after, row, code):
+def test_a_run_is_compared_with_the_published_one(place, again, capsys, before, after, row, code):
     (again / "table1.csv").write_text(TABLE.replace(before, after))
-    (found,) = compare(again, figures).values.tolist()
-    assert found == ["table1.csv", *row[:3], pytest.approx(row[3]), row[4]]
-    assert main(["--compare", "deep"], runs=again.parent, figures=figures) == code
+    assert compare("deep").values.tolist() == [["table1.csv", *row]]
+    assert place.main("--compare", "deep") == code
     assert "table1.csv" in capsys.readouterr().out
 
 
-def test_another_verdict_and_another_level_are_told(figures, again):
-    for name, text in {
-        "verdicts.csv": "claim,ours,verdict,dataset\none,5.0,holds,phantom\n",
-        "smallest_epsilon.csv": "id,symbol,epsilon,dataset\na,small,0.02,phantom\nb,small,0.03,phantom\n",
-    }.items():
-        (figures / "deep" / name).write_text(text)
-        (again / name).write_text(text.replace("holds", "does not hold").replace("0.03", ""))
-    found = compare(again, figures)[["table", "equal", "outside"]].fillna(-1).values.tolist()
-    assert found == [["smallest_epsilon.csv", 1, -1], ["table1.csv", 4, 0], ["verdicts.csv", 0, 1]]
-
-
-def test_a_table_without_rows_is_nothing_to_compare(figures, again):
-    for folder in (figures / "deep", again):
-        (folder / "clavicle_shrinking.csv").write_text(TABLE.splitlines()[0])
-    assert compare(again, figures)["table"].tolist() == ["table1.csv"]
-
-
-def test_what_a_run_lacks_of_the_published_tables_is_told(figures, again, capsys):
-    for name, size in (("table2.csv", 128), ("of_something_else.csv", 256)):
-        (figures / "deep" / name).write_text(TABLE.replace(",128,", f",{size},"))
-    assert main(["--compare", "deep"], runs=again.parent, figures=figures) == 1
-    found = compare(again, figures).fillna(-1).values.tolist()
-    assert [row[0] for row in found] == ["table1.csv", "table2.csv"] and found[1][1:] == [
-        0,
-        4,
-        0,
-        -1,
-        -1,
-    ]
-
-
-def test_only_like_is_compared_with_like(figures, again, capsys):
-    for text in (TABLE.replace(",20,", ",8,"), TABLE[:20]):  # other images, a truncated file
-        (again / "table1.csv").write_text(text)
-        with pytest.raises(
-            ValueError,
-            match="table1.csv has other rows than .*: they were made with other parameters",
-        ):
-            compare(again, figures)
-    assert main(["--compare", "full"], runs=again.parent, figures=figures) == 2
-    assert "no table in common" in capsys.readouterr().err
-    assert main(["--compare", "dep"], runs=again.parent, figures=figures) == 2
-    assert "there is no profile 'dep'; choose from" in capsys.readouterr().err
-    for words in (["-p", "steps=10"], ["--only", "03"]):
-        assert main(["--compare", "deep", *words], runs=again.parent, figures=figures) == 2
-        assert f"take{'s' * (words[0] == '--only')} no {words[0]}" in capsys.readouterr().err
+def test_where_nothing_is_published_there_is_nothing_to_compare(place, again, capsys):
+    assert place.main("--compare", "full") == 2
+    assert "nothing to compare: run the profile full, or publish it" in capsys.readouterr().err
 
 
 # networks

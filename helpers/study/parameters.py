@@ -1,0 +1,262 @@
+"""What a run is made with: notebooks, profiles, and the parameters that notebooks declare."""
+
+import argparse
+import ast
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers.augmentation import AUGMENTATIONS
+from helpers.common.files import digest_json
+from helpers.network import find_device, find_precision
+from helpers.phantom import STRUCTURES
+from helpers.sweep import parse_engine
+
+Names = Sequence[str]
+Parameters = dict[str, Any]
+Overrides = Sequence[tuple[str, str]]
+Steps = list[tuple[Path, Parameters]]
+
+STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
+MAY_BE_0 = ("seed", "epsilons", "margins")
+VALUE_RANGE = 2.0  # width of the images' intensities, −1 … 1
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 010 is ten."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+def find_notebooks(notebooks: Path, only: Names = ()) -> list[Path]:
+    """The notebooks NN_name.ipynb of a folder in order, or those whose number or name is in `only`.
+
+    Raises:
+        ValueError: there are none, or `only` names one that does not exist.
+    """
+    found = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise ValueError(f"no notebook NN_name.ipynb in {notebooks}")
+    known = {path.stem[:2]: path for path in found} | {path.stem: path for path in found}
+    for name in only:
+        if name.zfill(2) not in known:
+            choices = ", ".join(path.stem for path in found)
+            raise ValueError(f"there is no notebook {name!r}; choose from {choices}")
+    return sorted({known[name.zfill(2)] for name in only}) or found
+
+
+def read_profile(name: str, notebooks: Path) -> Parameters:
+    """The parameters in profiles/<name>.yaml; "quick" has none, it is the notebooks' own defaults.
+
+    Raises:
+        ValueError: there is no such profile, or its file is not a list of `name: value` lines.
+    """
+    texts = {"quick": "{}"}
+    for path in notebooks.glob("profiles/*.yaml"):
+        texts[path.stem] = path.read_text(encoding="utf-8")
+    if name not in texts:
+        raise ValueError(f"there is no profile {name!r}; choose from {', '.join(sorted(texts))}")
+    try:
+        values = yaml.load(texts[name], _Loader) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"profile {name}.yaml: not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"profile {name}.yaml: expected lines `name: value`, found {values!r}")
+    return values
+
+
+def read_cells(notebook: Path) -> list[tuple[str, list[str], str]]:
+    """(type, tags, source) of each cell of a notebook file.
+
+    Raises:
+        ValueError: it is not a notebook.
+    """
+    try:
+        return [
+            (cell["cell_type"], cell["metadata"].get("tags", []), "".join(cell["source"]))
+            for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notebook} is not a notebook: {error!r}") from error
+
+
+def source_digest(notebook: Path) -> str:
+    """SHA-256 of the notebook's cells without their outputs."""
+    return digest_json(read_cells(notebook))
+
+
+def read_parameters(notebook: Path) -> Parameters:
+    """{name: default} of a notebook's parameters cell.
+
+    Raises:
+        ValueError: a line of it is not `name = literal`.
+    """
+    source = "\n".join(source for _, tags, source in read_cells(notebook) if "parameters" in tags)
+    found = {}
+    try:
+        for line in ast.parse(source).body:
+            node: Any = line  # a plain or an annotated assignment
+            target = node.target if hasattr(node, "target") else node.targets[0]
+            found[target.id] = ast.literal_eval(node.value)
+    except (SyntaxError, AttributeError, ValueError) as error:
+        advice = "a parameter is not declared as `name = literal`"
+        raise ValueError(f"{notebook.name}: {advice}: {error}") from error
+    return found
+
+
+def convert(name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of the declared `default`; text is read as YAML unless text is declared.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    try:
+        if isinstance(value, str) and not isinstance(default, str):
+            value = yaml.load(value, _Loader)
+        if isinstance(default, float) and not isinstance(value, bool):
+            return float(value)
+    except (yaml.YAMLError, TypeError, ValueError):
+        pass
+    if isinstance(default, list) and isinstance(value, list):
+        return [convert(name, item, default[0]) for item in value]
+    if type(value) is not type(default):
+        wanted = f"of type {type(default).__name__} like {default!r}"
+        raise ValueError(f"parameter {name} must be {wanted}, found {value!r}")
+    return value
+
+
+def check_values(values: Parameters) -> None:
+    """Refuse what no run can use, before anything is trained.
+
+    Args:
+        values: the parameters of a notebook, each of its declared type.
+
+    Raises:
+        ValueError: a value is out of range, unknown, or does not fit another one.
+    """
+    for name, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float):
+                _check_number(name, number)
+    if not any(values.get("epsilons", [1])):
+        raise ValueError("parameter epsilons needs at least one noise level above 0")
+    find_device(values.get("device", "auto"))
+    find_precision(values.get("precision", "auto"))
+    for word in values.get("augmentation", "").split():
+        _check_choice("augmentation", word, AUGMENTATIONS)
+    size = values.get("size", 0)
+    multiple = 2 ** values.get("depth", 0)
+    if size % multiple:
+        advice = "choose another size or a smaller depth"
+        raise ValueError(f"size {size} is not divisible by {multiple} (2**depth): {advice}")
+    if "dataset" in values:
+        _check_dataset(values["dataset"], values.get("root", ""), values.get("structure", ""))
+
+
+def _check_number(name: str, number: float) -> None:
+    least = "0 or more" if name in MAY_BE_0 else "above 0"
+    most = VALUE_RANGE if name.startswith("epsilon") else sys.float_info.max
+    if not (0 < number <= most or number == 0 and name in MAY_BE_0):
+        limit = f"at most {most:g}, the range of intensities" if most == VALUE_RANGE else "finite"
+        raise ValueError(f"parameter {name} is {number!r}; it must be {least}, and {limit}")
+
+
+def _check_choice(kind: str, value: str, choices: Names) -> None:
+    if value not in choices:
+        raise ValueError(f"there is no {kind} {value!r}; choose from {', '.join(choices)}")
+
+
+def _check_dataset(dataset: str, root: str, structure: str) -> None:
+    _check_choice("dataset", dataset, list(STRUCTURES_OF))
+    if dataset == "folder" and not root:
+        raise ValueError("dataset folder needs its place: give root, as in -p root=FOLDER")
+    if dataset == "phantom" and root:
+        raise ValueError("phantoms have no root: leave it out, or choose dataset jsrt or folder")
+    if root and not Path(root).is_dir():
+        raise ValueError(f"root {root} is not a folder")
+    masks = sorted(path.name for path in Path(root).glob("masks/*/"))
+    structures = STRUCTURES_OF[dataset] or masks
+    if structure and structures:
+        _check_choice("structure", structure, structures)
+
+
+def resolve(
+    notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()
+) -> dict[Path, Parameters]:
+    """Every notebook of a folder with each parameter that it declares; arguments as in `plan`.
+
+    `only` decides which overrides are known. Values have their types; ranges are not checked.
+
+    Raises:
+        ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type.
+    """
+    values = read_profile(profile, notebooks)
+    own = dict(overrides)
+    if "profile" in values | own:
+        raise ValueError("parameter profile is set by --profile")
+    declared = {path: read_parameters(path) for path in find_notebooks(notebooks)}
+    _check_names(values, declared.values(), f"profile {profile}")
+    _check_names(own, [declared[path] for path in find_notebooks(notebooks, only)], "-p")
+    values |= own | {"profile": profile}
+    _resolve_paths(values)
+    for parameters in declared.values():
+        for name in parameters.keys() & values.keys():
+            parameters[name] = convert(name, values[name], parameters[name])
+    return declared
+
+
+def plan(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> Steps:
+    """What to run: the chosen notebooks, each with every parameter that it declares.
+
+    Args:
+        notebooks: the folder.
+        profile: a profile's name; its parameters replace the notebooks' defaults.
+        overrides: (name, text) pairs that replace both.
+        only: numbers or names of notebooks; empty for all.
+
+    Raises:
+        ValueError: as `resolve`, or a value that no run can use.
+    """
+    values = resolve(notebooks, profile, overrides, only)
+    steps = [(path, values[path]) for path in find_notebooks(notebooks, only)]
+    for _, parameters in steps:
+        check_values(parameters)
+    return steps
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    """Split name=value, for argparse."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"expected name=value, found {text!r}")
+    return name, value
+
+
+def _check_names(names: Iterable[str], declared: Iterable[Mapping], source: str) -> None:
+    known = sorted(set().union(*declared))
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            found = f"no notebook declares a parameter {name!r}; {hint}declared: {', '.join(known)}"
+            raise ValueError(f"{source}: {found}")
+
+
+def _resolve_paths(values: Parameters) -> None:
+    """Make paths absolute, since notebooks run in their own folder."""
+    engine = str(values.get("engine") or "")
+    names = ["root"]
+    if parse_engine(engine)[0] == "slurm":
+        if not Path(engine).expanduser().exists():
+            raise ValueError(f"engine {engine}: there is no such file")
+        names.append("engine")
+    for name in names:
+        if values.get(name):
+            values[name] = str(Path(str(values[name])).expanduser().resolve())

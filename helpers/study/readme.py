@@ -1,0 +1,116 @@
+"""The generated tables in the project's Markdown pages."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.common.files import atomic_write
+from helpers.common.paths import FIGURES, ROOT
+from helpers.tables import format_interval, markdown, side_by_side
+
+READMES = (ROOT / "README.md", FIGURES / "README.md", ROOT / "tests/benchmarks/README.md")
+TEXTS = ("size", "depth", "weights", "steps", "seed", "commit")  # columns that are not numbers
+ACROSS = {  # what becomes columns
+    "clean": "structure",
+    "networks": "network",
+    "steps": "steps",
+    "table1": "epsilon",
+    "table2": "epsilon",
+    "table3": "epsilon",
+    "table4": "factor",
+    "resizing_ways": "factor",
+}
+SYMBOL = "compared_with == 'target' and symbol == '{}' and attack == '{}' and epsilon == {}"
+HEADLINE = {  # what stands in a row: its table and its place there
+    "clean IoU, mean of the structures": ("clean", "network == 'target' and structure == 'mean'"),
+    "untargeted, white-box, ε = 0.02": ("table1", "attack == 'white-box' and epsilon == 0.02"),
+    "untargeted, black-box, ε = 0.04": ("table1", "attack == 'black-box' and epsilon == 0.04"),
+    "random noise (control), ε = 0.04": ("table1", "attack == 'random-noise' and epsilon == 0.04"),
+    "small symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("small", "white-box", 0.04)),
+    "large symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("large", "white-box", 0.04)),
+    "the other structures, large symbol, white-box, ε = 0.04": (
+        "table3",
+        "symbol == 'large' and attack == 'white-box' and epsilon == 0.04",
+    ),
+    "large symbol, black-box, ε = 0.04": ("table2", SYMBOL.format("large", "black-box", 0.04)),
+}
+
+
+def renew_readme(files: Sequence[Path] = READMES, figures: Path = FIGURES) -> list[Path]:
+    """Write the published tables anew between their marks ``<!-- FILE -->`` and ``<!-- end -->``.
+
+    Args:
+        files: Markdown pages; FILE is relative to `figures`, such as deep/table1.csv, or the word
+            headline. A table that is not there leaves its place as it is.
+        figures: the folder of published tables.
+
+    Returns:
+        Those of the pages that exist.
+    """
+
+    def renew(match: re.Match) -> str:
+        name = match[1]
+        try:
+            table = headline(figures) if name == "headline" else markdown_table(figures / name)
+        except FileNotFoundError:
+            return match[0]
+        return f"<!-- {name} -->\n{table}\n<!-- end -->"
+
+    found = [path for path in files if path.exists()]
+    for path in found:
+        text = path.read_text(encoding="utf-8")
+        marked = re.compile(r"<!-- (\S+\.csv|headline) -->.*?<!-- end -->", re.DOTALL)
+        with atomic_write(path, "w") as file:
+            file.write(marked.sub(renew, text))
+    return found
+
+
+def headline(figures: Path) -> str:
+    """Markdown of the study's main numbers beside the paper's: IoU × 100 of the profile full.
+
+    Raises:
+        FileNotFoundError: clean.csv or one of tables 1 to 3 is not in `figures`.
+    """
+    rows = []
+    for what, (name, place) in HEADLINE.items():
+        table = pd.read_csv(figures / f"{name}.csv")
+        row = table.query(place).iloc[0]
+        here = format_interval(row["iou"], row["low"], row["high"])
+        if what.startswith("large symbol, black-box"):
+            start = table.query(SYMBOL.format("large", "no attack", 0))["iou"].item()
+            here += f"; without attack {start:.1f}"
+        rows.append({"IoU × 100": what, "paper": row["paper"], "here (profile full)": here})
+    return markdown(pd.DataFrame(rows))
+
+
+def markdown_table(path: Path) -> str:
+    """Markdown of a result table (CSV) for reading, with its provenance in a line below.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
+    end = frame.columns.get_loc("dataset")
+    facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
+    table = frame.iloc[:, :end]
+    notes: list[str] = []
+    across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
+    if across:
+        facts.insert(0, f"n = {table['n'].max()}")
+        table = side_by_side(table.drop(columns="others", errors="ignore"), columns=across)
+        table = table.reset_index()
+    elif "verdict" in table:
+        table, notes = _split_verdicts(table)
+    return "\n".join([markdown(table), "", *notes, f"*{', '.join(facts)}.*"])
+
+
+def _split_verdicts(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Verdicts in two words each, and a list of their rules and reasons."""
+    parts = table["verdict"].str.removesuffix(")").str.partition(" (")
+    reasons = ("; " + parts[2]).where(parts[2] != "", "")
+    notes = "- *" + table["claim"] + "*: " + table["rule"] + reasons
+    short = table[["claim", "paper", "ours"]]
+    short = short.assign(verdict=parts[0].str.removesuffix(" by this run"))
+    return short, ["The rules, and likely reasons:", "", *notes, ""]

@@ -1,0 +1,254 @@
+"""What notebooks declare, and what can be asked of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from helpers.common import paths
+from helpers.study import parameters
+
+ENGINE = 'engine = ""\nprofile = "quick"'
+RECORD = "import json, pathlib\npathlib.Path({!r}, '{}').write_text(json.dumps([size, epsilon, root, profile]))"
+
+
+def test_a_parameter_replaces_the_profiles_and_that_the_notebooks(place, tmp_path):
+    place.write("01_first", RECORD.format(str(tmp_path), "seen.json"))
+    place.profile("full", "size: 256\nepsilon: 4e-2  # YAML takes this for text\n")
+    assert place.main("--profile", "full", "-p", "size=64", "-p", "root=/my data=1") == 0
+    assert json.loads((tmp_path / "seen.json").read_text()) == [64, 0.04, "/my data=1", "full"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("worker=2", "engine 'worker=2' is unknown; give"),
+        ("no/s.yaml", "engine no/s.yaml: there is no such file"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_told_before_anything_runs(place, capsys, engine, told):
+    place.write("01_first", parameters=ENGINE)
+    assert place.main("-p", f"engine={engine}") == 2
+    assert capsys.readouterr().err.startswith(f"study: {told}") and not place.runs.exists()
+
+
+def test_a_slurm_file_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
+    (tmp_path / "slurm.yaml").write_text("cores: 1\n")
+    monkeypatch.chdir(tmp_path)
+    check = f"assert engine == {str(tmp_path / 'slurm.yaml')!r}"
+    place.write("01_first", check, parameters=ENGINE)
+    assert place.main("-p", "engine=slurm.yaml") == 0
+
+
+def test_each_notebook_gets_only_what_it_declares(place):
+    place.write("01_first", "assert size == 7")
+    place.write("02_second", "assert 'size' not in globals()", parameters="steps = 100")
+    assert place.main("-p", "size=7") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["-p", "sise=3"],
+            "-p: no notebook declares a parameter 'sise'; did you mean 'size'? declared: epsilon, ",
+        ),
+        (["-p", "size=abc"], "parameter size must be of type int like 128, found 'abc'"),
+        (["-p", "size=1.5"], "parameter size must be of type int like 128, found 1.5"),
+        (["-p", "size=true"], "parameter size must be of type int like 128, found True"),
+        (["-p", "size="], "parameter size must be of type int like 128, found None"),
+        (["-p", "epsilon=[1]"], "parameter epsilon must be of type float like 0.01, found [1]"),
+        (["-p", "epsilon=0"], "parameter epsilon is 0.0; it must be above 0, and at most 2"),
+        (["-p", "epsilon=.nan"], "parameter epsilon is nan; it must be above 0"),
+        (["-p", "epsilon=.inf"], "parameter epsilon is inf; it must be above 0"),
+        (["-p", "size=0"], "parameter size is 0; it must be above 0, and finite"),
+        (["-p", "size"], "expected name=value, found 'size'"),
+        (["-p", "profile=full"], "parameter profile is set by --profile"),
+        (
+            ["--profile", "ful"],
+            "there is no profile 'ful'; choose from broken, full, list, odd, quick, wrong",
+        ),
+        (["--profile", "../profiles/full"], "there is no profile '../profiles/full'; choose from"),
+        (
+            ["--profile", "odd"],
+            "profile odd: no notebook declares a parameter 'sizes'; did you mean 'size'?",
+        ),
+        (["--profile", "wrong"], "parameter size must be of type int like 128, found 'big'"),
+        (["--profile", "broken"], "broken.yaml: not valid YAML"),
+        (["--profile", "list"], "list.yaml: expected lines `name: value`, found ['size']"),
+        (["--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
+        (["--only", "01,"], "there is no notebook ''; choose from 01_first, 02_second"),
+        (["--only", "02", "-p", "size=3"], "-p: no notebook declares a parameter 'size'"),
+        (["--publish", "full", "-p", "steps=3"], "--publish and --compare take no -p"),
+        (
+            ["--publish", "full", "--only", "9"],
+            "there is no notebook '9'; choose from 01_first, 02_second",
+        ),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_usage_is_one_line_and_runs_nothing(place, capsys, words, told):
+    place.write("01_first", "1/0")
+    place.write("02_second", "1/0", parameters="steps = 100")
+    texts = {
+        "full": "size: 256",
+        "odd": "sizes: 3",
+        "wrong": "size: big",
+        "broken": "size: [",
+        "list": "- size",
+    }
+    for name, text in texts.items():
+        place.profile(name, text)
+    try:
+        code = place.main(*words)
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and told in error and error.count("\n") == 1
+    assert not place.runs.exists()
+
+
+@pytest.mark.parametrize(
+    "text, told", [("[0.01, -1]", "it must be 0 or more"), ("[0.0]", "at least one noise level")]
+)
+def test_a_list_of_noise_levels_is_looked_through(place, capsys, text, told):
+    place.write("01_first", "1/0", parameters="epsilons = [0.0, 0.01]")
+    assert place.main("-p", f"epsilons={text}") == 2
+    assert told in capsys.readouterr().err and not place.runs.exists()
+
+
+def test_a_folder_without_notebooks_is_an_error(place, capsys):
+    assert place.main() == 2
+    assert "no notebook NN_name.ipynb in" in capsys.readouterr().err
+
+
+def test_a_default_that_is_not_a_literal_is_an_error(place, capsys):
+    place.write("01_first", parameters="size = 2 * 64")
+    assert place.main() == 2
+    assert (
+        "01_first.ipynb: a parameter is not declared as `name = literal`: "
+        in capsys.readouterr().err
+    )
+
+
+def test_a_file_that_is_no_notebook_is_an_error(place, capsys):
+    (place.notebooks / "01_first.ipynb").write_text('{"cells": [')
+    assert place.main() == 2
+    assert "01_first.ipynb is not a notebook: JSONDecodeError" in capsys.readouterr().err
+
+
+def test_bad_usage_is_told_without_waiting_for_papermill():
+    code = "import sys, helpers.study.__main__\nsys.exit('papermill' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT).returncode == 0
+
+
+def test_a_parameter_may_hold_an_equals_sign_and_take_several_lines(place):
+    source = 'root = "a=b"  # x=1\nsizes = [\n    1,  # first\n    2,\n]  # pixels'
+    place.write("01_first", parameters=source)
+    assert parameters.read_parameters(place.notebooks / "01_first.ipynb") == {
+        "root": "a=b",
+        "sizes": [1, 2],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "result"),
+    [
+        ("[0, 1e-2]", [0.5], [0.0, 0.01]),
+        ("(1)", (1,), None),
+        ("[0.01, abc]", [0.5], None),
+        ("[1, 3.5]", [1], None),
+        ("2", 0.5, 2.0),
+        ("no", True, False),
+        ("no", "", "no"),
+    ],
+)
+def test_a_value_takes_the_declared_type(value, default, result):
+    if result is None:
+        with pytest.raises(ValueError, match="must be of type (tuple|float|int)"):
+            parameters.convert("name", value, default)
+    else:
+        found = parameters.convert("name", value, default)
+        assert found == result and type(found) is type(result)
+
+
+def test_a_relative_root_is_the_callers(place, monkeypatch, tmp_path):
+    place.write("01_first", parameters='profile = "quick"\nroot = ""')
+    monkeypatch.chdir(tmp_path)
+    ((_, values),) = parameters.plan(place.notebooks, "quick", [("root", "mine")])
+    assert values["root"] == str(tmp_path.resolve() / "mine")
+
+
+JUDGED = """
+dataset = "phantom"
+root = ""
+size = 128
+depth = 3
+structure = "heart"
+augmentation = "elastic"
+precision = "auto"
+epsilons = [0.01, 0.02]
+steps = 100
+step_counts = [10, 30]
+device = "auto"
+profile = "quick"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("epsilons=[5]", "parameter epsilons is 5.0; it must be 0 or more, and at most 2, the"),
+        ("epsilons=[010]", "parameter epsilons is 10.0; it must be 0 or more, and at most 2, the"),
+        ("structure=Heart", "no structure 'Heart'; choose from heart, left clavicle, right clavi"),
+        ("device=mps", "device 'mps' is unknown; choose auto, cpu or cuda"),
+        ("device=cuda:0", "device 'cuda:0' is unknown; choose auto, cpu or cuda"),
+        ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
+        ("augmentation=elastik affine", "no augmentation 'elastik'; choose from elastic, affine"),
+        ("size=100", "size 100 is not divisible by 8 (2**depth): choose another size or a smaller"),
+        ("dataset=fantom", "there is no dataset 'fantom'; choose from phantom, jsrt, folder"),
+        ("dataset=folder", "dataset folder needs its place: give root, as in -p root=FOLDER"),
+        ("root=nowhere", "phantoms have no root: leave it out, or choose dataset jsrt or folder"),
+        ("steps=0x10", "parameter steps must be of type int like 100, found '0x10'"),
+        ("steps=1:30", "parameter steps must be of type int like 100, found '1:30'"),
+    ],
+)
+def test_what_no_run_can_use_is_refused_before_anything_runs(place, capsys, text, told):
+    place.write("01_first", "1/0", parameters=JUDGED)
+    assert place.main("-p", text) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not place.runs.exists()
+
+
+def test_a_root_that_is_not_there_is_refused(place, capsys):
+    place.write("01_first", "1/0", parameters=JUDGED)
+    assert place.main("-p", "dataset=jsrt", "-p", "root=nowhere") == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
+
+
+def test_a_number_that_begins_with_zero_is_decimal(place):
+    place.write("01_first", parameters=JUDGED)
+    place.profile("ten", "steps: 010\nstep_counts: [010, 30]")
+    for profile, overrides in (
+        ("ten", []),
+        ("quick", [("steps", "010"), ("step_counts", "[010, 30]")]),
+    ):
+        ((_, values),) = parameters.plan(place.notebooks, profile, overrides)
+        assert values["steps"] == 10 and values["step_counts"] == [10, 30]
+
+
+def test_the_structures_of_a_folder_are_those_of_its_masks(place, tmp_path, capsys):
+    (tmp_path / "mine" / "masks" / "left lung").mkdir(parents=True)
+    place.write("01_first", "assert structure == 'left lung'", parameters=JUDGED)
+    words = "-p", "dataset=folder", "-p", f"root={tmp_path / 'mine'}"
+    assert place.main(*words) == 2
+    assert "there is no structure 'heart'; choose from left lung" in capsys.readouterr().err
+    assert place.main(*words, "-p", "structure=left lung") == 0
+
+
+def test_every_profile_can_be_run(tmp_path):
+    for profile in ("quick", *(path.stem for path in paths.NOTEBOOKS.glob("profiles/*.yaml"))):
+        own = [("root", str(tmp_path))] if profile == "hannover" else []
+        steps = parameters.plan(paths.NOTEBOOKS, profile, own)
+        assert len(steps) == len(parameters.find_notebooks(paths.NOTEBOOKS))
