@@ -1,7 +1,7 @@
 """Random changes to training images: the paper's elastic deformation, affine maps, intensities."""
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -71,9 +71,9 @@ def warp(
         matrix = torch.eye(2, 3).expand(len(images), 2, 3)
     grid = functional.affine_grid(matrix.to(images), list(images.shape), align_corners=False)
     grid = grid + field.permute(0, 2, 3, 1).to(images) * (2 / images.shape[-1])
-    border = {"padding_mode": "border", "align_corners": False}
-    moved = functional.grid_sample(images, grid, mode="bicubic", **border)
-    classes = functional.grid_sample(labels[:, None].float(), grid, mode="nearest", **border)
+    sample = partial(functional.grid_sample, grid=grid, padding_mode="border", align_corners=False)
+    moved = sample(images, mode="bicubic")
+    classes = sample(labels[:, None].float(), mode="nearest")
     return moved.clamp(-1, 1), classes[:, 0].long()
 
 

@@ -5,7 +5,9 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -53,9 +55,7 @@ def make_recipe(
         raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(sorted(roles))}")
     words = augmentation.split()
     if unknown := set(words).difference(AUGMENTATIONS):
-        raise ValueError(
-            f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}"
-        )
+        raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose from {AUGMENTATIONS}")
     numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
     for name, value in numbers.items():
         if value < 1:
@@ -155,58 +155,53 @@ def train_all(
         name, seed = (role, settings.get("seed", 0)) if isinstance(role, str) else role
         asked[role] = settings | {"role": name, "seed": seed}
     if engine is not None:
-        device = engine.device
-        missing = iter(
-            [
-                task
-                for task in asked.values()
-                if not weights_path(make_recipe(dataset, **task), folder).exists()
-            ]
-        )
-        shared = {"data": _Copy(dataset), "folder": folder, "device": find_device(device)}
-        results = engine.map(_train_task, lambda: next(missing, None), shared)
-        for task, files, error in results:
-            if type(error).__name__ == "KilledWorker":  # Dask's, which may not be installed
-                raise RuntimeError(
-                    f"workers were killed while they trained the {task['role']} network: start "
-                    "fewer, give each more memory or time, or train without an engine"
-                )
-            if error:
-                raise error
-            if files:
-                install(*files, folder)
+        device = find_device(engine.device)
+        if not engine.in_process:
+            _train_in_workers(dataset, list(asked.values()), engine, folder, device)
     return {
         role: train(dataset, folder=folder, device=device, **task) for role, task in asked.items()
     }
 
 
-class _Copy:
-    """A dataset that is sent to workers as its origin: each loads the data from its own disk."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset: Dataset | None = dataset
-        self.digest, self.origin = dataset.digest, dataset.origin
-
-    def __getstate__(self) -> dict:
-        return vars(self) | ({"dataset": None} if self.origin else {})
-
-    def find(self) -> Dataset | None:
-        """The dataset; None if this machine has none with the same digest."""
-        if self.dataset is None:
-            with suppress(OSError, ValueError, TypeError):
-                own = load(**self.origin)
-                self.dataset = own if own.digest == self.digest else None
-        return self.dataset
+def _train_in_workers(dataset, tasks, engine, folder, device):
+    """Fetch the weights that are missing; those of a worker without the data stay missing."""
+    paths = [weights_path(make_recipe(dataset, **task), folder) for task in tasks]
+    missing = iter([task for task, path in zip(tasks, paths, strict=True) if not path.exists()])
+    if dataset.origin:
+        dataset = replace(dataset, images=None, labels=None)
+    shared = dataset, {"folder": folder, "device": device}
+    for task, files, error in engine.map(_train_task, lambda: next(missing, None), shared):
+        if type(error).__name__ == "KilledWorker":  # Dask's, which may not be installed
+            raise RuntimeError(
+                f"workers were killed while they trained the {task['role']} network: start "
+                "fewer, give each more memory or time, or train without an engine"
+            )
+        if error:
+            raise error
+        if files:
+            install(*files, folder)
 
 
 def _train_task(shared, task):
-    """Arguments of `install` for a network trained in this process; None without the data."""
-    dataset, folder = shared["data"].find(), shared["folder"]
+    """Runs in a worker: the arguments of `install`, or None without the data."""
+    dataset, options = shared
+    if dataset.origin:
+        dataset = own_copy(dataset.digest, **dataset.origin)
     if dataset is None:
         return None
-    trained = train(dataset, folder=folder, device=shared["device"], **task)
-    path = weights_path(trained.recipe, folder)
+    trained = train(dataset, **options, **task)
+    path = weights_path(trained.recipe, options["folder"])
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
+
+
+@lru_cache(maxsize=1)
+def own_copy(digest: str, **origin: Any) -> Dataset | None:
+    """This machine's own copy of a dataset, by the arguments of `load`; None if it has none."""
+    try:
+        dataset = load(**origin)
+    except (OSError, ValueError, TypeError):
+        return None
+    return dataset if dataset.digest == digest else None
 
 
 @contextmanager
