@@ -44,14 +44,19 @@ def elastic_field(
 
     Source: paper, section 2.4.
     """
-    noise = torch.randn(n, 2, GRID, GRID, generator=generator) * (magnitude / 3**0.5 * GRID / 512)
+    deviation = magnitude / 3**0.5 * GRID / 512
+    noise = torch.randn(n, 2, GRID, GRID, generator=generator) * deviation
     smooth = _smoothing(sigma)
     field = smooth @ noise @ smooth.T * (size / 512)
     return functional.interpolate(field, size=(size, size), mode="bicubic", align_corners=False)
 
 
 def warp(
-    images: Tensor, labels: Tensor, field: Tensor, *, matrix: Tensor | None = None
+    images: Tensor,
+    labels: Tensor,
+    field: Tensor,
+    *,
+    matrix: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Move the pixels of images (cubic spline) and labels (nearest), repeating the border.
 
@@ -71,14 +76,22 @@ def warp(
         matrix = torch.eye(2, 3).expand(len(images), 2, 3)
     grid = functional.affine_grid(matrix.to(images), list(images.shape), align_corners=False)
     grid = grid + field.permute(0, 2, 3, 1).to(images) * (2 / images.shape[-1])
-    sample = partial(functional.grid_sample, grid=grid, padding_mode="border", align_corners=False)
+    sample = partial(
+        functional.grid_sample,
+        grid=grid,
+        padding_mode="border",
+        align_corners=False,
+    )
     moved = sample(images, mode="bicubic")
     classes = sample(labels[:, None].float(), mode="nearest")
     return moved.clamp(-1, 1), classes[:, 0].long()
 
 
 def augment(
-    images: Tensor, labels: Tensor, generator: Generator, augmentation: str
+    images: Tensor,
+    labels: Tensor,
+    generator: Generator,
+    augmentation: str,
 ) -> tuple[Tensor, Tensor]:
     """Random changes to a batch, each kind to half of the samples.
 
@@ -105,11 +118,16 @@ def augment(
         field = field * elastic[:, None]
         images, labels = images.clone(), labels.clone()
         images[moving], labels[moving] = warp(
-            images[moving], labels[moving], field[moving], matrix=matrix[moving]
+            images[moving],
+            labels[moving],
+            field[moving],
+            matrix=matrix[moving],
         )
     gamma, gain, shift = draw[:, 5:, None, None, None].unbind(dim=1)  # (N, 1, 1, 1) each
-    changed = ((images + 1) / 2).clamp(0, 1) ** (1.6**gamma).to(images) * 2 - 1
-    changed = changed * (1 + 0.3 * gain).to(images) + (0.2 * shift).to(images)
+    changed = ((images + 1) / 2).clamp(0, 1)
+    changed = changed ** (1.6**gamma).to(images) * 2 - 1
+    changed = changed * (1 + 0.3 * gain).to(images)
+    changed = changed + (0.2 * shift).to(images)
     intensity = intensity[:, None].to(images.device)
     return torch.where(intensity, changed.clamp(-1, 1), images), labels
 
@@ -117,7 +135,9 @@ def augment(
 def _affine(draw: Tensor) -> Tensor:
     """(N, 2, 3) maps from the first five columns of numbers in [−1, 1]."""
     turn, scale, aspect, right, down = draw[:, :5].unbind(dim=1)
-    angle, scale, aspect = turn * math.pi / 18, 1.15**scale, 1.05**aspect
+    angle = turn * math.pi / 18
+    scale = 1.15**scale
+    aspect = 1.05**aspect
     rows = [
         angle.cos() * scale * aspect,
         -angle.sin() * scale,

@@ -110,7 +110,12 @@ def place_shape(
 
 
 def resize_structure(
-    labels: Tensor, structure: str, structures: Sequence[str], *, factor: float, **options: Any
+    labels: Tensor,
+    structure: str,
+    structures: Sequence[str],
+    *,
+    factor: float,
+    **options: Any,
 ) -> Target:
     """Targets in which a structure is zoomed about its centre of mass; freed pixels background.
 
@@ -144,7 +149,12 @@ def everywhere(masks: Tensor) -> Tensor:
     return torch.ones_like(masks, dtype=torch.bool)
 
 
-def bounding_box(masks: Tensor, *, margin: float = 0, ids: Sequence | None = None) -> Tensor:
+def bounding_box(
+    masks: Tensor,
+    *,
+    margin: float = 0,
+    ids: Sequence | None = None,
+) -> Tensor:
     """The bounding box of each mask.
 
     Args:
@@ -277,7 +287,8 @@ def _with_area(integral, middle, centre, *, area, limit):
     Args:
         integral: (h + 1, w + 1), area of the shape above and left of each pixel corner.
     """
-    scale, corner, covered = math.sqrt(area / integral[-1, -1]), [], integral
+    scale = math.sqrt(area / integral[-1, -1])
+    corner, covered = [], integral
     shape = np.subtract(integral.shape, 1)
     for first, edges, length in _edges(shape, middle, centre, scale, limit):  # rows, then columns
         edges = edges.clip(0, length)
@@ -298,7 +309,8 @@ def _edges(shape, middle, centre, scale, limit):
     for here, there, length in zip(middle, centre, shape, strict=True):
         first = math.floor(there + (-0.5 - here) * scale)
         last = math.floor(there + (length - 0.5 - here) * scale)
-        yield first, here + 0.5 + (np.arange(first, last + 3) - 0.5 - there) / scale, length
+        edges = here + 0.5 + (np.arange(first, last + 3) - 0.5 - there) / scale
+        yield first, edges, length
 
 
 # Checks
