@@ -456,7 +456,6 @@ def test_a_validation_that_is_not_a_number_stops_the_training_too(tmp_path, monk
 # --- several networks -------------------------------------------------------------------------------------------------
 
 SMALL = {"depth": 1, "features": 2, "epochs": 1}
-WORDS = "workers=2 threads=1"
 
 
 def digests(networks):
@@ -483,7 +482,7 @@ class Engine:
 def test_workers_train_the_same_networks(tmp_path):
     data, roles = toys.on_disk(tmp_path / "data"), ("target", ("surrogate", 3))
     here = train_all(data, roles, folder=tmp_path / "here", **SMALL)
-    with start_engine(WORDS) as engine:
+    with start_engine("workers=2 threads=1") as engine:
         there = train_all(data, roles, engine=engine, folder=tmp_path / "there", **SMALL)
     assert digests(here) == digests(there) and list(there) == list(roles)
     assert all(isinstance(trained, Trained) for trained in there.values())
@@ -529,9 +528,14 @@ def test_an_engine_in_this_process_trains_with_the_data_that_are_here(tmp_path):
 
 
 def test_training_that_kills_its_workers_is_told_in_one_line(tmp_path):
-    error = type("KilledWorker", (Exception,), {})()
-    with pytest.raises(RuntimeError, match="killed while they trained the target network: start"):
-        train_all(toy(), ["target"], engine=Engine(error), folder=tmp_path, **SETTINGS)
+    class Deadly(Dataset):  # of this function, so that it is pickled with its code
+        def take(self, which):
+            os._exit(3)
+
+    data = Deadly(**vars(toy()))
+    with start_engine("workers=2 threads=1") as engine:
+        with pytest.raises(RuntimeError, match="killed while they trained the target network: st"):
+            train_all(data, ["target"], engine=engine, folder=tmp_path, **SETTINGS)
 
 
 def test_an_error_of_a_worker_is_the_caller_s(tmp_path):
