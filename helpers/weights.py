@@ -69,7 +69,8 @@ class Trained:
 
 def weights_path(recipe: Recipe, folder: Path = WEIGHTS) -> Path:
     """Where a recipe's weights are kept: in the folder, unless they are only in data/weights."""
-    own, published = (place / f"{recipe.key[:16]}.safetensors" for place in (folder, PUBLISHED))
+    own = folder / f"{recipe.key[:16]}.safetensors"
+    published = PUBLISHED / own.name
     return published if published.exists() and not own.exists() else own
 
 
