@@ -222,8 +222,8 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
     """Target in which a shape takes the place of a structure.
 
     Args:
-        draw: function from the structure's mask (H, W) to the raster of the shape and the place
-            (row, column) of its top left corner.
+        draw: function from the structure's mask (H, W) to the pixels (row, column) of the shape,
+            also those outside the image. It may raise a ValueError that says what the shape does.
     """
     if structure not in structures:
         raise ValueError(
@@ -246,7 +246,7 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
     shapes, cut = np.zeros(labels.shape, dtype=bool), []
     for id, mask, shape in zip(ids, own.cpu().numpy(), shapes, strict=True):
         try:
-            cut.append(_fill(shape, draw(mask)))
+            cut.append(_paste(shape, draw(mask)))
         except ValueError as error:
             raise ValueError(f"case {id}, {structure!r}: the shape {error}") from None
     shapes = torch.from_numpy(shapes).to(labels.device)
@@ -257,7 +257,7 @@ def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_t
     return Target(torch.where(visible, number, rest), shapes, torch.tensor(cut).float())
 
 
-def _fill(canvas, pixels):
+def _paste(canvas, pixels):
     """Set pixels (row, column); returns the share of them that lies outside [percent]."""
     inside = pixels[((pixels >= 0) & (pixels < canvas.shape)).all(axis=1)]
     if not len(pixels):
@@ -328,14 +328,15 @@ def _check_masks(masks, ids):
 
 
 def _check_tensor(name, value, dtype, like):
-    """Raise unless `value` is (N, H, W) of a type, and of the shape of another one."""
+    """Raise unless `value` is (N, H, W) of this type and of the shape of another one."""
     if not torch.is_tensor(value):
         found = type(value).__name__
     elif value.dtype != dtype or value.ndim != 3 or value.shape != like.shape:
         found = f"{value.dtype} {tuple(value.shape)}"
     else:
         return
-    raise ValueError(f"{name} are {found}; give a torch tensor, {dtype} (N, H, W)")
+    shape = "(N, H, W)" if value is like else f"{tuple(like.shape)} like the labels"
+    raise ValueError(f"{name} are {found}; give a torch tensor, {dtype} {shape}")
 
 
 def _check_each(masks, ids, problem):

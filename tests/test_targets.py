@@ -291,7 +291,10 @@ def test_the_region_around_a_mask_is_a_square_about_each_pixel():
         ({"labels": boxes((0, 9, 0, 9)) - 1}, "classes -1 … 0"),
         ({"labels": boxes((0, 9, 0, 9)).float()}, "labels are torch.float32"),
         ({"labels": boxes((0, 9, 0, 9)).numpy()}, "labels are ndarray; give a torch tensor"),
-        ({"others": boxes((0, 9, 0, 9), size=8)}, "others are torch.int64 (1, 8, 8)"),
+        (
+            {"others": boxes((0, 9, 0, 9), size=8)},
+            "others are torch.int64 (1, 8, 8); give a torch tensor, torch.int64 (1, 40, 40) like",
+        ),
     ],
 )
 def test_bad_targets_are_refused(options, message):
