@@ -1,114 +1,69 @@
-"""Training of the segmentation networks: augmentation, resumable loop, weights files."""
+"""Training of the segmentation networks: recipes and a loop that can be killed and resumed."""
 
-import json
+import math
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from helpers.augmentation import AUGMENTATIONS, augment
-from helpers.common.files import atomic_write, digest_bytes, digest_json
-from helpers.common.paths import PUBLISHED, WEIGHTS
+from helpers.common.files import DamagedFileError, read_tensors, write_tensors
+from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
-from helpers.common.provenance import commit, versions
+from helpers.data import Dataset, load
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
-
-VERSION = 1  # of this training; raise it with a change that alters the weights
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a network's weights; its key names the weights file.
-
-    Attributes:
-        dataset: name of the dataset; `source` is the digest of its files.
-        training, validation: ids of the cases.
-        seed: of the initial weights and the augmentation; target and surrogate each have their own.
-        augmentation: words of "elastic affine intensity", each applied to half of the samples.
-        precision: "bf16" (autocast) or "fp32".
-    """
-
-    dataset: str
-    source: str
-    size: int
-    num_classes: int
-    training: tuple
-    validation: tuple
-    depth: int
-    features: int
-    epochs: int
-    batch_size: int
-    seed: int
-    augmentation: str
-    precision: str
-    version: int = VERSION
-
-    @property
-    def key(self):
-        """SHA-256 of the canonical JSON of the recipe."""
-        return digest_json(asdict(self))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network, the digest of its weights, its recipe and its learning curve.
-
-    Attributes:
-        history: one dict an epoch: epoch, loss (training), iou (validation, soft, mean of the structures), seconds.
-    """
-
-    network: UNet
-    digest: str
-    recipe: Recipe
-    history: tuple
+from helpers.weights import VERSION, Recipe, Trained, install, load_weights, save_weights
+from helpers.weights import find_weights as find_weights
+from helpers.weights import state_digest as state_digest
+from helpers.weights import weights_path as weights_path
 
 
 def make_recipe(
-    dataset,
-    role,
+    dataset: Dataset,
+    role: str,
     *,
-    depth,
-    epochs,
-    features=16,
-    batch_size=4,
-    seed=0,
-    augmentation="elastic",
-    precision="auto",
-):
-    """Recipe of the network called `role` ("target" or "surrogate") on a dataset.
+    depth: int,
+    epochs: int,
+    seed: int = 0,
+    augmentation: str = "elastic",
+    precision: str = "auto",
+    **sizes: int,
+) -> Recipe:
+    """Recipe of the network called `role` on a dataset.
 
-    `precision` is "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
+    Args:
+        role: "target" or "surrogate".
+        precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
+        **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
 
     Raises:
         ValueError: an unknown role, augmentation or precision, or a number below 1.
+        TypeError: a setting that does not exist.
     """
     roles = [name.removesuffix("-training") for name in dataset.split if name.endswith("-training")]
     if role not in roles:
         raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(sorted(roles))}")
-    unknown = set(augmentation.split()) - set(AUGMENTATIONS)
-    if unknown:
-        raise ValueError(
-            f"augmentation {min(unknown)!r} is unknown; choose words of {' '.join(AUGMENTATIONS)!r}"
-        )
-    precision = "fp32" if precision == "auto" else find_precision(precision)
-    for name, value in {
-        "depth": depth,
-        "features": features,
-        "epochs": epochs,
-        "batch_size": batch_size,
-    }.items():
+    words = augmentation.split()
+    if unknown := set(words).difference(AUGMENTATIONS):
+        raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose from {AUGMENTATIONS}")
+    numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     if dataset.size % 2**depth:
         raise ValueError(
-            f"size {dataset.size} is not divisible by {2**depth} (2**depth): choose another size or a smaller depth"
+            f"size {dataset.size} is not divisible by {2**depth} (2**depth): "
+            "choose another size or a smaller depth"
         )
     return Recipe(
         dataset=dataset.name,
@@ -117,176 +72,150 @@ def make_recipe(
         num_classes=dataset.num_classes,
         training=dataset.split[f"{role}-training"],
         validation=dataset.split[f"{role}-validation"],
-        depth=depth,
-        features=features,
-        epochs=epochs,
-        batch_size=batch_size,
         seed=len(roles) * seed + roles.index(role) + 1,
-        augmentation=" ".join(word for word in AUGMENTATIONS if word in augmentation.split()),
-        precision=precision,
+        augmentation=" ".join(word for word in AUGMENTATIONS if word in words),
+        precision="fp32" if precision == "auto" else find_precision(precision),
+        version=VERSION,
+        **numbers,
     )
 
 
-def train(dataset, role, *, folder=WEIGHTS, device="cpu", **settings):
-    """Train the network called `role`, or load it if the same recipe was trained before or comes with the study.
+def train(
+    dataset: Dataset,
+    role: str,
+    *,
+    folder: Path = WEIGHTS,
+    device: str | torch.device = "cpu",
+    **settings: Any,
+) -> Trained:
+    """Train the network called `role`, or load it if the same recipe was trained before.
 
-    Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best validation epoch. A
-    checkpoint is written after each epoch: killed at any moment, the same call goes on and ends with the same weights.
-    If another process trains the same, its weights are waited for.
+    Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
+    validation epoch. A checkpoint is written after each epoch: killed at any moment, the same call
+    goes on and ends with the same weights. If another process trains the same network, its weights
+    are waited for.
 
     Args:
-        dataset: a `helpers.data.Dataset`.
         role: "target" or "surrogate".
-        folder: where weights and checkpoints are kept, under the key of their recipe.
+        folder: of weights and checkpoints, each under the key of its recipe. Weights that come with
+            the study are found too.
         device: where to train, as in `network.find_device`.
         **settings: depth, epochs and the other arguments of `make_recipe`.
 
     Returns:
-        Trained, with the network in evaluation mode on `device`.
+        The network in evaluation mode on `device`.
 
     Raises:
         ValueError: a setting is wrong, or a weights file is damaged.
 
-    Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not say.
+    Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not
+    say.
     """
-    recipe = make_recipe(dataset, role, **settings)
+    recipe, device = make_recipe(dataset, role, **settings), find_device(device)
     path = weights_path(recipe, folder)
     if not path.exists():
-        with _alone(role, path.with_suffix(".lock")):
+        with _lock(role, path.with_suffix(".lock")):
             if not path.exists():
-                _fit(recipe, dataset, role, path, find_device(device))
+                _fit(recipe, dataset, role, path, device)
     trained = load_weights(path)
     if trained.recipe != recipe:
         raise ValueError(
-            f"{path.name} was trained by another recipe than its name says: delete it and train again"
+            f"{path.name} was trained by another recipe than its name says: "
+            "delete it and train again"
         )
-    trained.network.to(find_device(device))
+    trained.network.to(device)
     return trained
 
 
-def weights_path(recipe, folder=WEIGHTS):
-    """Where the weights of a recipe are kept: in the folder, unless they are only in data/weights."""
-    own, published = (place / f"{recipe.key[:16]}.safetensors" for place in (folder, PUBLISHED))
-    return published if published.exists() and not own.exists() else own
+def train_all(
+    dataset: Dataset,
+    roles: Iterable[str | tuple[str, int]],
+    *,
+    engine: Any = None,
+    folder: Path = WEIGHTS,
+    device: str | torch.device = "cpu",
+    **settings: Any,
+) -> dict[Any, Trained]:
+    """`train` several networks, side by side where an engine has workers.
 
-
-def find_weights(digest, folder=WEIGHTS):
-    """The weights file of a digest (or its beginning); None if it is neither in the folder nor in data/weights."""
-    for path in (*sorted(folder.glob("*.json")), *sorted(PUBLISHED.glob("*.json"))):
-        try:
-            if json.loads(path.read_text(encoding="utf-8"))["weights"].startswith(digest):
-                return path.with_suffix(".safetensors")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None
-
-
-def install(name, weights, card, folder=WEIGHTS):
-    """Put the bytes of a weights file and its side-car, trained elsewhere, where `train` looks for them."""
-    for path, content in (((folder / name).with_suffix(".json"), card), (folder / name, weights)):
-        if not path.exists():
-            with atomic_write(path) as file:
-                file.write(content)
-
-
-def state_digest(state):
-    """SHA-256 of a state dict: names, types, shapes and values."""
-    parts = []
-    for name, value in sorted(state.items()):
-        parts += [
-            f"{name} {value.dtype} {tuple(value.shape)}".encode(),
-            value.contiguous().cpu().numpy().tobytes(),
-        ]
-    return digest_bytes(*parts)
-
-
-def save_weights(path, network, recipe, history):
-    """Write weights (safetensors) and beside them a JSON side-car: digest, recipe, history and provenance."""
-    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    card = {
-        "weights": state_digest(state),
-        "architecture": network.config,
-        "recipe": asdict(recipe),
-        "history": history,
-    }
-    with atomic_write(path.with_suffix(".json"), "w") as file:
-        json.dump(
-            card | {"versions": versions(), "commit": commit(), "threads": torch.get_num_threads()},
-            file,
-            indent=1,
-        )
-    with atomic_write(path) as file:
-        file.write(save(state))
-
-
-def load_weights(path):
-    """Read a network written by `save_weights` and verify it.
+    Args:
+        roles: such as ("target", "surrogate"), or (role, seed) pairs.
+        engine: an open engine of `helpers.sweep`, on whose device is trained; None trains here.
+        folder, device, **settings: as in `train`.
 
     Returns:
-        Trained, on the CPU in evaluation mode.
+        The networks by role, on the engine's device.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file or its side-car is damaged, altered, or of another architecture.
+        RuntimeError: training killed its workers, one after the other.
+        ConnectionError: (as `sweep.LostEngine`) the scheduler has gone.
     """
-    advice = (
-        f"delete {path.name} and {path.with_suffix('.json').name} in {path.parent} and train again"
-    )
-    try:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"no weights at {path}: run 02_training with the same parameters"
+    asked = {}
+    for role in roles:
+        name, seed = (role, settings.get("seed", 0)) if isinstance(role, str) else role
+        asked[role] = settings | {"role": name, "seed": seed}
+    if engine is not None:
+        device = find_device(engine.device)
+        if not engine.in_process:
+            _train_in_workers(dataset, list(asked.values()), engine, folder, device)
+    return {
+        role: train(dataset, folder=folder, device=device, **task) for role, task in asked.items()
+    }
+
+
+def _train_in_workers(dataset, tasks, engine, folder, device):
+    """Fetch the weights that are missing; those of a worker without the data stay missing."""
+    paths = [weights_path(make_recipe(dataset, **task), folder) for task in tasks]
+    missing = iter([task for task, path in zip(tasks, paths, strict=True) if not path.exists()])
+    if dataset.origin:
+        dataset = replace(dataset, images=None, labels=None)
+    shared = dataset, {"folder": folder, "device": device}
+    for task, files, error in engine.map(_train_task, lambda: next(missing, None), shared):
+        if type(error).__name__ == "KilledWorker":  # Dask's, which may not be installed
+            raise RuntimeError(
+                f"workers were killed while they trained the {task['role']} network: start "
+                "fewer, give each more memory or time, or train without an engine"
             )
-        with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        with (
-            torch.random.fork_rng()
-        ):  # initial weights, which go, would use up numbers of the global generator
-            network = UNet(**card["architecture"])
-        digest, history = card["weights"], tuple(card["history"])
-        recipe = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in card["recipe"].items()
-        }
-        recipe = Recipe(**recipe)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        if not path.exists():
-            raise
-        raise ValueError(f"{path.name} is damaged ({error}): {advice}") from None
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    if shapes != {name: tuple(value.shape) for name, value in state.items()}:
-        raise ValueError(
-            f"{path.name} holds weights of another architecture than {card['architecture']}: {advice}"
-        )
-    if state_digest(state) != digest:
-        raise ValueError(
-            f"{path.name} was altered (its digest is not {str(digest)[:12]}…): {advice}"
-        )
-    network.load_state_dict(state)
-    return Trained(network.eval(), digest, recipe, history)
+        if error:
+            raise error
+        if files:
+            install(*files, folder)
 
 
-# --- augmentation -----------------------------------------------------------------------------------------------------
+def _train_task(shared, task):
+    """Runs in a worker: the arguments of `install`, or None without the data."""
+    dataset, options = shared
+    if dataset.origin:
+        dataset = own_copy(dataset.digest, **dataset.origin)
+    if dataset is None:
+        return None
+    trained = train(dataset, **options, **task)
+    path = weights_path(trained.recipe, options["folder"])
+    return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
-# --- the loop ---------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=1)
+def own_copy(digest: str, **origin: Any) -> Dataset | None:
+    """This machine's own copy of a dataset, by the arguments of `load`; None if it has none."""
+    try:
+        dataset = load(**origin)
+    except (OSError, ValueError, TypeError):
+        return None
+    return dataset if dataset.digest == digest else None
 
 
 @contextmanager
-def _alone(role, path):
-    """Wait until no other process is in this block; the operating system lets go of one that dies."""
+def _lock(role: str, path: Path) -> Iterator[None]:
+    """Wait until no other process is in this block; a process that dies loses its lock."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=1)
+        held = lock.acquire(timeout=1)
     except Timeout:
         log(f"{role}: waiting for another process, which trains the same network")
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
         path.unlink(missing_ok=True)
-    finally:
-        lock.release()
 
 
 def _fit(recipe, dataset, role, path, device):
@@ -294,39 +223,42 @@ def _fit(recipe, dataset, role, path, device):
         torch.manual_seed(recipe.seed)
         network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
     network = network.to(device, memory_format=torch.channels_last)
-    best = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
     checkpoint = path.with_suffix(".checkpoint")
-    history = _resume(checkpoint, network, optimizer, generator, best)
+    best, history = _read_checkpoint(checkpoint, network, optimizer, generator)
     training = [part.to(device) for part in dataset.take(recipe.training)]
     validation = [part.to(device) for part in dataset.take(recipe.validation)]
-    for epoch in _progress(role, history, recipe.epochs):
+    bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
+    for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
         loss = _epoch(network, optimizer, generator, *training, recipe)
         iou = _validate(network, *validation, recipe)
-        if not np.isfinite(loss):
+        if not math.isfinite(loss + iou):
             raise ValueError(
-                f"the training loss of epoch {epoch} is {loss}: look at the images, or try another seed"
+                f"the training loss of epoch {epoch} is {loss}, the validation IoU {iou}: "
+                "look at the images, or try another seed"
             )
         if iou > max((row["iou"] for row in history), default=-1):
             best = {name: value.clone() for name, value in network.state_dict().items()}
-        history.append(
-            {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
-        )
+        seconds = time.monotonic() - started
+        history.append({"epoch": epoch, "loss": loss, "iou": iou, "seconds": seconds})
         _write_checkpoint(checkpoint, network, optimizer, generator, best, history)
+        _report(bar, role, recipe.epochs, history)
+    bar.close()
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
     checkpoint.unlink(missing_ok=True)
 
 
 def _epoch(network, optimizer, generator, images, labels, recipe):
+    """Train on all images once; returns the mean loss."""
     network.train()
     losses = []
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
         x, y = augment(images[chosen], labels[chosen], generator, recipe.augmentation)
         optimizer.zero_grad()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with _autocast(x, recipe):
             logits = network(x.contiguous(memory_format=torch.channels_last))
         loss = iou_loss(logits, y, classes=range(recipe.num_classes))
         loss.mean().backward()
@@ -337,76 +269,62 @@ def _epoch(network, optimizer, generator, images, labels, recipe):
 
 @torch.no_grad()
 def _validate(network, images, labels, recipe):
-    classes, batches = (
-        range(1, recipe.num_classes),
-        zip(images.split(16), labels.split(16), strict=True),
-    )
-    with (
-        evaluating(network),
-        torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
-    ):
-        return (
-            torch.cat([soft_iou(network(x), y, classes=classes) for x, y in batches]).mean().item()
-        )
+    """Mean soft IoU of the structures."""
+    scores = []
+    with evaluating(network), _autocast(images, recipe):
+        for x, y in zip(images.split(16), labels.split(16), strict=True):
+            scores.append(soft_iou(network(x), y, classes=range(1, recipe.num_classes)))
+    return torch.cat(scores).mean().item()
+
+
+def _autocast(images, recipe):
+    return torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def _write_checkpoint(path, network, optimizer, generator, best, history):
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    tensors["generator"] = generator.get_state()
-    tensors["history"] = torch.tensor(
-        list(json.dumps(history).encode()), dtype=torch.uint8
-    )  # under the digest too
-    with atomic_write(path) as file:
-        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        file.write(save(tensors, {"digest": state_digest(tensors)}))
+    parts = optimizer.state_dict()["state"] | {
+        "network": network.state_dict(),
+        "best": best,
+        "generator": {"state": generator.get_state()},
+    }
+    arrays = {
+        f"{part}/{name}": value.cpu().numpy()
+        for part, state in parts.items()
+        for name, value in state.items()
+    }
+    write_tensors(path, arrays, {"history": history})
 
 
-def _resume(path, network, optimizer, generator, best):
-    """Fill everything from the checkpoint and return the history so far; without a whole checkpoint, start anew."""
+def _read_checkpoint(path, network, optimizer, generator):
+    """Go on from a checkpoint: returns the best weights and the history so far.
+
+    Both are empty without a whole checkpoint; training then starts anew.
+    """
     try:
-        with safe_open(path, "pt") as file:
-            tensors, metadata = (
-                {name: file.get_tensor(name) for name in file.keys()},
-                file.metadata(),
-            )
-        if state_digest(tensors) != (metadata or {}).get("digest"):
-            raise SafetensorError("its digest does not hold")
+        arrays, about = read_tensors(path)
     except FileNotFoundError:
-        return []
-    except (SafetensorError, OSError) as error:
+        return {}, []
+    except (DamagedFileError, OSError) as error:
         print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
-        return []
-    part = lambda prefix: {
-        n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-    }  # noqa: E731
-    network.load_state_dict(part("network."))
-    best.update({name: value.to(best[name].device) for name, value in part("best.").items()})
-    state = {}
-    for name, value in part("optimizer.").items():
-        index, slot = name.split(".")
-        state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    generator.set_state(tensors["generator"])
-    return json.loads(bytes(tensors["history"].tolist()))
+        return {}, []
+    parts = defaultdict(dict)
+    for key, array in arrays.items():
+        part, name = key.split("/")
+        parts[part][name] = torch.from_numpy(array)
+    network.load_state_dict(parts["network"])
+    generator.set_state(parts["generator"]["state"])
+    slots = {int(part): state for part, state in parts.items() if part.isdigit()}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    return parts["best"], about["history"]
 
 
-def _progress(role, history, epochs):
-    """Epoch numbers still to do: a bar in a notebook or terminal, a line an epoch in batch (to STUDY_LOG if set)."""
-    bar = progress_bar(total=epochs, initial=len(history), desc=role, unit="epoch")
-    for epoch in range(len(history) + 1, epochs + 1):
-        yield epoch
-        row = history[-1]
-        left = (epochs - epoch) * float(np.mean([past["seconds"] for past in history]))
-        text = f"loss {row['loss']:.3f}, validation IoU {100 * row['iou']:.1f}"
-        bar.set_postfix_str(text, refresh=False)
-        bar.update()
-        if bar.disable:
-            log(
-                f"{role}: epoch {epoch}/{epochs}, {text}, {row['seconds']:.1f} s, {format_duration(left)} left"
-            )
-    bar.close()
+def _report(bar, role, epochs, history):
+    """Move the bar in a notebook or terminal; log a line in batch."""
+    row = history[-1]
+    text = f"loss {row['loss']:.3f}, validation IoU {100 * row['iou']:.1f}"
+    bar.set_postfix_str(text, refresh=False)
+    bar.update()
+    if bar.disable:
+        rest = (epochs - len(history)) * fmean(past["seconds"] for past in history)
+        text += f", {row['seconds']:.1f} s, {format_duration(rest)} left"
+        log(f"{role}: epoch {len(history)}/{epochs}, {text}")

@@ -1,36 +1,29 @@
-"""Training that survives a kill, weights files that notice damage, and augmentation that does what it says."""
+"""Recipes, and training that survives a kill, here and in workers."""
 
-import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from itertools import combinations
 from threading import Thread
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+import toys
 from filelock import FileLock
 from safetensors.torch import load_file
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from helpers import augmentation, training
-from helpers.augmentation import augment, elastic_field, warp
+from helpers import training
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, load
 from helpers.evaluation import iou_table
-from helpers.network import UNet, predict
-from helpers.training import (
-    load_weights,
-    make_recipe,
-    save_weights,
-    state_digest,
-    train,
-    weights_path,
-)
+from helpers.network import predict
+from helpers.sweep import start_engine
+from helpers.training import make_recipe, train, train_all
+from helpers.weights import Trained, load_weights, state_digest, weights_path
 
 SETTINGS = {"depth": 1, "features": 4, "epochs": 2, "batch_size": 4, "precision": "fp32"}
 
@@ -70,15 +63,6 @@ def toy(n=8, size=16, seed=0):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     return train(toy(), "target", folder=folder, **SETTINGS), folder
-
-
-@pytest.fixture
-def weights(tmp_path):
-    network = UNet(1, 2, 1, 2)
-    recipe = make_recipe(toy(), "target", **SETTINGS | {"features": 2})
-    path = tmp_path / "weights.safetensors"
-    save_weights(path, network, recipe, [{"epoch": 1, "loss": -0.5, "iou": 0.5, "seconds": 0.1}])
-    return path, network, recipe
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
@@ -219,20 +203,20 @@ def test_the_same_recipe_is_loaded_and_not_trained_again(trained, monkeypatch):
 
 def test_another_process_that_trains_the_same_is_waited_for(trained, tmp_path, monkeypatch):
     result, folder = trained
-    told, found = [], []
-    monkeypatch.setattr(training, "tell", told.append)
+    logged, found = [], []
+    monkeypatch.setattr(training, "log", logged.append)
     monkeypatch.setattr(training, "_fit", None)
-    path = training.weights_path(result.recipe, tmp_path)
+    path = weights_path(result.recipe, tmp_path)
     with FileLock(path.with_suffix(".lock")):
         waiting = Thread(
             target=lambda: found.append(train(toy(), "target", folder=tmp_path, **SETTINGS))
         )
         waiting.start()
-        while not told:
+        while not logged:
             assert waiting.is_alive()
             waiting.join(0.1)
         assert (
-            told == ["target: waiting for another process, which trains the same network"]
+            logged == ["target: waiting for another process, which trains the same network"]
             and not found
         )
         for file in folder.iterdir():
@@ -457,325 +441,124 @@ def test_after_damage_to_a_checkpoint_training_starts_anew_and_says_so(
     ]
 
 
-# --- weights files ----------------------------------------------------------------------------------------------------
-
-
-def test_weights_come_back_exactly(weights):
-    path, network, recipe = weights
-    loaded = load_weights(path)
-    assert all(
-        torch.equal(value, loaded.network.state_dict()[name])
-        for name, value in network.state_dict().items()
-    )
-    assert loaded.recipe == recipe and loaded.recipe.key == recipe.key
-    assert loaded.digest == state_digest(network.state_dict())
-    assert loaded.history == ({"epoch": 1, "loss": -0.5, "iou": 0.5, "seconds": 0.1},)
-    card = json.loads(path.with_suffix(".json").read_text())
-    assert {"weights", "architecture", "recipe", "history", "versions", "commit"} <= set(card)
-
-
-def refuse(path, *, words, error=ValueError):
-    with pytest.raises(error, match=words) as caught:
-        load_weights(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("length", [0, 5, 200, -1])
-def test_truncated_weights_are_refused(weights, length):
-    path = weights[0]
-    path.write_bytes(path.read_bytes()[:length])
-    assert "train again" in refuse(path, words=path.name)
-
-
-@pytest.mark.parametrize("place", [-1, -100, 0.5, 0.7])
-def test_weights_altered_by_one_byte_are_refused(weights, place):
-    path, data = weights[0], bytearray(weights[0].read_bytes())
-    data[place if place < 0 else int(len(data) * place)] ^= 1
-    path.write_bytes(data)
-    assert "train again" in refuse(path, words=path.name)
-
-
-def test_no_byte_of_a_weights_file_can_change_unnoticed(weights):
-    path, data = weights[0], weights[0].read_bytes()
-    expected = weights[1].state_dict()
-    for place in range(0, len(data), 97):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-        try:
-            found = load_weights(path).network.state_dict()
-            assert all(torch.equal(value, found[name]) for name, value in expected.items()), place
-        except ValueError as error:
-            assert "\n" not in str(error) and path.name in str(error), place
-
-
-def test_missing_weights_are_named_with_the_notebook_that_makes_them(tmp_path):
-    refuse(
-        tmp_path / "none.safetensors",
-        error=FileNotFoundError,
-        words=r"none\.safetensors.*02_training",
-    )
-
-
-def test_a_missing_side_car_is_named_and_the_advice_gets_one_out_of_it(weights):
-    path = weights[0]
-    path.with_suffix(".json").unlink()
-    message = refuse(path, error=(ValueError, FileNotFoundError), words=r"weights\.json")
-    assert (
-        "delete" in message
-    )  # training again would find the weights file and stop at the same place
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"architecture": {"depth": "two"}}'],
-)
-def test_a_side_car_that_is_not_one_is_refused(weights, content):
-    path = weights[0]
-    path.with_suffix(".json").write_bytes(content)
-    assert "train again" in refuse(path, words=path.name)
-
-
-@pytest.mark.parametrize("part", ["weights", "architecture", "recipe", "history"])
-def test_a_side_car_without_one_of_its_parts_is_refused(weights, part):
-    path = weights[0]
-    card = json.loads(path.with_suffix(".json").read_text())
-    del card[part]
-    path.with_suffix(".json").write_text(json.dumps(card))
-    assert "train again" in refuse(path, words=path.name)
-
-
-def test_a_side_car_whose_recipe_lacks_an_entry_is_refused(weights):
-    path = weights[0]
-    card = json.loads(path.with_suffix(".json").read_text())
-    del card["recipe"]["seed"]
-    path.with_suffix(".json").write_text(json.dumps(card))
-    assert "train again" in refuse(path, words=path.name)
-
-
-OTHERS = [{"depth": 2}, {"features": 3}, {"num_classes": 3}, {"in_channels": 3}, {"depth": 0}]
-
-
-@pytest.mark.parametrize("config", OTHERS, ids=str)
-def test_weights_of_another_architecture_are_refused(weights, config):
-    path = weights[0]
-    card = json.loads(path.with_suffix(".json").read_text())
-    card["architecture"] |= config
-    path.with_suffix(".json").write_text(json.dumps(card))
-    assert "train again" in refuse(path, words=path.name)
-
-
-def test_weights_beside_the_side_car_of_others_are_refused(weights, tmp_path):
-    path, _, recipe = weights
-    save_weights(tmp_path / "other.safetensors", UNet(1, 2, 1, 2), recipe, [])
-    path.with_suffix(".json").write_bytes((tmp_path / "other.json").read_bytes())
-    refuse(path, words="altered.*train again")
+def test_a_setting_that_does_not_exist_is_refused_by_name():
+    for name in ("batchsize", "size", "version"):
+        with pytest.raises(TypeError, match=name):
+            make_recipe(toy(), "target", **SETTINGS, **{name: 3})
 
-
-def test_the_digest_of_a_state_sees_names_types_shapes_and_values():
-    state = {"a": torch.zeros(2, 3), "b": torch.ones(2)}
-    others = [
-        {"a": torch.zeros(2, 3), "c": torch.ones(2)},
-        {"a": torch.zeros(3, 2), "b": torch.ones(2)},
-        {"a": torch.zeros(2, 3, dtype=torch.int32), "b": torch.ones(2)},
-        {"a": torch.zeros(2, 3), "b": torch.tensor([1, 1.0000001])},
-    ]
-    assert len({state_digest(s) for s in [state, *others]}) == 5
-    assert state_digest(dict(reversed(state.items()))) == state_digest(state)
-    assert state_digest({"a": torch.zeros(3, 2).T, "b": torch.ones(2)}) == state_digest(state)
-
-
-# --- elastic deformation ----------------------------------------------------------------------------------------------
-
-
-def expected_rms(size=512, magnitude=1000.0, sigma=100.0):
-    """Root mean square of uniform noise after a Gaussian filter: the filter is linear, so no noise has to be drawn."""
-    matrix = gaussian_filter1d(np.eye(size), sigma, axis=0)
-    return magnitude / 3**0.5 * (matrix**2).sum(axis=1).mean()
-
-
-def test_the_expected_rms_is_that_of_filtered_uniform_noise():
-    generator = np.random.default_rng(0)
-    noise = generator.uniform(-1000, 1000, (600, 64, 64))
-    fields = gaussian_filter(noise, (0, 12.5, 12.5))
-    assert np.sqrt((fields**2).mean()) == pytest.approx(expected_rms(64, sigma=12.5), rel=0.1)
-    centre = (gaussian_filter1d(np.eye(1024), 100, axis=0)[512] ** 2).sum()  # far from the border
-    assert centre == pytest.approx(1 / (2 * np.pi**0.5 * 100), rel=0.01)
-    assert (
-        1000 / 3**0.5 * centre < expected_rms() < 1.5 * 1000 / 3**0.5 * centre
-    )  # the border reflects
-
-
-@pytest.mark.parametrize("size", [16, 64, 512])
-def test_the_elastic_field_has_the_rms_of_the_paper_s_scaled_with_the_size(size):
-    fields = elastic_field(3000 if size < 512 else 40, size, torch.Generator().manual_seed(0))
-    assert fields.shape == (len(fields), 2, size, size) and fields.dtype == torch.float32
-    rms = fields.double().square().mean().sqrt().item()
-    assert rms == pytest.approx(expected_rms() * size / 512, rel=0.1 if size < 512 else 0.25)
-
-
-@pytest.mark.parametrize("setting", [{"magnitude": 500.0}, {"sigma": 60.0}])
-def test_magnitude_and_sigma_have_their_meaning(setting):
-    fields = elastic_field(3000, 32, torch.Generator().manual_seed(0), **setting)
-    assert fields.square().mean().sqrt().item() == pytest.approx(
-        expected_rms(**setting) / 16, rel=0.1
-    )
-
-
-def test_the_elastic_field_varies_over_the_image_as_the_paper_s_does():
-    """The rms at a place (larger at the reflecting border) is the direct definition's, and so is the correlation."""
-    matrix = gaussian_filter1d(np.eye(512), 100, axis=0)
-    covariance = 1e6 / 3 * np.multiply.outer(*[(matrix**2).sum(axis=1)] * 2)
-    fields = elastic_field(6000, 32, torch.Generator().manual_seed(1))[:, 0].double() * 16
-    direct = covariance.reshape(32, 16, 32, 16).mean(axis=(1, 3))
-    np.testing.assert_allclose(
-        fields.square().mean(dim=0).sqrt().numpy(), np.sqrt(direct), rtol=0.08
-    )
-    across = 1e6 / 3 * (matrix[8] @ matrix[256 + 8]) * (matrix[264] @ matrix[264])
-    assert (fields[:, 0, 16] * fields[:, 16, 16]).mean().item() == pytest.approx(
-        across, abs=0.1 * direct.max()
-    )
-
-
-def test_the_elastic_field_is_smooth():
-    fields = elastic_field(20, 128, torch.Generator().manual_seed(0))
-    rms = fields.square().mean().sqrt()
-    for axis in (2, 3):
-        assert fields.diff(dim=axis).square().mean().sqrt() < 0.1 * rms  # sigma is 25 pixels here
-        assert fields.diff(2, dim=axis).abs().max() < 0.05 * rms
-
-
-def test_the_elastic_field_depends_on_its_generator_alone():
-    one, same, other = (
-        elastic_field(2, 16, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(one, same) and not torch.equal(one, other)
-    assert not torch.equal(one[0], one[1]) and not torch.equal(one[0, 0], one[0, 1])
-
-
-# --- warp and augment -------------------------------------------------------------------------------------------------
-
-
-def make_batch(n=4, size=16, classes=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(n, 1, size, size, generator=generator) * 2 - 1
-    return images, torch.randint(0, classes, (n, size, size), generator=generator)
-
-
-def test_no_displacement_is_the_identity():
-    images, labels = make_batch()
-    moved, classes = warp(images, labels, torch.zeros(4, 2, 16, 16))
-    torch.testing.assert_close(moved, images, atol=1e-5, rtol=0)
-    assert torch.equal(classes, labels)
-
-
-@pytest.mark.parametrize("right, down", [(3, 0), (0, 2), (-1, 4)])
-def test_a_whole_displacement_takes_each_pixel_from_there_and_repeats_the_border(right, down):
-    images, labels = make_batch()
-    field = torch.tensor([right, down]).float()[None, :, None, None].expand(4, 2, 16, 16)
-    moved, classes = warp(images, labels, field)
-    rows, columns = ((torch.arange(16) + shift).clamp(0, 15) for shift in (down, right))
-    torch.testing.assert_close(moved, images[:, :, rows][..., columns], atol=1e-4, rtol=0)
-    assert torch.equal(classes, labels[:, rows][..., columns])
-
-
-def test_images_move_by_cubic_splines_and_keep_their_range():
-    ramp = torch.linspace(-0.8, 0.8, 16).expand(1, 1, 16, 16)
-    field = torch.zeros(1, 2, 16, 16)
-    field[:, 0] = 0.4
-    moved = warp(ramp, torch.zeros(1, 16, 16, dtype=torch.int64), field)[0]
-    torch.testing.assert_close(
-        moved[..., 2:-3], ramp[..., 2:-3] + 0.4 * 1.6 / 15, atol=0.005, rtol=0
-    )
-    for height in (0.5, 1.0):  # a spline overshoots at an edge; linear interpolation would not
-        edge = torch.where(torch.arange(16) < 8, -height, height).expand(1, 1, 16, 16)
-        peak = warp(edge, torch.zeros(1, 16, 16, dtype=torch.int64), field)[0].abs().max()
-        assert peak == 1 if height == 1 else 0.51 < peak < 0.7
-
-
-def test_an_affine_map_turns_images_and_labels_alike():
-    images, labels = make_batch()
-    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]).expand(4, 2, 3)
-    moved, classes = warp(images, labels, torch.zeros(4, 2, 16, 16), matrix=quarter)
-    assert torch.equal(classes, labels.rot90(-1, (1, 2))) or torch.equal(
-        classes, labels.rot90(1, (1, 2))
-    )
-    turn = -1 if torch.equal(classes, labels.rot90(-1, (1, 2))) else 1
-    torch.testing.assert_close(moved, images.rot90(turn, (2, 3)), atol=1e-4, rtol=0)
-
-
-WORDS = [
-    " ".join(chosen) for n in range(4) for chosen in combinations(augmentation.AUGMENTATIONS, n)
-]
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_augmented_labels_are_valid_classes_and_images_stay_in_range(words):
-    images, labels = make_batch(32)
-    generator = torch.Generator().manual_seed(0)
-    changed, classes = augment(images, labels, generator, words)
-    assert classes.dtype == torch.int64 and changed.dtype == torch.float32
-    assert changed.shape == images.shape and classes.shape == labels.shape
-    assert set(classes.unique().tolist()) <= set(labels.unique().tolist())
-    assert changed.abs().max() <= 1
-
-
-def test_augmentation_draws_the_same_numbers_whatever_is_switched_on():
-    images, labels = make_batch(5)
-    states = []
-    for words in WORDS:
-        generator = torch.Generator().manual_seed(3)
-        augment(images, labels, generator, words)
-        states.append(generator.get_state())
-    assert all(torch.equal(state, states[0]) for state in states)
-    assert not torch.equal(states[0], torch.Generator().manual_seed(3).get_state())
-
-
-def changed_samples(words, n=400, size=16):
-    images, labels = make_batch(n, size)
-    changed, classes = augment(images, labels, torch.Generator().manual_seed(1), words)
-    return (changed != images).flatten(1).any(dim=1), (classes != labels).flatten(1).any(dim=1)
-
-
-@pytest.mark.parametrize("word", augmentation.AUGMENTATIONS)
-def test_each_augmentation_changes_about_half_of_the_samples(word):
-    images, labels = changed_samples(word, size=64)
-    assert 0.43 < images.float().mean() < 0.57
-    if word == "intensity":
-        assert not labels.any()
-    else:
-        assert torch.equal(images | labels, images)
-
-
-def test_augmentations_choose_their_samples_independently():
-    chosen = [changed_samples(word, size=32)[0] for word in augmentation.AUGMENTATIONS]
-    for one, other in combinations(chosen, 2):
-        assert 0.17 < (one & other).float().mean() < 0.33
-    together = changed_samples(" ".join(augmentation.AUGMENTATIONS), size=32)[0]
-    assert torch.equal(together, chosen[0] | chosen[1] | chosen[2])
-
-
-def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given():
-    images, labels = make_batch(8)
-    before = images.clone(), labels.clone()
-    changed, classes = augment(images, labels, torch.Generator().manual_seed(0), "")
-    assert torch.equal(changed, images) and torch.equal(classes, labels)
-    augment(images, labels, torch.Generator().manual_seed(0), " ".join(augmentation.AUGMENTATIONS))
-    assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
-
-
-SHIPPED = {
-    (128, "target"): "59caed69bc1d7af1",
-    (128, "surrogate"): "adad34df3506faba",
-    (256, "target"): "9663b4f850dcc0b1",
-    (256, "surrogate"): "c4cdb4f8c35748d7",
-}
-
-
-@pytest.mark.parametrize("size, role", SHIPPED)
-def test_the_shipped_networks_are_found_by_their_names(size, role):
-    features, epochs = {128: (8, 80), 256: (16, 60)}[size]
-    phantoms = replace(load(size=32), size=size)  # the digest of phantoms is the same at every size
-    recipe = make_recipe(phantoms, role, depth=3, features=features, epochs=epochs)
-    path = weights_path(recipe)
-    assert path.stem == SHIPPED[size, role] and path.exists()
-    assert load_weights(path).recipe == recipe
+
+def test_a_validation_that_is_not_a_number_stops_the_training_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_validate", lambda *_: float("nan"))
+    with pytest.raises(ValueError, match="epoch 1 is -0.*validation IoU nan"):
+        train(toy(), "target", folder=tmp_path, **SETTINGS)
+
+
+# --- several networks -------------------------------------------------------------------------------------------------
+
+SMALL = {"depth": 1, "features": 2, "epochs": 1}
+
+
+def digests(networks):
+    return {role: trained.digest for role, trained in networks.items()}
+
+
+class Engine:
+    """An engine whose only worker pickles what it gets, as another process would."""
+
+    in_process = False
+    device = "cpu"
+
+    def __init__(self, error=None):
+        self.tasks, self.error = [], error
+
+    def map(self, function, next_task, shared):
+        shared = pickle.dumps(shared)
+        while (task := next_task()) is not None:
+            self.tasks.append(task["role"])
+            result = None if self.error else function(pickle.loads(shared), task)
+            yield task, result, self.error
+
+
+def test_workers_train_the_same_networks(tmp_path):
+    data, roles = toys.on_disk(tmp_path / "data"), ("target", ("surrogate", 3))
+    here = train_all(data, roles, folder=tmp_path / "here", **SMALL)
+    with start_engine("workers=2 threads=1") as engine:
+        there = train_all(data, roles, engine=engine, folder=tmp_path / "there", **SMALL)
+    assert digests(here) == digests(there) and list(there) == list(roles)
+    assert all(isinstance(trained, Trained) for trained in there.values())
+    names = sorted(path.name for path in (tmp_path / "here").iterdir())
+    assert len(names) == 4 and names == sorted(path.name for path in (tmp_path / "there").iterdir())
+
+
+def test_the_seed_of_a_role_is_its_own_or_that_of_all(tmp_path):
+    data = toys.on_disk(tmp_path / "data")
+    networks = train_all(data, ["target", ("target", 4)], folder=tmp_path, seed=4, **SMALL)
+    assert networks["target"].digest == networks["target", 4].digest
+    assert networks["target"].recipe == make_recipe(data, "target", seed=4, **SMALL)
+
+
+def test_workers_get_the_origin_of_a_dataset_and_train_what_is_missing(tmp_path):
+    data, engine = toys.on_disk(tmp_path / "data"), Engine()
+    train(data, "target", folder=tmp_path, **SMALL)
+    networks = train_all(data, ["target", "surrogate"], engine=engine, folder=tmp_path, **SMALL)
+    assert engine.tasks == ["surrogate"] and list(networks) == ["target", "surrogate"]
+
+
+def test_a_dataset_without_an_origin_is_sent_to_the_workers(tmp_path):
+    engine = Engine()
+    there = train_all(toy(), ["target"], engine=engine, folder=tmp_path / "there", **SETTINGS)
+    here = train_all(toy(), ["target"], folder=tmp_path / "here", **SETTINGS)
+    assert engine.tasks == ["target"] and digests(here) == digests(there)
+
+
+def test_what_a_worker_has_no_data_for_is_trained_here(tmp_path, monkeypatch):
+    data = toys.on_disk(tmp_path / "data")
+    other = replace(data, digest="of other files")
+    trained = train_all(other, ["target"], engine=Engine(), folder=tmp_path, **SMALL)["target"]
+    assert trained.recipe.source == "of other files"
+    monkeypatch.setattr(training, "_fit", None)
+    with pytest.raises(TypeError):
+        train_all(other, ["surrogate"], engine=Engine(), folder=tmp_path, **SMALL)
+
+
+def test_an_engine_in_this_process_trains_with_the_data_that_are_here(tmp_path):
+    engine = SimpleNamespace(device="cpu", in_process=True)
+    networks = train_all(toy(), ["target"], engine=engine, folder=tmp_path, **SETTINGS)
+    assert list(networks) == ["target"]
+
+
+def test_training_that_kills_its_workers_is_told_in_one_line(tmp_path):
+    class Deadly(Dataset):  # of this function, so that it is pickled with its code
+        def take(self, which):
+            os._exit(3)
+
+    data = Deadly(**vars(toy()))
+    with start_engine("workers=2 threads=1") as engine:
+        with pytest.raises(RuntimeError, match="killed while they trained the target network: st"):
+            train_all(data, ["target"], engine=engine, folder=tmp_path, **SETTINGS)
+
+
+def test_an_error_of_a_worker_is_the_caller_s(tmp_path):
+    lost = ConnectionError("the scheduler has gone")
+    with pytest.raises(ConnectionError, match="has gone"):
+        train_all(toy(), ["target"], engine=Engine(lost), folder=tmp_path, **SETTINGS)
+
+
+# --- a log that cannot be written -------------------------------------------------------------------------------------
+
+
+def test_a_log_in_a_folder_that_is_gone_does_not_end_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STUDY_LOG", str(tmp_path / "gone" / "log"))
+    trained = train(toy(), "target", folder=tmp_path, **SETTINGS)
+    assert len(trained.history) == 2 and "target: epoch 2/2" in capsys.readouterr().out
+
+
+def test_a_worker_trains_though_the_log_that_it_inherits_is_not_there(tmp_path, monkeypatch):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    monkeypatch.setenv("STUDY_LOG", str(folder / "log"))
+    data = toys.on_disk(tmp_path / "data")
+    with start_engine("workers=1 threads=1") as engine:
+        shutil.rmtree(folder)
+        networks = train_all(data, ["target"], engine=engine, folder=tmp_path, **SMALL)
+    assert len(networks["target"].history) == 1

@@ -1,0 +1,151 @@
+"""Weights files: what a network was trained by, and the proof that it is still the same."""
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import shorten
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from helpers.common.files import atomic_write, digest_bytes, digest_json
+from helpers.common.paths import PUBLISHED, WEIGHTS
+from helpers.common.provenance import commit, versions
+from helpers.network import UNet
+
+VERSION = 1  # of the training; raise it with a change that alters the weights
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a network's weights; its key names the weights file.
+
+    Attributes:
+        dataset: name of the dataset; `source` is the digest of its files.
+        training, validation: ids of the cases.
+        seed: of the initial weights and the augmentation; each role has its own.
+        augmentation: words of "elastic affine intensity", each applied to half of the samples.
+        precision: "bf16" (autocast) or "fp32".
+    """
+
+    dataset: str
+    source: str
+    size: int
+    num_classes: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    depth: int
+    features: int
+    epochs: int
+    batch_size: int
+    seed: int
+    augmentation: str
+    precision: str
+    version: int = VERSION
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of the recipe."""
+        return digest_json(asdict(self))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, the digest of its weights, its recipe and its learning curve.
+
+    Attributes:
+        history: one dict an epoch: epoch, loss (training), iou (validation, soft, mean of the
+            structures), seconds.
+    """
+
+    network: UNet
+    digest: str
+    recipe: Recipe
+    history: tuple[dict, ...]
+
+
+def weights_path(recipe: Recipe, folder: Path = WEIGHTS) -> Path:
+    """Where a recipe's weights are kept: in the folder, unless they are only in data/weights."""
+    own = folder / f"{recipe.key[:16]}.safetensors"
+    published = PUBLISHED / own.name
+    return published if published.exists() and not own.exists() else own
+
+
+def find_weights(digest: str, folder: Path = WEIGHTS) -> Path | None:
+    """The weights file of a digest (or its beginning), in the folder or in data/weights."""
+    for path in (*sorted(folder.glob("*.json")), *sorted(PUBLISHED.glob("*.json"))):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            if json.loads(path.read_text(encoding="utf-8"))["weights"].startswith(digest):
+                return path.with_suffix(".safetensors")
+    return None
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict: names, types, shapes and values."""
+    parts = []
+    for name, value in sorted(state.items()):
+        parts.append(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        parts.append(value.contiguous().cpu().numpy().tobytes())
+    return digest_bytes(*parts)
+
+
+def save_weights(path: Path, network: UNet, recipe: Recipe, history: Iterable[dict]) -> None:
+    """Write weights (safetensors) and a JSON side-car: digest, recipe, history and provenance."""
+    state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    card = {
+        "weights": state_digest(state),
+        "architecture": network.config,
+        "recipe": asdict(recipe),
+        "history": history,
+        "versions": versions(),
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+    }
+    _write(path, save(state), json.dumps(card, indent=1).encode())
+
+
+def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> None:
+    """Put a weights file and its side-car, trained elsewhere, where `train` looks for them."""
+    if not (folder / name).exists():
+        _write(folder / name, weights, card)
+
+
+def _write(path: Path, weights: bytes, card: bytes) -> None:
+    """Both files, the weights last: where they are, the side-car is theirs."""
+    for place, content in ((path.with_suffix(".json"), card), (path, weights)):
+        with atomic_write(place) as file:
+            file.write(content)
+
+
+def load_weights(path: Path) -> Trained:
+    """Read a network written by `save_weights` and verify it.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file or its side-car is damaged, altered, or of another architecture.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}: run 02_training with the same parameters")
+    side_car = path.with_suffix(".json")
+    try:
+        state = load_file(path)
+        card = json.loads(side_car.read_text(encoding="utf-8"))
+        digest, recipe, history = card["weights"], card["recipe"], tuple(card["history"])
+        if state_digest(state) != digest:
+            raise ValueError(f"its digest is not {digest}")
+        with torch.random.fork_rng():  # the initial weights use up random numbers
+            network = UNet(**card["architecture"])
+        network.load_state_dict(state)
+        cases = {part: tuple(recipe[part]) for part in ("training", "validation")}
+        return Trained(network.eval(), digest, Recipe(**recipe | cases), history)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        raise ValueError(
+            f"{path.name} is damaged or was altered ({shorten(str(error), 200)}): delete it and "
+            f"{side_car.name} in {path.parent} and train again"
+        ) from None
