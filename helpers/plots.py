@@ -1,7 +1,6 @@
 """The study's figures, from arrays and tables only.
 
-Radiographs are grey from −1 to 1, noise diverges at ±ε, label maps are contours. `Any` stands for
-an array or a tensor.
+Radiographs are grey from −1 to 1, noise diverges at ±ε, label maps are contours.
 """
 
 import json
@@ -13,31 +12,24 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 from scipy.ndimage import find_objects
 
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
+from helpers.curves import plot_curves as plot_curves
+from helpers.curves import plot_distribution as plot_distribution
+from helpers.curves import plot_learning_curves as plot_learning_curves
+from helpers.curves import plot_margin as plot_margin
 from helpers.evaluation import display_window
 
 STYLE = Path(__file__).with_name("study.mplstyle")
 # Okabe and Ito's colour-blind safe palette, in the order of the structures
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#E69F00", "#0072B2")
 REFERENCE = "#D9D9D9"  # contours of the truth or the target
-CURVES = {  # colour and marker of a curve
-    "white-box": ("#D55E00", "o"),
-    "black-box": ("#0072B2", "s"),
-    "random-noise": ("#666666", "^"),
-    "shuffled-noise": ("#009E73", "v"),
-    "small": ("#882255", "D"),
-    "large": ("#44AA99", "P"),
-}
-LEVEL = {"color": "#999999", "linewidth": 1, "linestyle": ":"}  # a value to compare with
-BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend right of its axes
 
 
 def use_style() -> None:
@@ -59,19 +51,17 @@ def save_figure(figure: Figure, path: str | Path, provenance: Mapping) -> None:
 def image_grid(
     rows: Sequence[str], columns: Sequence[str], *, side: float = 1.9
 ) -> tuple[Figure, np.ndarray]:
-    """Figure with square axes without ticks, for pictures.
+    """Figure and its square axes (rows, columns) for pictures.
 
     Args:
-        rows: what is on the left of each row.
-        columns: what is above each column.
+        rows: what is written on the left of each row.
+        columns: what is written above each column.
         side: of each of the axes [inches].
-
-    Returns:
-        The figure and its axes (rows, columns).
     """
+    layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
     size = side * len(columns), side * len(rows) + 0.5
-    figure, axes = _subplots(len(rows), len(columns), size, dpi=80)  # of the notebook's picture
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
+    figure = plt.figure(figsize=size, dpi=80, layout=layout)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -82,19 +72,12 @@ def image_grid(
     return figure, axes
 
 
-def _subplots(rows, columns, size, **options):
-    """Axes (rows, columns) in a layout that makes room for legends outside of them."""
-    options |= {"figsize": size, "squeeze": False, "layout": "constrained"}
-    return plt.subplots(rows, columns, **options)
-
-
 def show_image(
     ax: Axes, image: Any, labels: Any = None, *, reference: Any = None, window: Any = (-1, 1)
 ) -> None:
-    """Radiograph in grey with outlines.
+    """Radiograph (H, W) in grey with outlines.
 
     Args:
-        image: (H, W).
         labels: label map (H, W), outlined in colour.
         reference: label map (H, W) of the truth or the target, outlined in grey below.
         window: the intensities that are black and white.
@@ -182,13 +165,7 @@ def plot_predictions(
     structures: Sequence[str],
     titles: Sequence[str],
 ) -> Figure:
-    """One row of radiographs with predicted outlines in colour and true ones in grey.
-
-    Args:
-        images, predictions, truth: (N, H, W).
-        structures: names of classes 1 … K.
-        titles: N short texts.
-    """
+    """One row of radiographs (N, H, W) with predicted outlines in colour and true ones in grey."""
     figure, axes = image_grid([""], titles)
     for ax, image, labels, true in zip(axes[0], images, predictions, truth, strict=True):
         show_image(ax, image, labels, reference=true)
@@ -354,11 +331,11 @@ def plot_field(
 def plot_missed(missed: Mapping[str, Any], *, title: str) -> Figure:
     """Maps of target pixels that an attack did not reach, one for each structure.
 
-    All are cropped to the same frame. Shown is the share of targets that missed the pixel, where half of the targets hold it.
+    Shown is the share of targets that missed the pixel, where half of them hold it.
 
     Args:
-        missed: dict from the structure to two maps (H, W): share of cases that missed the pixel,
-            and share of cases whose target holds it.
+        missed: from the structure to two maps (H, W): share of cases that missed the pixel, and
+            share of cases whose target holds it. All are cropped to the same frame.
         title: what was done to the structures, written behind their names.
     """
     figure, axes = image_grid([""], [f"{name} {title}" for name in missed], side=2.2)
@@ -370,137 +347,4 @@ def plot_missed(missed: Mapping[str, Any], *, title: str) -> Figure:
         shown = ax.imshow(structure[frame], cmap="magma_r", vmin=0, vmax=100)
         ax.set_facecolor("#DDDDDD")
     figure.colorbar(shown, ax=axes[0], label="not reached [% of targets]", shrink=0.8, pad=0.01)
-    return figure
-
-
-def _curve_style(name, position):
-    """Colour and marker of a curve, by its name or else by its position among the others."""
-    colour, marker = CURVES.get(name, [*CURVES.values()][position % len(CURVES)])
-    return {"color": colour, "marker": marker}
-
-
-def _draw_band(ax, x, summary, *, color, marker, label=None):
-    """Mean IoU against a column, with its interval as a band."""
-    ax.plot(summary[x], summary["iou"], color=color, marker=marker, markersize=5, label=label)
-    band = summary["low"], summary["high"]
-    ax.fill_between(summary[x], *band, color=color, alpha=0.18, linewidth=0)
-
-
-def _about(summary):
-    """How many cases the means of a table are of, for its figure."""
-    counts = sorted({summary["n"].min(), summary["n"].max()})
-    return f"n = {'–'.join(map(str, counts))}, bands: 95 %"
-
-
-def plot_curves(
-    panels: Mapping[str, pd.DataFrame],
-    *,
-    x: str = "epsilon",
-    by: str = "attack",
-    xlabel: str = "noise level ε",
-    scale: str = "log",
-    levels: Mapping[str, tuple] | None = None,
-    ylabel: str = "mean IoU × 100",
-) -> Figure:
-    """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
-
-    Args:
-        panels: dict from a title to a DataFrame with the columns x, by, n, iou, low, high and, if
-            known, paper.
-        x, by: the columns along the axis and between curves.
-        scale: of x, "log" or "linear".
-        levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
-    """
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    spare = rows * columns > len(panels)  # a place for the legend, else it is on the right
-    size = (3.1 * columns + (0 if spare else 2.6), 3 * rows + 0.3)
-    figure, axes = _subplots(rows, columns, size, sharey=True)
-    for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
-    for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
-        _draw_curves(ax, summary.sort_values(x, kind="stable"), x, by)
-        if levels:
-            text, level = levels[title]
-            ax.axhline(level, **LEVEL, zorder=0, label=text)
-        ax.set(xscale=scale, xticks=summary[x].unique(), xlabel=xlabel, title=title)
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
-    for line in axes:
-        line[0].set(ylabel=ylabel, ylim=(-3, 103))
-    about = _about(pd.concat(panels.values()))
-    where = {"loc": "center"} if spare else BESIDE
-    axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)
-    return figure
-
-
-def _draw_curves(ax, summary, x, by):
-    """The curves of one panel, and the paper's values where it has some."""
-    for position, (name, rows) in enumerate(summary.groupby(by, sort=False)):
-        style = _curve_style(name, position)
-        _draw_band(ax, x, rows, **style, label=name)
-        if "paper" in rows and rows["paper"].notna().any():
-            style |= {"markersize": 5, "markerfacecolor": "white", "linestyle": "--"}
-            ax.plot(rows[x], rows["paper"], **style, linewidth=1, label=f"{name}, paper")
-
-
-def plot_margin(curve: pd.DataFrame, levels: Mapping[str, float], *, reach: float) -> Figure:
-    """IoU against the margin around the bounding box in which noise is allowed.
-
-    Args:
-        curve: columns margin [pixels], n, iou, low, high.
-        levels: from the setting to its IoU; "structure only" is drawn as a line.
-        reach: half of the receptive field [pixels].
-    """
-    figure, ((ax,),) = _subplots(1, 1, (6.6, 3.0))
-    _draw_band(ax, "margin", curve, **_curve_style("white-box", 0))
-    ax.axhline(levels["structure only"], **LEVEL, label="noise everywhere")
-    ax.axvline(reach, **LEVEL | {"linestyle": "--"}, label="half receptive field")
-    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100")
-    ax.legend(title=_about(curve), alignment="left", **BESIDE)
-    return figure
-
-
-def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
-    """Share of cases up to each value, one step curve for each name.
-
-    A curve that ends below 100 % is of cases of which some never got there.
-
-    Args:
-        values: dict from a name to N positive numbers, infinity for a case without one.
-    """
-    figure, ((ax,),) = _subplots(1, 1, (5.4, 3.0))
-    for position, (name, each) in enumerate(values.items()):
-        numbers = np.sort(np.asarray(each, dtype=float))
-        found = numbers[np.isfinite(numbers)]
-        share = 100 * np.arange(1, len(found) + 1) / len(numbers)
-        style = _curve_style(name, position) | {"linestyle": "--" if position % 2 else "-"}
-        ax.step(found, share, where="post", markersize=4, label=name, **style)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} cases [%]", ylim=(0, 104))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
-    ax.legend(**BESIDE)
-    return figure
-
-
-def plot_learning_curves(histories: Mapping[str, Sequence]) -> Figure:
-    """Training loss and validation IoU against the epoch, and where the kept weights are.
-
-    Args:
-        histories: dict from the network's name to its history, as in `training.Trained`.
-    """
-    figure, ((losses, ious),) = _subplots(1, 2, (7.6, 2.9))
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-    for (name, rows), colour in zip(histories.items(), colours, strict=False):
-        history = pd.DataFrame(rows).set_index("epoch")
-        percent = 100 * history["iou"]
-        best = percent.idxmax()
-        losses.plot(history["loss"], color=colour, label=name)
-        ious.plot(percent, color=colour, label=name)
-        ious.plot(best, percent[best], "o", color=colour, label=f"kept, epoch {best}")
-    losses.set(xlabel="epoch", ylabel="training loss (−soft IoU)")
-    ious.set(xlabel="epoch", ylabel="validation soft IoU × 100")
-    losses.legend()
-    ious.legend()
     return figure
