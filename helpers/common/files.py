@@ -64,7 +64,7 @@ def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], about: Map
         OSError: no space, or no permission.
     """
     text = json.dumps(about, sort_keys=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic_write(path) as file:
         file.write(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
 
