@@ -58,11 +58,11 @@ def side_by_side(summary: pd.DataFrame, *, columns: str) -> pd.DataFrame:
     Returns:
         Texts such as "25.3 (22.1–28.4)".
     """
-    keys = list(
-        summary.columns.drop([columns, "n", "iou", "low", "high", "paper"], errors="ignore")
-    )
+    values = {columns, "n", "iou", "low", "high", "paper"}
+    keys = [name for name in summary if name not in values]
     text = list(map(format_interval, summary["iou"], summary["low"], summary["high"]))
-    ours = summary.assign(text=text, source="ours", row=summary.groupby(keys, sort=False).ngroup())
+    order = summary.groupby(keys, sort=False).ngroup()
+    ours = summary.assign(text=text, source="ours", row=order)
     parts = [ours]
     if "paper" in summary:
         known = ours.dropna(subset="paper")
