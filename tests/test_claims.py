@@ -1,11 +1,14 @@
 """Each claim of the paper against tables that agree and tables that do not, and against the paper's own numbers."""
 
+import inspect
 import math
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 
-from helpers.claims import CLAIMS, decide, evaluate
+from helpers.claims import CLAIMS, decide, evaluate, report
 from helpers.common import paths
 from helpers.tables import PAPER, write_table
 
@@ -315,12 +318,10 @@ def test_a_level_at_which_both_symbols_get_there_does_not_tell_without_one_befor
 
 
 def test_where_both_symbols_get_there_at_the_same_level_the_one_before_tells():
-    at = lambda epsilon, iou: {
-        "compared_with": "target",
-        "attack": "white-box",
-        "epsilon": epsilon,
-        "iou": iou,
-    }  # noqa: E731
+    def at(epsilon, iou):
+        where = {"compared_with": "target", "attack": "white-box"}
+        return where | {"epsilon": epsilon, "iou": iou}
+
     for ahead, verdict in (
         (82.1, "holds"),
         (77.9, "does not hold"),
@@ -347,6 +348,26 @@ def test_the_published_verdicts_follow_from_the_published_tables(place):
     pd.testing.assert_frame_equal(published[found.columns], found)
 
 
+def test_a_rule_in_words_has_the_numbers_that_the_rule_in_code_compares_with():
+    for claim in CLAIMS:
+        numbers = inspect.signature(claim.decide).parameters.values()
+        numbers = {p.name: p.default for p in numbers if p.kind == p.KEYWORD_ONLY}
+        assert "{" not in claim.rule
+        if claim.name != STEP:  # its number says when PGD fails too
+            assert all(f"{number:g}" in claim.rule for number in numbers.values())
+
+
+def test_reading_verdicts_needs_no_notebook():
+    code = "import sys, helpers.claims; assert 'IPython' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
+
+
+def test_a_notebook_shows_its_verdicts_as_a_table(tmp_path):
+    text = report(save(tmp_path, agreeing_tables()), "03", source={"dataset": "phantom"}).data
+    assert text.startswith("| claim | paper | ours | rule | verdict |")
+    assert [line.split(" | ")[-1] for line in text.splitlines()[2:]] == ["holds |"] * 2
+
+
 def test_an_attack_that_fails_whatever_the_steps_does_not_decide_about_one_step():
     ways = agreeing_tables()["heart_attack_ways"]
     found = decide(BY_NAME[STEP], changed(ways, {"way": "PGD", "symbol": "small"}, "iou", 40.0))
@@ -361,34 +382,67 @@ def test_symbols_and_sizes_that_the_paper_did_not_try_decide_nothing_about_it(tm
         assert set(BY_NAME) - set(found["claim"]) == claims
 
 
-def test_tables_of_another_run_are_not_there(tmp_path):
-    run = {
-        "dataset": "phantom",
-        "size": 64,
-        "depth": 3,
-        "weights": "0730e12/cd",
-        "steps": 9,
-        "seed": 0,
-    }
-    tables = agreeing_tables()  # a digest alone may look like a number
-    for name, table in tables.items():
-        write_table(
-            tmp_path / f"{name}.csv",
-            table,
-            run | ({"weights": "0730e12"} if name == "table4" else {}),
-        )
-    assert len(evaluate(tmp_path, source=run)) == len(CLAIMS)
-    for other in (
-        {"dataset": "jsrt"},
-        {"size": 32},
-        {"depth": 2},
-        {"weights": "xy/cd"},
-        {"seed": 1},
-    ):
-        assert len(evaluate(tmp_path, source=run | other)) == 0
-        write_table(tmp_path / "clean.csv", tables["clean"], run | other)
-        found = evaluate(tmp_path, source=run)["claim"].tolist()
-        assert found == [claim.name for claim in CLAIMS if "clean" not in claim.tables]
+RUN = {
+    "dataset": "phantom",
+    "size": 64,
+    "depth": 3,
+    "weights": "0730e12/cd",  # a digest alone may look like a number
+    "steps": 9,
+    "seed": 0,
+    "precision": "bf16",
+}
+OTHERS_OF_RUN = [
+    {"dataset": "jsrt"},
+    {"size": 32},
+    {"depth": 2},
+    {"weights": "xy/cd"},
+    {"seed": 1},
+    {"steps": 20},
+    {"precision": "fp32"},
+]
+
+
+def save_run(folder, provenance=RUN):
+    for name, table in agreeing_tables().items():
+        own = {"weights": "0730e12"} if name == "table4" else {}
+        write_table(folder / f"{name}.csv", table, provenance | own)
+
+
+def test_tables_of_the_same_run_decide(tmp_path):
+    save_run(tmp_path)
+    found = evaluate(tmp_path, source=RUN)
+    assert found["verdict"].tolist() == ["holds"] * len(CLAIMS)
+    texts = {name: str(value) for name, value in RUN.items()}
+    pd.testing.assert_frame_equal(evaluate(tmp_path, source=texts), found)
+
+
+@pytest.mark.parametrize("other", OTHERS_OF_RUN, ids=lambda other: next(iter(other)))
+def test_no_table_of_another_run_decides_a_claim(tmp_path, other):
+    save_run(tmp_path)
+    found = evaluate(tmp_path, source=RUN | other)
+    assert found["claim"].tolist() == list(BY_NAME) and set(found["ours"]) == {""}
+    for claim, verdict in zip(CLAIMS, found["verdict"], strict=True):
+        assert verdict == f"{NOT_DECIDED} ({claim.tables[-1]} is of another run)"
+
+
+@pytest.mark.parametrize("other", OTHERS_OF_RUN, ids=lambda other: next(iter(other)))
+def test_a_claim_whose_table_is_of_another_run_says_so_and_the_others_are_decided(tmp_path, other):
+    save_run(tmp_path)
+    write_table(tmp_path / "table2.csv", agreeing_tables()["table2"], RUN | other)
+    found = evaluate(tmp_path, source=RUN)
+    for claim, verdict in zip(CLAIMS, found["verdict"], strict=True):
+        foreign = "table2" in claim.tables
+        assert verdict == (f"{NOT_DECIDED} (table2 is of another run)" if foreign else "holds")
+
+
+def test_what_a_table_or_the_source_does_not_say_tells_no_runs_apart(tmp_path):
+    old = {name: value for name, value in RUN.items() if name != "precision"}
+    save_run(tmp_path, old)
+    write_table(tmp_path / "clean.csv", agreeing_tables()["clean"], old | {"steps": ""})
+    assert (evaluate(tmp_path, source=RUN)["verdict"] == "holds").all()
+    save_run(tmp_path)
+    unknown = RUN | {"steps": "", "precision": ""}
+    assert (evaluate(tmp_path, source=unknown)["verdict"] == "holds").all()
 
 
 def test_a_dataset_of_lungs_only_does_not_decide_which_organ_fails_most():

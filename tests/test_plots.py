@@ -2,11 +2,11 @@
 
 import ast
 import json
-import math
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -75,9 +75,11 @@ def legend_of(figure):
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_grid_has_as_many_axes_as_asked_without_ticks():
-    figure, axes = plots.image_grid(2, 3)
+def test_a_grid_has_named_rows_and_columns_of_axes_without_ticks():
+    figure, axes = plots.image_grid("ab", "xyz")
     assert axes.shape == (2, 3) and len(figure.axes) == 6
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y", "z", "", "", ""]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["a", "", "", "b", "", ""]
     for ax in axes.flat:
         assert (
             not len(ax.get_xticks())
@@ -89,9 +91,8 @@ def test_a_grid_has_as_many_axes_as_asked_without_ticks():
 def test_a_radiograph_is_grey_from_minus_1_to_1_whatever_it_holds():
     for image in (np.zeros((4, 4)), torch.full((4, 4), 0.3), make_images()[0, 0]):
         _, ax = plt.subplots()
-        plots.show_image(ax, image, title="title")
+        plots.show_image(ax, image)
         check_image(ax, np.asarray(image))
-        assert ax.get_title() == "title"
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.16])
@@ -106,35 +107,38 @@ def test_noise_is_white_at_0_and_on_the_same_scale_up_and_down(epsilon):
 
 
 def test_each_structure_has_its_own_colour_and_grey_is_none_of_them():
-    assert (
-        len(set(plots.COLOURS)) == len(plots.COLOURS) >= 5 and plots.REFERENCE not in plots.COLOURS
-    )
-    colours, markers = zip(*plots.CURVES.values(), strict=True)
-    assert len(set(colours)) == len(set(markers)) == len(plots.CURVES)
+    assert len(set(plots.COLOURS)) == len(plots.COLOURS) >= 5
+    assert plots.REFERENCE not in plots.COLOURS
 
 
 def test_contours_are_drawn_only_for_classes_that_are_there_in_their_own_colour():
     labels = make_maps()[0]
     labels[labels == 2] = 0
     _, ax = plt.subplots()
-    plots.show_contours(ax, labels, classes=(1, 2, 3))
+    plots.show_contours(ax, labels)
     assert outlines(ax) == [plots.COLOURS[0], plots.COLOURS[2]]
     _, ax = plt.subplots()
-    plots.show_contours(ax, labels, classes=(3,))
-    assert outlines(ax) == [plots.COLOURS[2]]
-    _, ax = plt.subplots()
-    plots.show_contours(ax, labels, classes=(1, 3), reference=True)
+    plots.show_contours(ax, labels, reference=True)
     assert outlines(ax) == [plots.REFERENCE] * 2
+    for c in (0, 1):  # nothing but background, and nothing but one structure
+        _, ax = plt.subplots()
+        plots.show_contours(ax, torch.full((12, 12), c))
+        assert not ax.collections
+
+
+def test_label_maps_of_small_integers_have_the_same_outlines():
     _, ax = plt.subplots()
-    plots.show_contours(ax, torch.zeros(12, 12, dtype=torch.int64), classes=(1, 2, 3))
-    assert not ax.collections
+    plots.show_contours(ax, make_maps()[0].to(torch.uint8))
+    assert outlines(ax) == list(plots.COLOURS[:3])
+    heights = [part.get_zorder() for part in ax.collections]
+    assert heights == sorted(heights, reverse=True)  # where two meet, the earlier class is seen
 
 
 def test_a_contour_runs_between_the_pixels_and_is_closed_at_the_border_of_the_image():
     labels = np.zeros((6, 8), dtype=int)
     labels[0:3, 5:8] = 1  # in the corner
     _, ax = plt.subplots()
-    plots.show_contours(ax, labels, classes=(1,))
+    plots.show_contours(ax, labels)
     (part,) = ax.collections
     (path,) = part.get_paths()
     x, y = path.vertices.T
@@ -144,7 +148,7 @@ def test_a_contour_runs_between_the_pixels_and_is_closed_at_the_border_of_the_im
 
 
 def test_the_legend_names_each_structure_with_the_colour_of_its_contour():
-    figure, _ = plots.image_grid(1, 1)
+    figure, _ = plots.image_grid("a", "x")
     plots.add_legend(figure, STRUCTURES, reference="truth")
     expected = dict(zip(STRUCTURES, plots.COLOURS, strict=False))
     assert legend_of(figure) == expected | {"truth": plots.REFERENCE}
@@ -228,7 +232,7 @@ def test_a_grid_of_attacks_shows_each_at_its_row_and_column(as_dict):
         references,
         case=1,
         rows=rows,
-        columns=columns,
+        columns={column: f"ε = {column:g}" for column in columns},
         structures=STRUCTURES,
         reference_name="target",
     )
@@ -308,141 +312,6 @@ def test_nothing_missed_where_no_target_is_held_by_half_can_be_drawn():
     )
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
-
-
-def make_summary(attacks=("white-box", "black-box"), paper=(30.0, math.nan)):
-    rows = [
-        (attack, e, 7 + k, 50 - 100 * e + k, 40 - 100 * e, 60.0, paper[k])
-        for k, attack in enumerate(attacks)
-        for e in (0.01, 0.04, 0.16)
-    ]
-    return pd.DataFrame(rows, columns=["attack", "epsilon", "n", "iou", "low", "high", "paper"])
-
-
-def lines_of(ax):
-    return {line.get_label(): line for line in ax.lines}
-
-
-def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_where_it_has_one():
-    summary = make_summary()
-    figure = plots.plot_curves(
-        {"one": summary, "two": summary}, levels=dict.fromkeys(("one", "two"), ("none", 90.0))
-    )
-    assert len(figure.axes) == 2 and [ax.get_title() for ax in figure.axes] == ["one", "two"]
-    for ax in figure.axes:
-        lines = lines_of(ax)
-        assert set(lines) == {"white-box", "black-box", "white-box, paper", "none"}
-        for attack in ("white-box", "black-box"):
-            rows = summary[summary["attack"] == attack]
-            np.testing.assert_array_equal(lines[attack].get_xydata(), rows[["epsilon", "iou"]])
-            assert (lines[attack].get_color(), lines[attack].get_marker()) == plots.CURVES[attack]
-        np.testing.assert_array_equal(lines["white-box, paper"].get_ydata(), [30] * 3)
-        assert (
-            lines["white-box, paper"].get_linestyle() == "--"
-            and lines["white-box"].get_linestyle() == "-"
-        )
-        assert lines["none"].get_ydata()[0] == 90
-        y = ax.collections[0].get_paths()[0].vertices[:, 1]
-        assert (y.min(), y.max()) == (24, 60)
-        assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == [
-            "0.01",
-            "0.04",
-            "0.16",
-        ]
-    assert figure.axes[0].get_ylim()[0] <= 0 and figure.axes[0].get_ylim()[1] >= 100
-    assert figure.axes[1].get_legend().get_title().get_text() == "n = 7–8, bands: 95 %"
-
-
-def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place():
-    summary = make_summary(("white-box",))
-    figure = plots.plot_curves({name: summary for name in "abcde"}, scale="linear")
-    *drawn, spare = figure.axes
-    assert [ax.get_title() for ax in drawn] == list("abcde") and drawn[0].get_xscale() == "linear"
-    assert [ax.get_ylabel() != "" for ax in drawn] == [True, False, False, True, False]
-    figure.canvas.draw()
-    legend = spare.get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["white-box", "white-box, paper"]
-    assert legend.get_title().get_text() == "n = 7, bands: 95 %" and not spare.axison
-    box = legend.get_window_extent()
-    assert not any(box.overlaps(ax.get_tightbbox()) for ax in drawn) and figure.bbox.contains(
-        *box.max
-    )
-
-
-def test_curves_by_another_column_need_no_paper_and_have_different_colours():
-    summary = (
-        make_summary(("small", "large")).drop(columns="paper").rename(columns={"attack": "symbol"})
-    )
-    figure = plots.plot_curves({"steps": summary}, by="symbol", xlabel="steps", ylabel="IoU")
-    lines = lines_of(figure.axes[0])
-    assert (
-        list(lines) == ["small", "large"]
-        and lines["small"].get_color() != lines["large"].get_color()
-    )
-    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("steps", "IoU")
-
-
-def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_that_got_there():
-    values = {
-        "small": torch.tensor([0.04, 0.01, torch.inf, 0.02]),
-        "large": np.array([0.08, np.inf, np.inf, np.inf]),
-    }
-    figure = plots.plot_distribution(values, xlabel="smallest ε")
-    lines = lines_of(figure.axes[0])
-    np.testing.assert_allclose(
-        lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6
-    )
-    np.testing.assert_allclose(lines["large"].get_xydata(), [(0.08, 25)])
-    assert (
-        lines["small"].get_drawstyle() == "steps-post"
-        and figure.axes[0].get_xlabel() == "smallest ε"
-    )
-    assert (
-        lines["small"].get_linestyle() != lines["large"].get_linestyle()
-    )  # where one lies on the other
-    assert figure.axes[0].get_ylabel() == "share of 4 cases [%]"
-
-
-def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
-    figure = plots.plot_distribution({"small": np.full(3, np.inf)}, xlabel="ε")
-    assert not len(lines_of(figure.axes[0])["small"].get_xdata())
-    figure.canvas.draw()
-
-
-def test_learning_curves_mark_the_epoch_that_was_kept():
-    ious = {"target": [0.2, 0.9, 0.8], "surrogate": [0.3, 0.5, 0.7]}
-    histories = {
-        name: [{"epoch": k, "loss": -v, "iou": v} for k, v in enumerate(values, 1)]
-        for name, values in ious.items()
-    }
-    figure = plots.plot_learning_curves(histories)
-    assert len(figure.axes) == 2
-    lines = lines_of(figure.axes[1])
-    assert lines["kept, epoch 2"].get_xydata().tolist() == [[2, 90]]
-    assert lines["kept, epoch 3"].get_xydata().tolist() == [[3, 70]]
-    assert lines["target"].get_ydata().tolist() == [20, 90, 80]
-    assert lines_of(figure.axes[0])["surrogate"].get_ydata().tolist() == [-0.3, -0.5, -0.7]
-
-
-def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field():
-    curve = {
-        "margin": [0, 8, 16],
-        "n": 9,
-        "iou": [60.0, 80, 90],
-        "low": [55.0, 75, 85],
-        "high": [65.0, 85, 95],
-    }
-    curve = pd.DataFrame(curve)
-    figure = plots.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
-    (ax,) = figure.axes
-    line, level, reach = ax.lines
-    np.testing.assert_array_equal(line.get_xydata(), curve[["margin", "iou"]])
-    assert level.get_ydata()[0] == 92 and reach.get_xdata()[0] == 20
-    assert (level.get_label(), reach.get_label()) == ("noise everywhere", "half receptive field")
-    assert ax.get_legend().get_title().get_text() == "n = 9, bands: 95 %"
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 PROVENANCE = {"dataset": "phantom", "size": 64, "note": "ε = 0.04"}
@@ -490,39 +359,65 @@ def test_plotting_changes_no_array_and_closes_no_figure():
     other = small_figure()
     image, maps, noise = make_images(1)[0, 0], make_maps(2), make_images(1, seed=1)[0, 0] * 0.01
     before = [part.clone() for part in (image, maps, noise)]
-    summary = make_summary()
-    kept = summary.copy()
     plots.plot_attacks(
         {"": (image, image + noise, *maps, maps[0])}, structures=STRUCTURES, epsilon=0.01
     )
-    plots.plot_curves({"one": summary})
     assert all(torch.equal(a, b) for a, b in zip((image, maps, noise), before, strict=True))
-    pd.testing.assert_frame_equal(summary, kept)
-    assert plt.fignum_exists(other.number) and len(plt.get_fignums()) == 3
+    assert plt.fignum_exists(other.number) and len(plt.get_fignums()) == 2
+
+
+# --- style ------------------------------------------------------------------------------------------------------------
+
+
+def test_importing_plots_sets_no_style_and_using_it_does():
+    code = (
+        "import matplotlib; matplotlib.use('Agg'); import matplotlib.pyplot as plt\n"
+        "before = dict(plt.rcParams); from helpers import plots\n"
+        "assert dict(plt.rcParams) == before\n"
+        "plots.use_style()\n"
+        "changed = {name for name in before if plt.rcParams[name] != before[name]}\n"
+        "assert changed == {'font.size', 'axes.titlesize', 'axes.labelsize', 'legend.frameon',\n"
+        "    'legend.fontsize', 'xtick.labelsize', 'ytick.labelsize', 'axes.spines.top',\n"
+        "    'axes.spines.right', 'figure.constrained_layout.use'}, changed\n"
+        "assert (plt.rcParams['font.size'], plt.rcParams['figure.dpi']) == (9, 100)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_only_in_a_kernel_radiographs_become_jpeg(monkeypatch, kernel):
+    asked = []
+    record = lambda *formats, **options: asked.append((formats, options))  # noqa: E731
+    monkeypatch.setattr("matplotlib_inline.backend_inline.set_matplotlib_formats", record)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if kernel:
+        monkeypatch.setitem(sys.modules, "ipykernel", object())
+    with plt.rc_context():
+        plots.use_style()
+    assert asked == [(("jpeg",), {"pil_kwargs": {"quality": 60}})] * kernel
+
+
+# --- what plots may know ----------------------------------------------------------------------------------------------
 
 
 def imported(module):
     """Modules that a module of `helpers` imports, and those of `helpers` that these import in turn."""
-    tree = ast.parse((ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8"))
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            names |= (
-                {f"helpers.{alias.name}" for alias in node.names}
-                if node.module == "helpers"
-                else {node.module}
-            )
-    return names.union(
-        *(imported(name.split(".")[1]) for name in names if name.startswith("helpers."))
-    )
+            names.add(node.module)
+    return names.union(*(imported(name) for name in names if name.startswith("helpers.")))
 
 
 def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():
-    names = imported("plots")
-    helpers = {name for name in names if name.startswith("helpers.")}
-    assert helpers == {"helpers.evaluation", "helpers.files", "helpers.loss"}
+    names = imported("helpers.plots")
+    ours = {name.removeprefix("helpers.") for name in names if name.startswith("helpers.")}
+    common = {"common.files", "common.provenance", "common.paths"}
+    assert ours == common | {"curves", "evaluation", "loss"}
     assert not {name for name in names if name.startswith(("torch.", "torchvision"))}
-    direct = (ROOT / "helpers" / "plots.py").read_text(encoding="utf-8")
-    assert "import torch" not in direct and "from torch" not in direct
+    for module in ("plots", "curves"):
+        direct = (ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8")
+        assert "import torch" not in direct and "from torch" not in direct

@@ -31,7 +31,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text: Any = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file

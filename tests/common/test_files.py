@@ -1,4 +1,4 @@
-"""Whole files or none: replacing, digests and provenance."""
+"""Whole files or none, digests, and tensors that are as they were written."""
 
 import hashlib
 import json
@@ -7,11 +7,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from helpers.common import files, paths, progress, provenance
+from helpers.common import files, paths
 
 JSON = st.recursive(
     st.none()
@@ -123,59 +126,143 @@ def test_the_digest_of_bytes_is_that_of_the_parts_in_a_row():
     assert files.digest_bytes(b"ab", b"", b"c") == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_outside_a_clone_the_commit_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance.commit() == "unknown"
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+ABOUT = {"name": "ε", "numbers": [1, 2.5, None]}
 
 
-def test_the_commit_gets_a_plus_when_code_or_notebooks_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    git = [
-        "git",
-        "-C",
-        tmp_path,
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    try:
-        subprocess.run([*git, "init", "-q"], check=True)
-    except OSError:
-        pytest.skip("git is not installed")
-    code = tmp_path / "helpers" / "attack.py"
-    for path in (code, tmp_path / "README.md"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("1")
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "first", "--no-verify"], check=True)
-    clean = provenance.commit()
-    assert len(clean) == 10 and int(clean, 16) >= 0
-    (tmp_path / "README.md").write_text("2")
-    assert provenance.commit() == clean
-    code.write_text("2")
-    assert provenance.commit() == clean + "+"
+def arrays():
+    generator = np.random.default_rng(0)
+    return {
+        "noise": generator.integers(-127, 127, (2, 3, 4)).astype(np.int8),
+        "scores": generator.random((5,), dtype=np.float32),
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 3), np.float32),
+        "number": np.array(7, np.int64),
+    }
 
 
-def test_versions_name_python_and_the_numerical_packages():
-    assert set(provenance.versions()) == {"python", "torch", "numpy", "scipy"}
-    assert provenance.versions()["python"].split(".")[:2] == [
-        str(part) for part in sys.version_info[:2]
-    ]
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and (a == b).all()
 
 
-@pytest.mark.parametrize("profile", ["", ".", "..", "../elsewhere", "/elsewhere", "a/b"])
-def test_results_stay_in_the_run_folder(profile):
-    assert paths.run_folder("quick") == paths.RUNS / "quick"
-    with pytest.raises(ValueError, match="give the name of a folder"):
-        paths.run_folder(profile)
+def test_tensors_and_their_description_come_back_as_they_were_written(tmp_path):
+    files.write_tensors(tmp_path / "new" / "a.safetensors", arrays(), ABOUT)
+    found, about = files.read_tensors(str(tmp_path / "new" / "a.safetensors"))
+    assert about == ABOUT and found.keys() == arrays().keys()
+    assert all(same(found[name], array) for name, array in arrays().items())
+    assert os.listdir(tmp_path / "new") == ["a.safetensors"]
+
+
+def test_tensors_may_lie_in_memory_in_any_order(tmp_path):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    files.write_tensors(tmp_path / "a", {"turned": array.T, "every second": array[:, ::2]}, {})
+    found, _ = files.read_tensors(tmp_path / "a")
+    assert same(found["turned"], array.T) and same(found["every second"], array[:, ::2])
+
+
+def test_no_tensors_are_a_file_too(tmp_path):
+    files.write_tensors(tmp_path / "a", {}, ABOUT)
+    assert files.read_tensors(tmp_path / "a") == ({}, ABOUT)
+
+
+def metadata_of(path):
+    with safe_open(path, "numpy") as file:
+        return file.metadata()
+
+
+def test_the_digest_does_not_depend_on_the_order_of_names(tmp_path):
+    files.write_tensors(tmp_path / "a", arrays(), {"x": 1, "y": 2})
+    files.write_tensors(tmp_path / "b", dict(reversed(arrays().items())), {"y": 2, "x": 1})
+    assert metadata_of(tmp_path / "a") == metadata_of(tmp_path / "b")
+
+
+def test_a_file_that_is_not_there_is_not_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.read_tensors(tmp_path / "none")
+
+
+def test_a_changed_byte_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "a"
+    files.write_tensors(path, arrays(), ABOUT)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        try:
+            found, about = files.read_tensors(path)
+        except files.DamagedFileError:
+            continue
+        # a space of the header's padding, or the digest's own name, says nothing
+        assert about == ABOUT and all(same(found[name], a) for name, a in arrays().items())
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 100, -1, -40])
+def test_a_file_that_was_cut_off_is_noticed(tmp_path, size):
+    files.write_tensors(tmp_path / "a", arrays(), ABOUT)
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:size])
+    with pytest.raises(files.DamagedFileError):
+        files.read_tensors(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
-    "seconds, text", [(0, "0:00"), (0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")]
+    "content", [b"", b"{}", b"\x00" * 64, b"\xff" * 64, b"PK\x03\x04 not ours"]
 )
-def test_a_time_is_written_as_on_a_clock(seconds, text):
-    assert progress.format_duration(seconds) == text
+def test_a_file_of_something_else_is_damaged(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(files.DamagedFileError):
+        files.read_tensors(tmp_path / "a")
+
+
+def test_bytes_after_the_end_are_noticed(tmp_path):
+    files.write_tensors(tmp_path / "a", arrays(), ABOUT)
+    with open(tmp_path / "a", "ab") as file:
+        file.write(b"\x00")
+    with pytest.raises(files.DamagedFileError):
+        files.read_tensors(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "what", ["none", "no digest", "wrong", "of other arrays", "of another text"]
+)
+def test_a_digest_that_is_not_that_of_the_content_is_refused(tmp_path, what):
+    path = tmp_path / "a"
+    files.write_tensors(path, arrays(), ABOUT)
+    text, digest = json.dumps(ABOUT, sort_keys=True), "0" * 64
+    if what.startswith("of"):
+        other = arrays() | {"number": np.array(8, np.int64)} if "arrays" in what else arrays()
+        about = ABOUT if "arrays" in what else {"name": "δ"}
+        files.write_tensors(tmp_path / "b", other, about)
+        digest = metadata_of(tmp_path / "b")["digest"]
+    metadata = {"none": None, "no digest": {"about": text}}.get(
+        what, {"about": text, "digest": digest}
+    )
+    save_file(arrays(), path, metadata)
+    with pytest.raises(files.DamagedFileError, match="digest"):
+        files.read_tensors(path)
+
+
+def test_a_name_a_type_or_a_shape_is_part_of_the_digest(tmp_path):
+    files.write_tensors(tmp_path / "a", {"x": np.zeros((2, 3), np.float32)}, {})
+    metadata = metadata_of(tmp_path / "a")
+    for other in (
+        {"y": np.zeros((2, 3), np.float32)},
+        {"x": np.zeros((3, 2), np.float32)},
+        {"x": np.zeros((2, 3), np.int32)},
+    ):
+        save_file(other, tmp_path / "a", metadata)
+        with pytest.raises(files.DamagedFileError, match="digest"):
+            files.read_tensors(tmp_path / "a")
+
+
+def test_a_folder_in_the_place_of_a_file_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(OSError):
+        files.read_tensors(tmp_path)
+
+
+def test_an_error_while_tensors_are_written_leaves_the_old_ones(tmp_path):
+    files.write_tensors(tmp_path / "a", arrays(), ABOUT)
+    with pytest.raises(TypeError):
+        files.write_tensors(tmp_path / "a", {}, {"network": object()})
+    assert files.read_tensors(tmp_path / "a")[1] == ABOUT and os.listdir(tmp_path) == ["a"]

@@ -1,0 +1,160 @@
+"""Figures of numbers, from tables only: curves with their intervals, distributions, learning."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+CURVES = {  # colour and marker of a curve
+    "white-box": ("#D55E00", "o"),
+    "black-box": ("#0072B2", "s"),
+    "random-noise": ("#666666", "^"),
+    "shuffled-noise": ("#009E73", "v"),
+    "small": ("#882255", "D"),
+    "large": ("#44AA99", "P"),
+}
+LEVEL = {"color": "#999999", "linewidth": 1, "linestyle": ":"}  # a value to compare with
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend right of its axes
+
+
+def _subplots(rows, columns, size, **options):
+    """Axes (rows, columns) in a layout that makes room for legends outside of them."""
+    options |= {"figsize": size, "squeeze": False, "layout": "constrained"}
+    return plt.subplots(rows, columns, **options)
+
+
+def _curve_style(name, position):
+    """Colour and marker of a curve, by its name or else by its position among the others."""
+    colour, marker = CURVES.get(name, [*CURVES.values()][position % len(CURVES)])
+    return {"color": colour, "marker": marker}
+
+
+def _draw_band(ax, x, summary, *, color, marker, label=None):
+    """Mean IoU against a column, with its interval as a band."""
+    ax.plot(summary[x], summary["iou"], color=color, marker=marker, markersize=5, label=label)
+    band = summary["low"], summary["high"]
+    ax.fill_between(summary[x], *band, color=color, alpha=0.18, linewidth=0)
+
+
+def _about(summary):
+    """How many cases the means of a table are of, for its figure."""
+    counts = sorted({summary["n"].min(), summary["n"].max()})
+    return f"n = {'–'.join(map(str, counts))}, bands: 95 %"
+
+
+def plot_curves(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    x: str = "epsilon",
+    by: str = "attack",
+    xlabel: str = "noise level ε",
+    scale: str = "log",
+    levels: Mapping[str, tuple] | None = None,
+    ylabel: str = "mean IoU × 100",
+) -> Figure:
+    """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
+
+    Args:
+        panels: dict from a title to a DataFrame with the columns x, by, n, iou, low, high and, if
+            known, paper.
+        x, by: the columns along the axis and between curves.
+        scale: of x, "log" or "linear".
+        levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
+    """
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    spare = rows * columns > len(panels)  # a place for the legend, else it is on the right
+    size = (3.1 * columns + (0 if spare else 2.6), 3 * rows + 0.3)
+    figure, axes = _subplots(rows, columns, size, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
+        _draw_curves(ax, summary.sort_values(x, kind="stable"), x, by)
+        if levels:
+            text, level = levels[title]
+            ax.axhline(level, **LEVEL, zorder=0, label=text)
+        ax.set(xscale=scale, xticks=summary[x].unique(), xlabel=xlabel, title=title)
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+    for line in axes:
+        line[0].set(ylabel=ylabel, ylim=(-3, 103))
+    about = _about(pd.concat(panels.values()))
+    where = {"loc": "center"} if spare else BESIDE
+    axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)
+    return figure
+
+
+def _draw_curves(ax, summary, x, by):
+    """The curves of one panel, and the paper's values where it has some."""
+    for position, (name, rows) in enumerate(summary.groupby(by, sort=False)):
+        style = _curve_style(name, position)
+        _draw_band(ax, x, rows, **style, label=name)
+        if "paper" in rows and rows["paper"].notna().any():
+            style |= {"markersize": 5, "markerfacecolor": "white", "linestyle": "--"}
+            ax.plot(rows[x], rows["paper"], **style, linewidth=1, label=f"{name}, paper")
+
+
+def plot_margin(curve: pd.DataFrame, levels: Mapping[str, float], *, reach: float) -> Figure:
+    """IoU against the margin around the bounding box in which noise is allowed.
+
+    Args:
+        curve: columns margin [pixels], n, iou, low, high.
+        levels: from the setting to its IoU; "structure only" is drawn as a line.
+        reach: half of the receptive field [pixels].
+    """
+    figure, ((ax,),) = _subplots(1, 1, (6.6, 3.0))
+    _draw_band(ax, "margin", curve, **_curve_style("white-box", 0))
+    ax.axhline(levels["structure only"], **LEVEL, label="noise everywhere")
+    ax.axvline(reach, **LEVEL | {"linestyle": "--"}, label="half receptive field")
+    ax.set(xlabel="margin around the bounding box [pixels]", ylabel="IoU with the symbol × 100")
+    ax.legend(title=_about(curve), alignment="left", **BESIDE)
+    return figure
+
+
+def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
+    """Share of cases up to each value, one step curve for each name.
+
+    A curve that ends below 100 % is of cases of which some never got there.
+
+    Args:
+        values: dict from a name to N positive numbers, infinity for a case without one.
+    """
+    figure, ((ax,),) = _subplots(1, 1, (5.4, 3.0))
+    for position, (name, each) in enumerate(values.items()):
+        numbers = np.sort(np.asarray(each, dtype=float))
+        found = numbers[np.isfinite(numbers)]
+        share = 100 * np.arange(1, len(found) + 1) / len(numbers)
+        style = _curve_style(name, position) | {"linestyle": "--" if position % 2 else "-"}
+        ax.step(found, share, where="post", markersize=4, label=name, **style)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} cases [%]", ylim=(0, 104))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.legend(**BESIDE)
+    return figure
+
+
+def plot_learning_curves(histories: Mapping[str, Sequence]) -> Figure:
+    """Training loss and validation IoU against the epoch, and where the kept weights are.
+
+    Args:
+        histories: dict from the network's name to its history, as in `training.Trained`.
+    """
+    figure, ((losses, ious),) = _subplots(1, 2, (7.6, 2.9))
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+    for (name, rows), colour in zip(histories.items(), colours, strict=False):
+        history = pd.DataFrame(rows).set_index("epoch")
+        percent = 100 * history["iou"]
+        best = percent.idxmax()
+        losses.plot(history["loss"], color=colour, label=name)
+        ious.plot(percent, color=colour, label=name)
+        ious.plot(best, percent[best], "o", color=colour, label=f"kept, epoch {best}")
+    losses.set(xlabel="epoch", ylabel="training loss (−soft IoU)")
+    ious.set(xlabel="epoch", ylabel="validation soft IoU × 100")
+    losses.legend()
+    ious.legend()
+    return figure
