@@ -6,6 +6,7 @@ tissue, air and bone are summed along each ray, then exposed, scattered and deve
 case has the same anatomy (`a` in the formulas) at every size.
 """
 
+from itertools import pairwise
 from numbers import Integral, Real
 from types import SimpleNamespace
 
@@ -499,7 +500,7 @@ def _vessels(canvas, a, rng):
             tree = _tree(rng, start, angle)
             trees += [(path * (side, 1) + (x, y), radius) for path, radius in tree]
     points, radii = map(concatenate, zip(*trees, strict=True))
-    for low, high in ((0.0058, 0.0085), (0.0038, 0.0058), (0.0024, 0.0038), (0, 0.0024)):
+    for high, low in pairwise((0.0085, 0.0058, 0.0038, 0.0024, 0)):
         radius = max((low + high) / 2, 0.0014)
         chosen = points[(radii > low) & (radii <= high)]
         total += 0.27 * radius / 0.0085 * _strokes(canvas, chosen, radius, 0.002)
@@ -524,7 +525,7 @@ def _tree(rng, start, angle, step=0.002):
 def _spine(canvas, a):
     """Vertebral bodies with end plates, pedicles, spinous and transverse processes."""
     count = a.vertebra + canvas.y / (0.046 + 0.007 * canvas.y)
-    v = 2 * (count - np.floor(count)) - 1  # −1 … 1 from end plate to end plate
+    v = 2 * (count % 1) - 1  # −1 … 1 from end plate to end plate
     middle = a.spine_curve * sin(2 * pi * canvas.y + a.vertebra)
     u = (canvas.x - middle) / (0.034 + 0.010 * canvas.y)
     body = maximum(1 - abs(u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7

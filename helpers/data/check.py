@@ -23,22 +23,16 @@ def check(name: str, root: str | Path | None = None) -> bool:
     """
     source = scan(name, root)
     print(f"Dataset {source.name} in {source.root}", flush=True)
-    total = f"{len(set(source.patients.values()))} patients"
+    patients = set(source.patients.values())
+    total = f"{len(patients)} patients"
     if name == "jsrt":
         total = "247"
-        missing = [id for id in JSRT_IDS if id not in source.images]
-        if missing:
-            listed = ", ".join(missing[:5])
-            source.notes.insert(0, f"{len(missing)} of 247 images are missing: {listed}, …")
-    image_sizes, mask_sizes, found = _read_all(source)
-    print(f"  {len(source.images)} images of {total}")
-    print("  masks:", ", ".join(f"{found[structure]} {structure}" for structure in source.masks))
-    for kind, sizes in (("images", image_sizes), ("masks", mask_sizes)):
-        common = ", ".join(f"{size} ({n})" for size, n in sizes.most_common(5))
-        print(f"  size of {kind}:", common or "unknown")
+        _note_missing(source)
+    _print_counts(source, total)
     try:
         split = split_cases(source, test_cases=20, seed=0)
-        print("  split:", ", ".join(f"{len(ids)} {part}" for part, ids in split.items()))
+        parts = [f"{len(ids)} {part}" for part, ids in split.items()]
+        print("  split:", ", ".join(parts))
     except ValueError as error:
         source.problems.append(str(error))
     for title, lines in (("Notes", source.notes), ("Problems", source.problems)):
@@ -46,25 +40,43 @@ def check(name: str, root: str | Path | None = None) -> bool:
             print(f"{title} ({len(lines)}):", *lines[:SHOWN], sep="\n  ")
         if len(lines) > SHOWN:
             print(f"  and {len(lines) - SHOWN} more")
-    outlook = "cannot start before the problems are solved" if source.problems else "can start"
-    print(f"Training {outlook}.")
-    return not source.problems
+    if source.problems:
+        print("Training cannot start before the problems are solved.")
+        return False
+    print("Training can start.")
+    return True
 
 
-def _read_all(source):
-    """Counts of the images' sizes, of the masks' sizes and of each structure's masks."""
-    image_sizes, mask_sizes, found = Counter(), Counter(), Counter()
+def _note_missing(source):
+    missing = [id for id in JSRT_IDS if id not in source.images]
+    if missing:
+        listed = ", ".join(missing[:5])
+        if len(missing) > 5:
+            listed += ", …"
+        source.notes.insert(0, f"{len(missing)} of 247 images are missing: {listed}")
+
+
+def _print_counts(source, total):
+    """Read all files; print how many there are of each size, and note what is odd or wrong."""
+    sizes = {"images": Counter(), "masks": Counter()}
+    found = dict.fromkeys(source.masks, 0)
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
     for id, (image, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
         if image is not None:
-            image_sizes[format_shape(image)] += 1
+            sizes["images"][format_shape(image)] += 1
         for structure, mask in masks.items():
-            mask_sizes[format_shape(mask)] += 1
             found[structure] += 1
-            path, share = source.masks[structure][id], mask.mean()
+            sizes["masks"][format_shape(mask)] += 1
+            path = source.masks[structure][id]
+            share = mask.mean()
             if share == 0:
                 source.notes.append(f"{path} is empty")
             elif share > 0.6:
                 source.notes.append(f"{path} covers {share:.0%} of the image: is it inverted?")
-    return image_sizes, mask_sizes, found
+    print(f"  {len(source.images)} images of {total}")
+    listed = [f"{count} {structure}" for structure, count in found.items()]
+    print("  masks:", ", ".join(listed) or "none")
+    for kind, counts in sizes.items():
+        listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
+        print(f"  size of {kind}:", ", ".join(listed) or "unknown")

@@ -171,10 +171,9 @@ def _scan_jsrt(root):
         if id in images:
             source.images[id] = images[id]
             source.patients[id] = id
-            source.folds[id] = 1 if "fold1" in folds[id] else 2
-            if not folds[id]:
-                source.folds[id] = 2 - number % 2
-            if len(folds[id]) > 1:
+            own = folds[id] or {f"fold{2 - number % 2}"}
+            source.folds[id] = int(min(own)[-1])
+            if len(own) > 1:
                 source.problems.append(
                     f"{images[id]} and its masks are in fold 1 and in fold 2: keep one fold"
                 )
