@@ -47,10 +47,7 @@ LUNG_JITTER = 0.0026, 0.10
 LUNG_FORM = 0.004, 0.11  # likewise, how one lung's border differs from the next
 
 # What makes a case hard: (low, high) of a uniform distribution.
-HEART_DEPTH = (
-    0.85,
-    1.15,
-)  # air that the heart displaces [deepest lung]; below 1, lung shines through
+HEART_DEPTH = 0.85, 1.15  # air that the heart displaces [deepest lung]; the rest shines through
 RECESS_DEPTH = 0.10, 0.35  # lung behind the diaphragm [deepest lung]
 CLAVICLE_DENSITY = 0.26, 0.44  # attenuation along the clavicle's middle
 RIB_DENSITY = 0.22, 0.36
