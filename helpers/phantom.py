@@ -1,444 +1,486 @@
 """Synthetic posterior–anterior chest radiographs with true masks.
 
-A case is an anatomy sampled from a seed, in coordinates that know no pixels: x from the midline to the image's right
-(the patient's left), y downwards, lengths in image widths. Attenuations of tissue, air and bone are summed along each
-ray, then exposed, scattered and developed like film. A case has the same anatomy at every size.
+A case is an anatomy sampled from a seed, in coordinates that know no pixels: x from the midline to
+the image's right (the patient's left), y downwards, lengths in image widths. Attenuations of
+tissue, air and bone are summed along each ray, then exposed, scattered and developed like film. A
+case has the same anatomy (`a` in the formulas) at every size.
 """
 
+from itertools import pairwise
+from numbers import Integral, Real
 from types import SimpleNamespace
 
 import numpy as np
+from numpy import (
+    arange,
+    clip,
+    column_stack,
+    concatenate,
+    cos,
+    cumsum,
+    exp,
+    float32,
+    gradient,
+    hypot,
+    linspace,
+    maximum,
+    minimum,
+    pi,
+    sin,
+    sqrt,
+    where,
+)
+from numpy.linalg import inv, norm
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-# Raise it with a change that alters a drawing. The first is the digest of this file's text at the time when that was the
-# version, so that the networks and results of then are still found.
+# Raise it with a change that alters a drawing. The first is the digest of this file's text at the
+# time when that was the version, so that the networks and results of then are still found.
 VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
-LEFT, RIGHT = 1, -1  # the patient's side, as the sign of x
+LEFT, RIGHT = SIDES = 1, -1  # the patient's side, as the sign of x
 
-# What makes a case hard: (low, high) of a uniform distribution, unless said otherwise.
-HEART_JITTER = (
-    0.0061,
-    0.12,
-)  # an observer's deviation at jitter=1: rms and correlation length [image widths]
+# An observer's deviation at jitter=1: rms and correlation length [image widths].
+HEART_JITTER = 0.0061, 0.12
 CLAVICLE_JITTER = 0.0025, 0.05
 LUNG_JITTER = 0.0026, 0.10
-HEART_DEPTH = (
-    0.85,
-    1.15,
-)  # air that the heart displaces [deepest lung]; where it is less than all, lung shines through
+LUNG_FORM = 0.004, 0.11  # likewise, how one lung's border differs from the next
+
+# What makes a case hard: (low, high) of a uniform distribution.
+HEART_DEPTH = 0.85, 1.15  # air that the heart displaces [deepest lung]; the rest shines through
 RECESS_DEPTH = 0.10, 0.35  # lung behind the diaphragm [deepest lung]
 CLAVICLE_DENSITY = 0.26, 0.44  # attenuation along the clavicle's middle
 RIB_DENSITY = 0.22, 0.36
 SCATTER = 0.12, 0.45  # share of the exposure that comes back blurred
 CONTRAST = 0.75, 1.15  # slope of the film's response
 NOISE = 0.004, 0.011  # quantum noise, in units of the grey range, at 512 pixels
-LUNG_FORM = (
-    0.004,
-    0.11,
-)  # how one lung's border differs from the next: rms and correlation length [image widths]
+
+RIB_CAGE = PchipInterpolator(  # width by height, both relative
+    [-0.3, 0, 0.08, 0.2, 0.35, 0.55, 0.8, 1, 1.5],
+    [0.3, 0.46, 0.62, 0.77, 0.885, 0.96, 1, 0.99, 0.93],
+)
 
 
-def draw_case(case, size, *, seed=0, jitter=1.0):
+def draw_case(
+    case: int, size: int, *, seed: int = 0, jitter: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one synthetic radiograph and the masks of its five structures.
 
     Args:
-        case: number of the case, 0 or more; with `seed` it decides the anatomy, the film and the observer.
+        case: number of the case, 0 or more; with `seed` it decides the anatomy, the film and the
+            observer.
         size: height and width [pixels], 32 or more.
         seed: 0 or more; another seed is another population.
-        jitter: strength of the observer's smooth deviations in the masks; 0 draws the true ones, of the same image.
+        jitter: strength of the observer's smooth deviations in the masks; 0 draws the true ones, of
+            the same image.
 
     Returns:
-        image: float32 (size, size) in [−1, 1], bright where dense.
-        masks: bool (5, size, size) in the order of `STRUCTURES`. Clavicles and lungs overlap. Left and right are the
-            patient's: the right lung is on the image's left.
+        The image, float32 (size, size) in [−1, 1], bright where dense; and the masks, bool
+        (5, size, size) in the order of `STRUCTURES`. Clavicles and lungs overlap. Left and right
+        are the patient's: the right lung is on the image's left.
 
     Raises:
-        ValueError: `case`, `size` or `seed` is not a whole number in its range, or `jitter` not a number from 0.
+        ValueError: `case`, `size` or `seed` is not a whole number in its range, or `jitter` not a
+            number from 0.
     """
-    for name, value, least in (("case", case, 0), ("size", size, 32), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    if (
-        isinstance(jitter, bool)
-        or not isinstance(jitter, (int, float, np.number))
-        or not 0 <= jitter < np.inf
+    for name, value, kind, least in (
+        ("case", case, Integral, 0),
+        ("size", size, Integral, 32),
+        ("seed", seed, Integral, 0),
+        ("jitter", jitter, Real, 0),
     ):
-        raise ValueError(f"jitter must be a finite number of at least 0, not {jitter!r}")
-    streams = np.random.SeedSequence([int(seed), int(case)]).spawn(4)
-    body, texture, noise, observer = (np.random.default_rng(stream) for stream in streams)
+        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < np.inf:
+            words = "whole" if kind is Integral else "finite"
+            raise ValueError(f"{name} must be a {words} number of at least {least}, not {value!r}")
+    streams = np.random.SeedSequence([seed, case]).spawn(4)
+    body, texture, noise, observer = map(np.random.default_rng, streams)
     anatomy = _sample_anatomy(body)
-    canvas = _canvas(int(size), anatomy)
+    canvas = _Canvas(int(size), anatomy)
     image = _develop(_attenuation(canvas, anatomy, texture), canvas, anatomy, texture, noise)
     return image, _masks(canvas, anatomy, jitter, observer)
 
 
-# ------------------------------------------------------------------------------------------------------ anatomy
+# ------------------------------------------------------------------------------------------ anatomy
 def _sample_anatomy(rng):
-    """One patient and one exposure, as named numbers."""
-    uniform = lambda low, high: float(rng.uniform(low, high))  # noqa: E731
-    normal = lambda mean, sd: float(mean + sd * np.clip(rng.standard_normal(), -2, 2))  # noqa: E731
-    chance = lambda p: bool(rng.random() < p)  # noqa: E731
-    a = SimpleNamespace()
-    # Position, rib cage and lungs.
-    a.rotation, a.scale, a.shift = (
-        np.deg2rad(uniform(-3, 3)),
-        normal(1, 0.025),
-        (normal(0, 0.01), normal(0, 0.01)),
+    """One patient and one exposure: outlines, bones and numbers. The order of the draws counts."""
+
+    def normal(mean, sd):
+        return mean + sd * min(max(rng.standard_normal(), -2), 2)
+
+    a = SimpleNamespace(
+        rotation=np.deg2rad(rng.uniform(-3, 3)),
+        scale=normal(1, 0.025),
+        shift=np.array([normal(0, 0.01), normal(0, 0.01)]),
+        cage=normal(0.388, 0.013),
+        apex=normal(0.095, 0.012),
+        asymmetry=normal(0, 0.012),
     )
-    a.cage, a.apex, a.asymmetry = normal(0.388, 0.013), normal(0.095, 0.012), normal(0, 0.012)
     dome = normal(0.704, 0.024)
     a.dome = {RIGHT: dome, LEFT: dome + normal(0.019, 0.009)}
-    a.angle = {side: a.dome[side] + normal(0.085, 0.013) for side in (LEFT, RIGHT)}  # costophrenic
-    a.knob, a.form, a.air = normal(0.022, 0.008), int(rng.integers(2**31)), normal(1.62, 0.10)
-    a.recess, a.vessels = uniform(*RECESS_DEPTH), uniform(0.75, 1.3)
-    # Heart: width from the cardiothoracic ratio, resting on the left dome.
-    ratio = float(np.clip(normal(0.475, 0.042), 0.385, 0.575))
-    a.heart_size = np.array([ratio * 2 * a.cage, normal(0.338, 0.014) * (ratio / 0.475) ** 0.4])
-    bottom = a.dome[LEFT] + normal(0.030, 0.008)
-    a.heart_centre = np.array(
-        [a.heart_size[0] * normal(0.155, 0.025), bottom - a.heart_size[1] / 2]
+    a.angle = {side: a.dome[side] + normal(0.085, 0.013) for side in SIDES}  # costophrenic
+    vars(a).update(
+        lungs=_lungs(a, rng, normal),
+        air=normal(1.62, 0.10),
+        recess=rng.uniform(*RECESS_DEPTH),
+        vessels=rng.uniform(0.75, 1.3),
+        heart=_heart(a, rng, normal),
+        heart_depth=rng.uniform(*HEART_DEPTH),
+        clavicle_density=rng.uniform(*CLAVICLE_DENSITY),
+        clavicles=_clavicles(a, normal),
+        rib_density=rng.uniform(*RIB_DENSITY),
+        ribs=_ribs(a, normal),
+        **_sample_tissue(rng, normal),
+        **_sample_film(rng, normal),
     )
-    a.heart_axis, a.heart_waves, a.heart_depth = (
-        normal(0.60, 0.10),
-        rng.normal(0, 0.012, 4),
-        uniform(*HEART_DEPTH),
-    )
-    # Bones.
-    a.clavicle_density, a.clavicle_radius = uniform(*CLAVICLE_DENSITY), normal(0.0209, 0.0013)
-    a.clavicle_start = normal(0.070, 0.006), a.apex + normal(0.105, 0.012)
-    a.clavicle_rise = {side: normal(0.065, 0.025) for side in (LEFT, RIGHT)}
-    a.clavicle_bend = {side: normal(0.016, 0.006) for side in (LEFT, RIGHT)}
-    a.rib_density, a.rib_step, a.rib_drop = (
-        uniform(*RIB_DENSITY),
-        normal(0.060, 0.002),
-        normal(1, 0.12),
-    )
-    a.rib_start, a.scapula = a.apex + normal(0.018, 0.008), normal(0, 0.02)
-    a.spine_density, a.spine_curve, a.vertebra = (
-        uniform(0.18, 0.32),
-        normal(0, 0.005),
-        uniform(0, 6),
-    )
-    # Soft tissue.
-    a.thickness, a.flesh, a.shoulder, a.arms = (
-        normal(2.7, 0.25),
-        normal(0.095, 0.025),
-        normal(0, 0.025),
-        chance(0.3),
-    )
-    a.breast = uniform(0.15, 0.40) if chance(0.45) else 0.0
-    a.breast_shape = normal(0.205, 0.012), normal(0.60, 0.025), normal(0.125, 0.012)
-    a.trachea, a.stomach = normal(-0.006, 0.006), uniform(0.25, 0.60) if chance(0.8) else 0.0
-    a.stomach_shape = normal(0.165, 0.02), normal(0.095, 0.014), normal(0.055, 0.014)
-    # Film.
-    a.scatter, a.contrast, a.noise = uniform(*SCATTER), uniform(*CONTRAST), uniform(*NOISE)
-    a.brightness, a.tilt = normal(0, 0.035), (normal(0, 0.06), normal(0, 0.05))
-    a.marker = str(rng.choice(["", "", "R", "L"]))
-    a.marker_place = uniform(0.38, 0.44) * (LEFT if a.marker == "L" else RIGHT), uniform(0.06, 0.2)
-    a.patch, a.collimation = chance(0.15), rng.uniform(0, 0.02, 4) * chance(0.2)
     return a
+
+
+def _sample_tissue(rng, normal):
+    """Shoulder blades, spine, soft tissue and gas."""
+    return dict(
+        scapula=normal(0, 0.02),
+        spine_density=rng.uniform(0.18, 0.32),
+        spine_curve=normal(0, 0.005),
+        vertebra=rng.uniform(0, 6),
+        thickness=normal(2.7, 0.25),
+        flesh=normal(0.095, 0.025),
+        shoulder=normal(0, 0.025),
+        arms=rng.random() < 0.3,
+        breast=rng.uniform(0.15, 0.40) if rng.random() < 0.45 else 0.0,
+        breast_shape=(normal(0.205, 0.012), normal(0.60, 0.025), normal(0.125, 0.012)),
+        trachea=normal(-0.006, 0.006),
+        stomach=rng.uniform(0.25, 0.60) if rng.random() < 0.8 else 0.0,
+        stomach_shape=(normal(0.165, 0.02), normal(0.095, 0.014), normal(0.055, 0.014)),
+    )
+
+
+def _sample_film(rng, normal):
+    """Exposure, development and what lies on the film."""
+    film = dict(
+        scatter=rng.uniform(*SCATTER),
+        contrast=rng.uniform(*CONTRAST),
+        noise=rng.uniform(*NOISE),
+        brightness=normal(0, 0.035),
+        tilt=(normal(0, 0.06), normal(0, 0.05)),
+        marker=rng.choice(["", "", "R", "L"]),
+    )
+    side = LEFT if film["marker"] == "L" else RIGHT
+    return film | dict(
+        marker_place=(rng.uniform(0.38, 0.44) * side, rng.uniform(0.06, 0.2)),
+        patch=rng.random() < 0.15,
+        collimation=rng.uniform(0, 0.02, 4) * (rng.random() < 0.2),
+    )
 
 
 def _half_width(y, a):
     """Half of the rib cage's inner width at height `y`."""
-    height, width = (
-        [-0.3, 0, 0.08, 0.2, 0.35, 0.55, 0.8, 1, 1.5],
-        [0.3, 0.46, 0.62, 0.77, 0.885, 0.96, 1, 0.99, 0.93],
-    )
-    return a.cage * PchipInterpolator(height, width)((y - a.apex) / (a.angle[RIGHT] - a.apex))
+    return a.cage * RIB_CAGE((y - a.apex) / (a.angle[RIGHT] - a.apex))
 
 
 def _dome(x, a, side):
     """Height of the diaphragm's dome at distance |x| from the midline."""
-    t = np.clip((np.abs(x) - 0.04) / (a.cage - 0.04), -0.2, 1.1) - 0.42
-    fall = (a.angle[side] - a.dome[side]) * (np.maximum(t, 0) / 0.58) ** 2.3
-    return a.dome[side] + fall + 0.16 * np.minimum(t, 0) ** 2
+    t = clip((abs(x) - 0.04) / (a.cage - 0.04), -0.2, 1.1) - 0.42
+    fall = (a.angle[side] - a.dome[side]) * (maximum(t, 0) / 0.58) ** 2.3
+    return a.dome[side] + fall + 0.16 * minimum(t, 0) ** 2
 
 
-def _lung(a, side):
-    """Closed outline (700, 2) of all that holds air, the part behind the heart included."""
-    if side == RIGHT:
-        edge = [(0.070, 0.60), (0.075, 0.52), (0.080, 0.44), (0.072, 0.34), (0.062, 0.26)]
-    else:
-        edge = [
-            (0.055, 0.60),
-            (0.060, 0.50),
-            (0.090, 0.425),
-            (0.078, 0.385),
-            (0.065 + a.knob, 0.325),
-            (0.062, 0.27),
-        ]
-    apex = [
-        (0.060, 0.085),
-        (0.072, 0.045),
-        (0.098, 0.013),
-        (0.135, 0),
-        (0.170, 0.007),
-        (0.203, 0.030),
-    ]
-    wall_y = np.linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
-    wall = np.stack([_half_width(wall_y, a) + a.asymmetry * side * (wall_y - a.apex), wall_y], 1)
-    upper = _curve([*edge, *(np.array(apex) + (0, a.apex)), *wall], 160)
-    foot = np.linspace(wall[-1, 0] - 0.008, 0.07 if side == RIGHT else 0.10, 60)
-    outline = np.concatenate([upper, np.stack([foot, _dome(foot, a, side)], 1), upper[:1]])
-    return _wander(np.random.default_rng(a.form), LUNG_FORM, _curve(outline, 701)[:-1] * (side, 1))[
-        0
-    ]
+def _lungs(a, rng, normal):
+    """Outlines (700, 2) of all that holds air, the part behind the heart included."""
+    knob = (0.065 + normal(0.022, 0.008), 0.325)  # of the aorta
+    form = rng.integers(2**31)
+    medial = {
+        LEFT: [(0.055, 0.60), (0.06, 0.50), (0.09, 0.425), (0.078, 0.385), knob, (0.062, 0.27)],
+        RIGHT: [(0.070, 0.60), (0.075, 0.52), (0.080, 0.44), (0.072, 0.34), (0.062, 0.26)],
+    }
+    rise = [(0.060, 0.085), (0.072, 0.045), (0.098, 0.013)]
+    fall = [(0.135, 0), (0.170, 0.007), (0.203, 0.030)]
+    apex = np.array(rise + fall) + (0, a.apex)
+    lungs = []
+    for side, corner in ((LEFT, 0.10), (RIGHT, 0.07)):
+        y = linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
+        wall = column_stack([_half_width(y, a) + a.asymmetry * side * (y - a.apex), y])
+        upper = _curve([*medial[side], *apex, *wall], 160)
+        foot = linspace(wall[-1, 0] - 0.008, corner, 60)
+        lower = column_stack([foot, _dome(foot, a, side)])
+        outline = _curve([*upper, *lower, upper[0]], 701)[:-1] * (side, 1)
+        lungs.append(_wander(np.random.default_rng(form), LUNG_FORM, outline))
+    return lungs
 
 
-def _heart(a):
-    """Centre (2,) of the heart and its closed outline (360, 2), in which each direction occurs once."""
-    t = np.linspace(-np.pi, np.pi, 361)[:-1]
-    turned = t - a.heart_axis
-    r = 1 + 0.11 * np.cos(2 * turned) + 0.075 * np.cos(3 * turned) - 0.015 * np.cos(4 * turned)
-    r += sum(wave * np.cos(k * (t + 7 * a.heart_axis)) for k, wave in enumerate(a.heart_waves, 2))
-    outline = r[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
-    stretch = a.heart_size / np.ptp(outline, axis=0)
-    centre = a.heart_centre - stretch * (outline.max(0) + outline.min(0)) / 2
+def _heart(a, rng, normal):
+    """Centre (2,) of the heart and its outline (360, 2), in which each direction occurs once.
+
+    Its width comes from the cardiothoracic ratio, and it rests on the left dome.
+    """
+    ratio = min(max(normal(0.475, 0.042), 0.385), 0.575)
+    width = ratio * 2 * a.cage
+    height = normal(0.338, 0.014) * (ratio / 0.475) ** 0.4
+    bottom = a.dome[LEFT] + normal(0.030, 0.008)
+    middle = np.array([width * normal(0.155, 0.025), bottom - height / 2])
+    axis = normal(0.60, 0.10)
+    t = linspace(-pi, pi, 361)[:-1]
+    turned = t - axis
+    r = 1 + 0.11 * cos(2 * turned) + 0.075 * cos(3 * turned) - 0.015 * cos(4 * turned)
+    waves = enumerate(rng.normal(0, 0.012, 4), 2)
+    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in waves)
+    outline = r[:, None] * column_stack([cos(t), sin(t)])
+    stretch = (width, height) / np.ptp(outline, axis=0)
+    centre = middle - stretch * (outline.max(0) + outline.min(0)) / 2
     return centre, centre + stretch * outline
 
 
-def _clavicle(a, side):
-    """Line (160, 2) from sternum to shoulder, radius (160,), and the outline (300, 2) as readers draw it."""
-    (x, y), t = a.clavicle_start, np.linspace(0, 1, 160)
-    x = x + (0.42 - x) * t
-    y = (
-        y
-        - a.clavicle_rise[side] * t
-        - a.clavicle_bend[side] * np.sin(2 * np.pi * t)
-        + 0.3 * side * a.asymmetry
-    )
-    radius = a.clavicle_radius * (1 + 0.22 * np.exp(-((t / 0.15) ** 2)) + 0.12 * t)
-    line, drawn = np.stack([side * x, y], 1), x < _half_width(y, a) + 0.004  # over the ribs
-    across = np.gradient(line, axis=0)[:, ::-1] * (-1, 1)
-    across *= (radius / np.linalg.norm(across, axis=1))[:, None]
-    t = np.linspace(-np.pi / 2, np.pi / 2, 20)[:, None]  # the round medial end
-    end = line[0] + np.sin(t) * across[0] + np.cos(t) * across[0, ::-1] * (-1, 1)
-    outline = np.concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end[1:-1]])
-    return line, radius, _curve([*outline, outline[0]], 301)[:-1]
+def _clavicles(a, normal):
+    """Both clavicles as tubes (160, 4) from sternum to shoulder, and their outlines (300, 2)."""
+    thickness = normal(0.0209, 0.0013)
+    start = normal(0.070, 0.006), a.apex + normal(0.105, 0.012)
+    rises = [normal(0.065, 0.025) for _ in SIDES]
+    bends = [normal(0.016, 0.006) for _ in SIDES]
+    tubes, outlines = [], []
+    for side, rise, bend in zip(SIDES, rises, bends, strict=True):
+        (x, y), t = start, linspace(0, 1, 160)
+        x = x + (0.42 - x) * t
+        y = y - rise * t - bend * sin(2 * pi * t) + 0.3 * side * a.asymmetry
+        radius = thickness * (1 + 0.22 * _bump(t, 0.15) + 0.12 * t)
+        line = column_stack([side * x, y])
+        drawn = x < _half_width(y, a) + 0.004  # over the ribs
+        across = gradient(line, axis=0)[:, ::-1] * (-1, 1)
+        across *= (radius / norm(across, axis=1))[:, None]
+        t = linspace(-pi / 2, pi / 2, 20)[:, None]  # the round medial end
+        end = line[0] + sin(t) * across[0] + cos(t) * across[0, ::-1] * (-1, 1)
+        outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end[1:-1]])
+        outlines.append(_curve([*outline, outline[0]], 301)[:-1])
+        tubes.append(column_stack([line, radius, _ramp(linspace(7, 0, 160))]))
+    return tubes, outlines
 
 
-def _ribs(a):
-    """Posterior and anterior halves of eleven pairs of ribs, each a helix, as tubes (line, radius, weight)."""
+def _ribs(a, normal):
+    """Posterior and anterior halves of eleven pairs of ribs, each a helix, as tubes (n, 4)."""
+    space, slope = normal(0.060, 0.002), normal(1, 0.12)
+    first = a.apex + normal(0.018, 0.008)
     posterior, anterior = [], []
     for k in range(11):
-        drop = a.rib_drop * (0.055 + 0.090 * (1 - np.exp(-k / 2.5)) + 0.004 * k)
-        start = a.rib_start + a.rib_step * k
+        drop = slope * (0.055 + 0.090 * (1 - exp(-k / 2.5)) + 0.004 * k)
+        start = first + space * k
         width = _half_width(start + drop, a) + 0.006
-        phi = np.linspace(
-            0.04, np.deg2rad(146 - 4 * k), 140
-        )  # from the spine around the side to the front
-        rise = drop * (0.55 * (1 - np.cos(phi)) + 0.45 * phi / (np.pi / 2))
-        helix = np.stack([width * np.sin(phi), start + rise, 0.75 * width * np.cos(phi)], 1)
-        step = np.gradient(helix, axis=0)
-        along = np.linalg.norm(step, axis=1) / np.linalg.norm(
-            step[:, :2], axis=1
-        )  # the ray's path through the rib
-        weight = (
-            np.minimum(along, 1.7) * _ramp((phi + 0.02) / 0.3) * _ramp((phi[-1] - phi) / 0.3)
-        )  # cartilage is clear
-        front = _ramp((phi - np.deg2rad(75)) / np.deg2rad(30))
-        for side in (LEFT, RIGHT):
-            for half, share, radius in (
-                (posterior, 1 - front, 0.0115),
-                (anterior, 0.85 * front, 0.0130),
-            ):
-                part = share > 0
-                half.append(
-                    (helix[part, :2] * (side, 1), radius + 0.0003 * k, (weight * share)[part])
-                )
+        phi = linspace(0.04, np.deg2rad(146 - 4 * k), 140)  # from the spine around to the front
+        rise = drop * (0.55 * (1 - cos(phi)) + 0.45 * phi / (pi / 2))
+        helix = column_stack([width * sin(phi), start + rise, 0.75 * width * cos(phi)])
+        step = gradient(helix, axis=0)
+        path = norm(step, axis=1) / norm(step[:, :2], axis=1)  # of the ray
+        weight = minimum(path, 1.7) * _ramp(phi, -0.02, 0.3) * _ramp(phi, phi[-1], -0.3)
+        front = _ramp(phi, np.deg2rad(75), np.deg2rad(30))
+        halves = (posterior, 1 - front, 0.0115), (anterior, 0.85 * front, 0.0130)
+        for side in SIDES:
+            for half, share, radius in halves:
+                radii = np.full(140, radius + 0.0003 * k)
+                tube = column_stack([helix[:, :2] * (side, 1), radii, weight * share])
+                half.append(tube[share > 0])
     return posterior, anterior
 
 
-# ----------------------------------------------------------------------------------------------------- geometry
-def _canvas(size, a):
-    """The pixel grid: coordinates x, y (size, size) of the pixels' centres, and the ways back to pixels."""
-    cos, sin = a.scale * np.cos(a.rotation), a.scale * np.sin(a.rotation)
-    turn, middle = np.array([[cos, -sin], [sin, cos]]), np.array([0.5, 0.5]) + a.shift
-    edge = (np.arange(size) + 0.5) / size
-    x, y = np.tensordot(
-        np.linalg.inv(turn), np.meshgrid(edge - middle[0], edge - middle[1]), 1
-    ).astype(np.float32)
-    pixels = lambda points: ((np.asarray(points) - (0, 0.5)) @ turn.T + middle) * size - 0.5  # noqa: E731
-    return SimpleNamespace(
-        size=size, x=x, y=y + np.float32(0.5), edge=edge, pixels=pixels, unit=a.scale * size
-    )
+# ----------------------------------------------------------------------------------------- geometry
+class _Canvas:
+    """The pixel grid of one size: its pixels' coordinates, and the way back from points to pixels.
+
+    Attributes:
+        x, y: (size, size), coordinates of the pixels' centres.
+        edge: (size,), place of the centres along an edge [image widths].
+        unit: pixels in a unit of length.
+    """
+
+    def __init__(self, size, a):
+        c, s = cos(a.rotation), sin(a.rotation)
+        self.turn = a.scale * np.array([[c, -s], [s, c]])
+        self.middle = 0.5 + a.shift
+        self.size = size
+        self.unit = a.scale * size
+        self.edge = (arange(size) + 0.5) / size
+        film = np.meshgrid(*(self.edge - middle for middle in self.middle))
+        self.x, y = np.tensordot(inv(self.turn), film, 1).astype(float32)
+        self.y = y + float32(0.5)
+
+    def pixels(self, points):
+        """Column and row (n, 2) of points (n, 2); whole numbers are the pixels' centres."""
+        return ((points - (0, 0.5)) @ self.turn.T + self.middle) * self.size - 0.5
 
 
 def _curve(points, n):
     """`n` evenly spaced points (n, 2) of a curve through the given ones that does not overshoot."""
-    along = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
-    return PchipInterpolator(along, points)(np.linspace(0, along[-1], n))
+    along = np.r_[0, cumsum(norm(np.diff(points, axis=0), axis=1))]
+    return PchipInterpolator(along, points)(linspace(0, along[-1], n))
 
 
-def _wander(rng, strength, *outlines, scale=1.0):
-    """Outlines displaced by one smooth random field; `strength` is its rms, times `scale`, and correlation length."""
-    (rms, length), points = strength, np.concatenate(outlines)
-    knots = np.arange(-0.7, 1.2, length)
-    weights = np.exp(-0.5 * ((points[:, :, None] - knots) / (0.7 * length)) ** 2)
-    weights /= np.linalg.norm(weights, axis=2, keepdims=True)
+def _wander(rng, strength, points, scale=1.0):
+    """Points (n, 2) displaced by a smooth random field.
+
+    Its `strength` is its rms, which `scale` multiplies, and its correlation length.
+    """
+    rms, length = strength
+    knots = arange(-0.7, 1.2, length)
+    weights = _weights(points, knots, 0.7 * length)
     noise = rng.standard_normal((2, len(knots), len(knots)))
-    moved = points + scale * rms * ((weights[:, 0] @ noise) * weights[:, 1]).sum(2).T
-    return np.split(moved, np.cumsum([len(outline) for outline in outlines])[:-1])
+    return points + scale * rms * ((weights[:, 0] @ noise) * weights[:, 1]).sum(2).T
+
+
+def _weights(at, knots, width, dtype=np.float64):
+    """Weight (…, k) of each knot of a smooth random field; their squares sum to 1."""
+    weights = exp(-0.5 * ((at[..., None] - knots) / width) ** 2).astype(dtype)
+    return weights / norm(weights, axis=-1, keepdims=True)
 
 
 def _fill(canvas, outline):
     """Mask (size, size) of the pixels whose centres lie within a closed outline (even–odd rule)."""
     size, p = canvas.size, canvas.pixels(outline)
-    q = np.roll(p, -1, axis=0)
-    first, last = np.sort(np.clip(np.ceil([p[:, 1], q[:, 1]]), 0, size).astype(int), axis=0)
-    edge = np.repeat(np.arange(len(p)), last - first)  # one entry for each row that an edge crosses
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
-    x = p[edge, 0] + (row - p[edge, 1]) / (q[edge, 1] - p[edge, 1]) * (q[edge, 0] - p[edge, 0])
-    column = np.clip(np.ceil(x), 0, size).astype(int)
-    toggles = np.bincount(row * (size + 1) + column, minlength=size * (size + 1)).astype(np.uint8)
-    return np.cumsum(toggles.reshape(size, size + 1)[:, :-1], axis=1, dtype=np.uint8) % 2 == 1
+    above = p[:, 1] <= arange(size)[:, None]
+    row, edge = np.nonzero(above != np.roll(above, -1, axis=1))  # where a row crosses an edge
+    (px, py), (qx, qy) = p[edge].T, np.roll(p, -1, axis=0)[edge].T
+    x = px + (row - py) / (qy - py) * (qx - px)
+    inside = np.zeros((size, size), bool)
+    np.logical_xor.at(inside, row, arange(size) >= x[:, None])
+    return inside
 
 
 def _nearest(canvas, lines):
-    """For each pixel the index of the nearest of all the lines' points, and the exact distance from that line."""
-    points = np.concatenate(lines)
-    tangent = np.concatenate([np.gradient(line, axis=0) for line in lines])
-    step = np.linalg.norm(tangent, axis=1, keepdims=True)
-    table = np.concatenate([points, tangent / step, 1.5 * step], axis=1).astype(np.float32)
+    """Index of the nearest of the lines' points to each pixel, and the distance from its line."""
+    points = concatenate(lines)
+    tangent = concatenate([gradient(line, axis=0) for line in lines])
+    step = norm(tangent, axis=1, keepdims=True)
+    table = column_stack([points, tangent / step, 1.5 * step]).astype(float32)
     cells = max(128, canvas.size // 2)
     seeds = np.floor((canvas.pixels(points) + 0.5) * (cells / canvas.size)).astype(int)
     seen = ((seeds >= 0) & (seeds < cells)).all(1)
+    column, row = seeds[seen].T
     grid = np.full((cells, cells), -1)
-    grid[seeds[seen, 1], seeds[seen, 0]] = np.flatnonzero(seen)
-    row, column = distance_transform_edt(grid < 0, return_distances=False, return_indices=True)
-    pick = (np.arange(canvas.size) * cells) // canvas.size
-    index = grid[row, column][
-        pick[:, None], pick
-    ]  # coarse, but the distance is perpendicular to the line there
+    grid[row, column] = np.flatnonzero(seen)
+    nearest = distance_transform_edt(grid < 0, return_distances=False, return_indices=True)
+    pick = arange(canvas.size) * cells // canvas.size
+    # The index is coarse, but the distance is perpendicular to the line there.
+    index = grid[*nearest][np.ix_(pick, pick)]
     px, py, tx, ty, reach = np.take(table.T, index, axis=1)
     dx, dy = canvas.x - px, canvas.y - py
-    beyond = np.maximum(np.abs(dx * tx + dy * ty) - reach, 0)
-    return index, np.hypot(dx * ty - dy * tx, beyond)
+    beyond = maximum(abs(dx * tx + dy * ty) - reach, 0)
+    return index, hypot(dx * ty - dy * tx, beyond)
 
 
 def _tubes(canvas, tubes):
-    """The ray's path through bones (line, radius, weight) with a dense cortex around marrow; 1 if solid."""
-    index, distance = _nearest(canvas, [line for line, _, _ in tubes])
-    table = [
-        np.stack(np.broadcast_arrays(radius, weight, line[:, 0])[:2], 1)
-        for line, radius, weight in tubes
-    ]
-    radius, weight = np.take(np.concatenate(table).astype(np.float32).T, index, axis=1)
+    """The ray's path through bones with a dense cortex around marrow; 1 if solid.
+
+    A tube's rows are x, y, radius and weight of the points along its middle.
+    """
+    index, distance = _nearest(canvas, [tube[:, :2] for tube in tubes])
+    table = concatenate(tubes)[:, 2:].astype(float32)
+    radius, weight = np.take(table.T, index, axis=1)
     d = distance / radius
     return weight * (_chord(d) - 0.42 * _chord(d / 0.76))
 
 
 def _chord(d):
     """Chord of a sphere or tube at distance `d` [radii] from its middle, 1 in the middle."""
-    return np.sqrt(np.maximum(1 - d * d, 0))
+    return sqrt(maximum(1 - d * d, 0))
 
 
-def _ramp(t):
-    """Smooth step from 0 (at t = 0) to 1 (at t = 1)."""
-    t = np.clip(t, 0, 1)
+def _ramp(x, start=0, width=1):
+    """Smooth step from 0 at `start` to 1 at `start + width`."""
+    t = clip((x - start) / width, 0, 1)
     return t * t * (3 - 2 * t)
 
 
+def _bump(t, width):
+    """Bell of height 1 around t = 0."""
+    return exp(-((t / width) ** 2))
+
+
 def _strokes(canvas, points, radius, step):
-    """Soft strokes through points (n, 2) that lie `step` apart; 1 in the middle of a straight one."""
+    """Soft strokes through points (n, 2) that are `step` apart; 1 in a straight one's middle."""
     size, p = canvas.size, canvas.pixels(points)
     p = p[((p >= 0) & (p < size - 1)).all(1)]
     low = p.astype(int)
-    (x, y), first = (p - low).T, low @ (1, size)
-    where = np.concatenate([first, first + 1, first + size, first + size + 1])
-    share = np.concatenate([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y])
-    plate = step * np.bincount(where, share, size * size).reshape(size, size)
-    peak = np.sqrt(2 * np.pi) * 0.6 * radius * canvas.unit**2
-    return peak * _blur(canvas, plate.astype(np.float32), max(0.6 * radius, 0.45 / canvas.unit))
+    plate = np.zeros(size * size)
+    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):  # each pixel's share of a point between four
+        share = where(corner, p - low, 1 - (p - low))
+        np.add.at(plate, (low + corner) @ (1, size), share.prod(1))
+    plate = (step * plate).reshape(size, size).astype(float32)
+    peak = sqrt(2 * pi) * 0.6 * radius * canvas.unit**2
+    return peak * _blur(canvas, plate, max(0.6 * radius, 0.45 / canvas.unit))
 
 
 def _blur(canvas, field, length):
     """Gaussian blur with sigma `length`, on a coarser grid where that makes no difference."""
     sigma = canvas.unit * length
-    factor = int(np.clip(sigma // 1.6, 1, canvas.size // 16))
+    factor = int(clip(sigma // 1.6, 1, canvas.size // 16))
     if factor == 1:
         return gaussian_filter(field, sigma, truncate=3)
     cells = -(-canvas.size // factor)
     whole = np.pad(field, (0, cells * factor - canvas.size), mode="edge")
     coarse = whole.reshape(cells, factor, cells, factor).mean((1, 3))
-    at = np.clip((np.arange(canvas.size) + 0.5) / factor - 0.5, 0, cells - 1)
-    linear = np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
+    at = clip((arange(canvas.size) + 0.5) / factor - 0.5, 0, cells - 1)
+    linear = maximum(1 - abs(at[:, None] - arange(cells)), 0).astype(float32)
     return linear @ gaussian_filter(coarse, sigma / factor, mode="nearest") @ linear.T
 
 
 def _field(canvas, rng, n):
-    """Smooth noise of unit variance with about `n` grains across the image, the same at every size."""
-    weights = np.exp(-0.5 * ((canvas.edge[:, None] * n - np.arange(-2, n + 3)) / 0.7) ** 2).astype(
-        np.float32
-    )
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    return weights @ rng.standard_normal((n + 5, n + 5), dtype=np.float32) @ weights.T
+    """Smooth noise of unit variance with about `n` grains across the image, alike at every size."""
+    weights = _weights(canvas.edge * n, arange(-2, n + 3), 0.7, float32)
+    return weights @ rng.standard_normal((n + 5, n + 5), dtype=float32) @ weights.T
 
 
-# ------------------------------------------------------------------------------------------------- attenuations
+# ------------------------------------------------------------------------------------- attenuations
 def _attenuation(canvas, a, rng):
     """Sum of all attenuations along each ray (size, size)."""
     body, air = _body(canvas, a), _air(canvas, a, rng)
     total = a.thickness * body * (1 + 0.012 * _field(canvas, rng, 9)) - a.air * air
     total -= _airways(canvas, a) + a.stomach * _stomach(canvas, a, rng)
-    total += _vessels(canvas, a, rng) * a.vessels * _ramp(1.6 * air) + a.breast * _breasts(
-        canvas, a
-    )
-    flesh = _ramp((a.thickness * body - 0.4) / 0.6)
-    ribs = sum(_tubes(canvas, half) for half in _ribs(a))  # posterior and anterior
+    vessels = _vessels(canvas, a, rng) * a.vessels * _ramp(1.6 * air)
+    total += vessels + a.breast * _breasts(canvas, a)
+    flesh = _ramp(a.thickness * body, 0.4, 0.6)
+    ribs = sum(_tubes(canvas, half) for half in a.ribs)
     total += a.rib_density * flesh * ribs * (0.32 + 0.68 * _ramp(2 * air))
-    clavicles = [(*_clavicle(a, side)[:2], _ramp(np.linspace(7, 0, 160))) for side in (LEFT, RIGHT)]
-    total += a.clavicle_density * flesh * _tubes(canvas, clavicles)
-    return np.maximum(total + _spine(canvas, a) + _scapulae(canvas, a), 0)
+    total += a.clavicle_density * flesh * _tubes(canvas, a.clavicles[0])
+    return maximum(total + _spine(canvas, a) + _scapulae(canvas, a), 0)
 
 
 def _body(canvas, a):
     """Soft tissue of trunk, shoulders, neck and arms without lungs; 1 where it is thickest."""
-    x, y = np.abs(canvas.x), canvas.y
-    trunk = a.cage + a.flesh + 0.03 * (y - 0.6) + 0.35 * _ramp((0.45 - y) / 0.25)
-    shoulder = a.shoulder - 0.05 + 0.55 * np.maximum(x - 0.11, 0) ** 1.25
-    body = np.sqrt(np.maximum(1 - (x / trunk) ** 3.5, 0) * np.clip((y - shoulder) / 0.22, 0, 1))
-    neck = 0.66 * _chord(x / (0.125 + 0.1 * _ramp((y + 0.02) / 0.2))) * _ramp((0.5 - y) / 0.4)
-    body = np.maximum(body * (0.80 + 0.20 * _ramp((y - 0.1) / 0.6)), neck)
-    return np.maximum(body, 0.5 * _chord((x - trunk - 0.075) / 0.06)) if a.arms else body
+    x, y = abs(canvas.x), canvas.y
+    trunk = a.cage + a.flesh + 0.03 * (y - 0.6) + 0.35 * _ramp(y, 0.45, -0.25)
+    shoulder = a.shoulder - 0.05 + 0.55 * maximum(x - 0.11, 0) ** 1.25
+    body = sqrt(maximum(1 - (x / trunk) ** 3.5, 0) * clip((y - shoulder) / 0.22, 0, 1))
+    neck = 0.66 * _chord(x / (0.125 + 0.1 * _ramp(y, -0.02, 0.2))) * _ramp(y, 0.5, -0.4)
+    body = maximum(body * (0.80 + 0.20 * _ramp(y, 0.1, 0.6)), neck)
+    return maximum(body, 0.5 * _chord((x - trunk - 0.075) / 0.06)) if a.arms else body
 
 
 def _air(canvas, a, rng):
-    """Air of both lungs, with what lies behind the diaphragm, after the heart took its place; 1 in the deepest lung."""
-    x, y, lungs = np.abs(canvas.x), canvas.y, [_lung(a, side) for side in (LEFT, RIGHT)]
-    inside = _fill(canvas, lungs[0]) | _fill(canvas, lungs[1])
-    _, distance = _nearest(canvas, [np.concatenate([lung, lung[:1]]) for lung in lungs])
-    depth = _chord(np.clip(1 - distance / 0.125, 0, 1)) * (0.55 + 0.45 * _ramp((y - a.apex) / 0.30))
-    depth *= np.clip(0.5 + np.where(inside, 1, -1) * distance * canvas.unit, 0, 1)
-    below = np.maximum(y - np.where(canvas.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
-    wall = _ramp((_half_width(y[:, :1], a).astype(np.float32) - x) / 0.03) * _ramp(
-        (x - 0.04) / 0.05
-    )
-    depth = np.maximum(depth, a.recess * wall * np.exp(-((below / 0.05) ** 2)) * (y > 0.6))
-    centre, outline = _heart(a)
-    angle, radius = (
-        np.arctan2(*(outline - centre).T[::-1]),
-        np.linalg.norm(outline - centre, axis=1),
-    )
-    dx, dy = canvas.x - centre[0], canvas.y - centre[1]
-    border = np.interp(np.arctan2(dy, dx), angle, radius, period=2 * np.pi).astype(np.float32)
-    heart = (
-        a.heart_depth * _chord(0.99 * np.hypot(dx, dy) / border) ** 1.2
-    )  # softer than a sphere: it beats
+    """Air of both lungs, also behind the diaphragm, without the heart; 1 in the deepest lung."""
+    x, y = abs(canvas.x), canvas.y
+    inside = np.any([_fill(canvas, lung) for lung in a.lungs], axis=0)
+    _, distance = _nearest(canvas, [concatenate([lung, lung[:1]]) for lung in a.lungs])
+    depth = _chord(clip(1 - distance / 0.125, 0, 1)) * (0.55 + 0.45 * _ramp(y, a.apex, 0.30))
+    depth *= clip(0.5 + where(inside, 1, -1) * distance * canvas.unit, 0, 1)
+    below = maximum(y - where(canvas.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
+    width = _half_width(y[:, :1], a).astype(float32)
+    wall = _ramp(x, width, -0.03) * _ramp(x, 0.04, 0.05)
+    depth = maximum(depth, a.recess * wall * _bump(below, 0.05) * (y > 0.6))
+    middle, heart = a.heart
+    spokes = heart - middle
+    angle, radius = np.arctan2(*spokes.T[::-1]), norm(spokes, axis=1)
+    dx, dy = canvas.x - middle[0], canvas.y - middle[1]
+    border = np.interp(np.arctan2(dy, dx), angle, radius, period=2 * pi).astype(float32)
+    beat = _chord(0.99 * hypot(dx, dy) / border) ** 1.2  # moving, so softer than a sphere
     grain = 1 + 0.037 * _field(canvas, rng, 16) + 0.028 * _field(canvas, rng, 80)
-    return grain * (depth - np.minimum(heart, 0.88 * depth))
+    return grain * (depth - minimum(a.heart_depth * beat, 0.88 * depth))
 
 
 def _airways(canvas, a):
     """Trachea and main bronchi."""
-    lean = lambda y: a.trachea * (_ramp((y - 0.02) / 0.25) + 0.4 * np.sin(9 * y))  # noqa: E731
-    width = 0.0165 + 0.004 * _ramp((canvas.y - 0.30) / 0.07)
-    trachea = _chord((canvas.x - lean(canvas.y)) / width) ** 1.3 * _ramp((0.395 - canvas.y) / 0.07)
-    fork, t = (float(lean(0.35)), 0.35), np.linspace(0, 1, 80)[:, None]
-    bronchi = np.concatenate([fork + t * (-0.085, 0.09), fork + t * (0.10, 0.07)])
+
+    def lean(y):
+        return a.trachea * (_ramp(y, 0.02, 0.25) + 0.4 * sin(9 * y))
+
+    width = 0.0165 + 0.004 * _ramp(canvas.y, 0.30, 0.07)
+    trachea = _chord((canvas.x - lean(canvas.y)) / width) ** 1.3 * _ramp(canvas.y, 0.395, -0.07)
+    fork, t = (lean(0.35), 0.35), linspace(0, 1, 80)[:, None]
+    bronchi = concatenate([fork + t * (-0.085, 0.09), fork + t * (0.10, 0.07)])
     return 0.27 * trachea + 0.12 * _strokes(canvas, bronchi, 0.013, 0.0015)
 
 
@@ -446,17 +488,16 @@ def _vessels(canvas, a, rng):
     """Hila, and from each two trees of vessels, arteries and veins, that fork and thin."""
     total, trees = 0, []
     for side, x, y in ((RIGHT, -0.098, 0.447), (LEFT, 0.105, 0.425)):
-        total = total + 0.16 * np.exp(
-            -(((canvas.x - x) / 0.03) ** 2) - ((canvas.y - y) / 0.055) ** 2
-        )
+        hilum = -(((canvas.x - x) / 0.03) ** 2) - ((canvas.y - y) / 0.055) ** 2
+        total += 0.16 * exp(hilum)
         for spread in (0.02, 0.035):
-            angle = np.r_[np.linspace(-1.35, 0.5, 5), np.linspace(0.55, 1.5, 5)] + rng.normal(
-                0, 0.12, 10
-            )
-            tree = _tree(rng, rng.normal(0, spread, (10, 2)) * (0.7, 1.8), angle)
+            fan = np.r_[linspace(-1.35, 0.5, 5), linspace(0.55, 1.5, 5)]
+            angle = fan + rng.normal(0, 0.12, 10)
+            start = rng.normal(0, spread, (10, 2)) * (0.7, 1.8)
+            tree = _tree(rng, start, angle)
             trees += [(path * (side, 1) + (x, y), radius) for path, radius in tree]
-    points, radii = map(np.concatenate, zip(*trees, strict=True))
-    for low, high in ((0.0058, 0.0085), (0.0038, 0.0058), (0.0024, 0.0038), (0, 0.0024)):
+    points, radii = map(concatenate, zip(*trees, strict=True))
+    for high, low in pairwise((0.0085, 0.0058, 0.0038, 0.0024, 0)):
         radius = max((low + high) / 2, 0.0014)
         chosen = points[(radii > low) & (radii <= high)]
         total += 0.27 * radius / 0.0085 * _strokes(canvas, chosen, radius, 0.002)
@@ -464,71 +505,60 @@ def _vessels(canvas, a, rng):
 
 
 def _tree(rng, start, angle, step=0.002):
-    """Yield the points (n, 2) and radii (n,) of each generation of vessels that grow towards positive x."""
+    """Yield points (n, 2) and radii (n,) of each generation of vessels that grow to positive x."""
     radius = 0.0085 * rng.uniform(0.6, 1, len(start))
     while len(start):
-        bend = angle + np.cumsum(rng.normal(0, 0.05, (24, len(start))), axis=0)
-        path = start + np.cumsum(step * np.stack([np.cos(bend), np.sin(bend)], -1), axis=0)
-        yield path.reshape(-1, 2), (np.linspace(1, 0.9, 24)[:, None] * radius).ravel()
+        bend = angle + cumsum(rng.normal(0, 0.05, (24, len(start))), axis=0)
+        path = start + cumsum(step * np.stack([cos(bend), sin(bend)], -1), axis=0)
+        yield path.reshape(-1, 2), (linspace(1, 0.9, 24)[:, None] * radius).ravel()
         keep = (rng.random(len(start)) < 0.93) & (radius > 0.0016)
         fork = rng.normal(0.38, 0.13, keep.sum())
         start, angle = np.repeat(path[-1, keep], 2, axis=0), bend[-1, keep]
         angle = np.stack([angle + 0.5 * fork, angle - fork], 1).ravel()
-        radius = (
-            radius[keep, None] * rng.uniform((0.78, 0.6), (0.92, 0.82), (keep.sum(), 2))
-        ).ravel()
+        thinner = rng.uniform((0.78, 0.6), (0.92, 0.82), (keep.sum(), 2))
+        radius = (radius[keep, None] * thinner).ravel()
 
 
 def _spine(canvas, a):
     """Vertebral bodies with end plates, pedicles, spinous and transverse processes."""
     count = a.vertebra + canvas.y / (0.046 + 0.007 * canvas.y)
-    v = 2 * (count - np.floor(count)) - 1  # −1 … 1 from end plate to end plate
-    u = (canvas.x - a.spine_curve * np.sin(2 * np.pi * canvas.y + a.vertebra)) / (
-        0.034 + 0.010 * canvas.y
-    )
-    body = np.maximum(1 - np.abs(u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
-    bump = lambda t, width: np.exp(-((t / width) ** 2))  # noqa: E731
-    plate, gap = bump(np.abs(v) - 0.80, 0.10), bump(np.abs(v) - 1, 0.10)
-    pedicle = bump(np.hypot((np.abs(u) - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)
-    spinous, transverse = (
-        bump(u, 0.16) * bump(v - 0.35, 0.45),
-        bump(np.abs(u) - 1.25, 0.5) * bump(v + 0.2, 0.38),
-    )
+    v = 2 * (count % 1) - 1  # −1 … 1 from end plate to end plate
+    middle = a.spine_curve * sin(2 * pi * canvas.y + a.vertebra)
+    u = (canvas.x - middle) / (0.034 + 0.010 * canvas.y)
+    body = maximum(1 - abs(u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
+    plate, gap = _bump(abs(v) - 0.80, 0.10), _bump(abs(v) - 1, 0.10)
+    pedicle = _bump(hypot((abs(u) - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)
+    spinous = _bump(u, 0.16) * _bump(v - 0.35, 0.45)
+    transverse = _bump(abs(u) - 1.25, 0.5) * _bump(v + 0.2, 0.38)
     body *= 0.62 + 0.16 * plate - 0.24 * gap + 0.18 * pedicle + 0.18 * spinous
     return a.spine_density * (body + 0.12 * transverse)
 
 
 def _scapulae(canvas, a):
     """Shoulder blades with denser borders, and the upper arms."""
-    corners = [
-        (0.285, 0.185),
-        (0.335, 0.33),
-        (0.365, 0.47),
-        (0.392, 0.44),
-        (0.425, 0.27),
-        (0.44, 0.19),
-        (0.36, 0.16),
-    ]
-    blade, t = _curve([*corners, corners[0]], 600), np.linspace(0, 1, 120)[:, None]
-    ridge, shaft = (0.29, 0.215) + t * (0.15, -0.08), (0.485, 0.21) + t * (0.06, 0.25)
-    place = lambda line, side: (line + (a.scapula + side * a.asymmetry, 0)) * (side, 1)  # noqa: E731
-    area = (_fill(canvas, place(blade, LEFT)) | _fill(canvas, place(blade, RIGHT))).astype(
-        np.float32
-    )
-    total = 0.07 * _blur(canvas, area, 0.004)
+
+    def both(line):
+        return [(line + (a.scapula + side * a.asymmetry, 0)) * (side, 1) for side in SIDES]
+
+    medial = [(0.285, 0.185), (0.335, 0.33), (0.365, 0.47)]
+    lateral = [(0.392, 0.44), (0.425, 0.27), (0.44, 0.19), (0.36, 0.16)]
+    t = linspace(0, 1, 120)[:, None]
+    blade = _curve([*medial, *lateral, medial[0]], 600)
+    ridge = (0.29, 0.215) + t * (0.15, -0.08)
+    shaft = (0.485, 0.21) + t * (0.06, 0.25)
+    area = np.any([_fill(canvas, outline) for outline in both(blade)], axis=0)
+    total = 0.07 * _blur(canvas, area.astype(float32), 0.004)
     parts = (blade, 0.008, 0.0016, 0.06), (ridge, 0.012, 0.0014, 0.10), (shaft, 0.035, 0.0021, 0.25)
     for line, radius, step, density in parts:
-        total += density * _strokes(
-            canvas, np.concatenate([place(line, LEFT), place(line, RIGHT)]), radius, step
-        )
+        total += density * _strokes(canvas, concatenate(both(line)), radius, step)
     return total
 
 
 def _breasts(canvas, a):
     """Both breasts, denser towards their lower border."""
     x, y, radius = a.breast_shape
-    half = _chord(np.hypot(np.abs(canvas.x) - x, canvas.y - y) / radius) ** 0.8
-    return half * np.clip(0.35 + 0.65 * (canvas.y - y) / radius, 0, 1)
+    half = _chord(hypot(abs(canvas.x) - x, canvas.y - y) / radius) ** 0.8
+    return half * clip(0.35 + 0.65 * (canvas.y - y) / radius, 0, 1)
 
 
 def _stomach(canvas, a, rng):
@@ -537,64 +567,64 @@ def _stomach(canvas, a, rng):
     across = _chord((canvas.x - middle + 0.012 * wobble) / width)
     top = _dome(canvas.x, a, LEFT) + 0.018 + 0.003 * wobble
     floor = top + height * (0.25 + 0.75 * across) + 0.008 * _field(canvas, rng, 5)
-    return (
-        across
-        * _ramp((canvas.y - top) / 0.022)
-        * _ramp((floor - canvas.y) / 0.045 + 0.5)
-        * (1 + 0.1 * wobble)
-    )
+    gas = across * _ramp(canvas.y, top, 0.022) * _ramp((floor - canvas.y) / 0.045 + 0.5)
+    return gas * (1 + 0.1 * wobble)
 
 
-# --------------------------------------------------------------------------------------------------------- film
+# --------------------------------------------------------------------------------------------- film
 def _develop(attenuation, canvas, a, texture, noise):
-    """Exposure, scatter, film response, noise and what lies on the film: float32 (size, size) in [−1, 1]."""
+    """Exposure, scatter, film response, noise, marks: float32 (size, size) in [−1, 1]."""
     size = canvas.size
-    exposure = np.exp(a.tilt[0] * canvas.x + a.tilt[1] * (canvas.y - 0.5) - attenuation)
-    density = np.log(exposure + a.scatter * _blur(canvas, np.minimum(exposure, 0.6), 0.07) + 0.004)
+    exposure = exp(a.tilt[0] * canvas.x + a.tilt[1] * (canvas.y - 0.5) - attenuation)
+    density = np.log(exposure + a.scatter * _blur(canvas, minimum(exposure, 0.6), 0.07) + 0.004)
     chest = slice(int(0.15 * size), int(0.85 * size), 2)
     low, high = np.percentile(density[chest, chest], (7, 88))  # mediastinum and lung
     value = a.contrast * ((high - density) / (high - low) - 0.5) + a.brightness
     value += 0.02 * _field(canvas, texture, 6) + 0.013 * _field(canvas, texture, 110)
-    grain = noise.standard_normal((size, size), dtype=np.float32) * np.exp(
-        -0.35 * (density - density.mean())
-    )
-    value += 2.2 * a.noise * np.clip(size / 512, 0.2, 1) * grain  # larger pixels average the quanta
+    quanta = noise.standard_normal((size, size), dtype=float32)
+    grain = quanta * exp(-0.35 * (density - density.mean()))
+    value += 2.2 * a.noise * clip(size / 512, 0.2, 1) * grain  # larger pixels average the quanta
     grey = np.tanh(gaussian_filter(value, max(0.001 * canvas.unit, 0.3)))
-    return np.clip(_on_film(grey, canvas, a), -1, 1).astype(np.float32)
+    return clip(_on_film(grey, canvas, a), -1, 1).astype(float32)
 
 
 def _on_film(grey, canvas, a):
     """Label patch, side marker and collimation edges, where the case has them."""
-    window = lambda low, high, soft: (
-        _ramp((canvas.edge - low) / soft + 1) * _ramp((high - canvas.edge) / soft + 1)
-    )  # noqa: E731
     if a.patch:
-        grey = grey + 0.95 * (0.92 - grey) * np.outer(
-            window(0.02, 0.05, 0.005), window(0.025, 0.165, 0.005)
-        )
+        patch = _window(canvas, 0.005, (0.02, 0.05), (0.025, 0.165))
+        grey = grey + 0.95 * (0.92 - grey) * patch
     if a.marker:
-        t = np.linspace(0, 1, 60)[:, None]
-        bow = np.concatenate([np.sin(np.pi * t), -0.5 - 0.5 * np.cos(np.pi * t)], 1)
-        rest = [t * (1, 0) + (0, 1)] if a.marker == "L" else [bow, t * (0.8, 1) + (0.2, 0)]
-        letter = 0.016 * np.concatenate([t * (0, 2) - (0, 1), *rest]) + a.marker_place
-        grey = grey + (0.95 - grey) * np.minimum(_strokes(canvas, letter, 0.004, 0.0006), 1)
+        t = linspace(0, 1, 60)[:, None]
+        strokes = [t * (0, 2) - (0, 1)]
+        if a.marker == "L":
+            strokes += [t * (1, 0) + (0, 1)]
+        else:
+            bow = column_stack([sin(pi * t), -0.5 - 0.5 * cos(pi * t)])
+            strokes += [bow, t * (0.8, 1) + (0.2, 0)]
+        letter = 0.016 * concatenate(strokes) + a.marker_place
+        grey = grey + (0.95 - grey) * minimum(_strokes(canvas, letter, 0.004, 0.0006), 1)
     left, right, top, bottom = a.collimation
-    return grey + (0.9 - grey) * (
-        1 - np.outer(window(top, 1 - bottom, 0.006), window(left, 1 - right, 0.006))
-    )
+    return grey + (0.9 - grey) * (1 - _window(canvas, 0.006, (top, 1 - bottom), (left, 1 - right)))
 
 
-# ------------------------------------------------------------------------------------------------------- labels
+def _window(canvas, soft, *spans):
+    """1 between (low, high) of the rows and of the columns, and softly 0 outside."""
+    rise = [_ramp((canvas.edge - low) / soft + 1) for low, _ in spans]
+    fall = [_ramp((high - canvas.edge) / soft + 1) for _, high in spans]
+    return np.outer(*np.multiply(rise, fall))
+
+
+# ------------------------------------------------------------------------------------------- labels
 def _masks(canvas, a, jitter, rng):
     """The five masks (5, size, size), as drawn by an observer whose hand wanders smoothly."""
-    _, heart = _heart(a)
-    masks = [_fill(canvas, *_wander(rng, HEART_JITTER, heart, scale=jitter))]
-    for side in (LEFT, RIGHT):
-        masks.append(
-            _fill(canvas, *_wander(rng, CLAVICLE_JITTER, _clavicle(a, side)[2], scale=jitter))
-        )
-    for side in (LEFT, RIGHT):
-        lung, hole = _wander(rng, LUNG_JITTER, _lung(a, side), heart, scale=jitter)
+    _, heart = a.heart
+    _, clavicles = a.clavicles
+    masks = [_fill(canvas, _wander(rng, HEART_JITTER, heart, jitter))]
+    for outline in clavicles:
+        masks.append(_fill(canvas, _wander(rng, CLAVICLE_JITTER, outline, jitter)))
+    for outline in a.lungs:
+        drawn = _wander(rng, LUNG_JITTER, concatenate([outline, heart]), jitter)
+        lung, hole = np.split(drawn, [len(outline)])
         parts, _ = label(_fill(canvas, lung) & ~_fill(canvas, hole))
         masks.append(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
     return np.stack(masks)

@@ -1,7 +1,33 @@
-"""``python -m helpers.data check`` looks through a copy on disk before anything is trained on it."""
+"""`python -m helpers.data check` looks through a copy on disk before anything is trained on it."""
 
+import argparse
 import sys
+from collections.abc import Sequence
 
-from helpers.data.dataset import main
+from helpers.data.check import check
 
-sys.exit(main())
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 0 if training could start, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.data",
+        description="Read every file of a dataset and report counts, sizes and unusable files by "
+        "name. The exit status is 0 if training could start and 1 if not. Without an option: the "
+        "JSRT copy in $JSRT_DIR or data/jsrt.",
+    )
+    parser.add_argument("command", choices=["check"])
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--jsrt", metavar="DIR", help="a copy of JSRT with the masks of SCR")
+    form = "a dataset of images/<id>.png and masks/<structure>/<id>.png"
+    which.add_argument("--folder", metavar="DIR", help=form)
+    options = parser.parse_args(arguments)
+    try:
+        ready = check("folder" if options.folder else "jsrt", options.folder or options.jsrt)
+        return 0 if ready else 1
+    except FileNotFoundError as error:
+        print(error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

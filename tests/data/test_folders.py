@@ -1,0 +1,185 @@
+"""helpers.data.folders: which file belongs to which case, and what is said about files that do not fit."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from radiographs import CASES, FIVE, message, same, write_scr
+
+from helpers.common.paths import ROOT
+from helpers.data import JSRT_IDS, label_map, load
+from helpers.data.__main__ import main
+from helpers.data.dataset import split_cases
+from helpers.data.folders import scan
+
+HANNOVER = ROOT.parent / "shared/data/hannover"
+
+
+def write_names(root, ids, folder="masks/{structure}"):
+    """A JSRT tree of empty files: enough to be sorted, not to be read."""
+    for id in ids:
+        for name in (
+            f"images/{id}.IMG",
+            *(f"{folder.format(structure=structure)}/{id}.gif" for structure in FIVE),
+        ):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+    return root
+
+
+def test_a_jsrt_tree_in_true_formats_gives_the_labels_it_was_made_from(jsrt, true_cases):
+    dataset = load("jsrt", root=jsrt, size=256)
+    assert dataset.name == "jsrt" and dataset.ids == tuple(CASES) and dataset.structures == FIVE
+    for row, (image, masks) in enumerate(true_cases.values()):
+        assert np.array_equal(dataset.labels[row], label_map(masks))
+        assert np.abs(dataset.images[row, 0].numpy() - image).max() <= 1.001 / 4095, (
+            "within half a step of 12 bits"
+        )
+    assert dataset.split["test"] == ("JPCLN001",)
+    assert {len(dataset.split[name]) for name in ("target-validation", "surrogate-validation")} == {
+        1
+    }
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"folder": "scratch/fold{fold}/masks/{underscored}"},
+        {"folder": "{underscored}", "suffix": ".png"},
+        {"folder": "SCR/Masks/{structure}", "suffix": ".TIF"},
+    ],
+)
+def test_other_layouts_of_the_masks_load_the_same(jsrt, true_cases, tmp_path, layout):
+    first = load("jsrt", root=jsrt, size=64)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "All247images").symlink_to(jsrt / "All247images")
+    write_scr(other, true_cases, **layout)
+    dataset = load("jsrt", root=other, size=64)
+    assert torch.equal(dataset.labels, first.labels) and torch.equal(dataset.images, first.images)
+    assert dataset.split == first.split
+
+
+def test_jsrt_is_found_where_the_environment_says_or_in_the_data_folder(
+    jsrt, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("JSRT_DIR", str(jsrt))
+    assert scan("jsrt").root == jsrt
+    monkeypatch.delenv("JSRT_DIR")
+    (tmp_path / "data").mkdir()
+    jsrt.rename(tmp_path / "data/jsrt")
+    assert scan("jsrt").root == tmp_path / "data/jsrt"
+
+
+def test_the_complete_jsrt_has_the_folds_of_scr(tmp_path):
+    source = scan("jsrt", write_names(tmp_path, JSRT_IDS))
+    assert not source.problems and len(source.images) == 247
+    assert Counter(source.folds.values()) == {1: 124, 2: 123}
+    assert (
+        source.folds["JPCLN001"] == source.folds["JPCNN093"] == 1 and source.folds["JPCLN154"] == 2
+    )
+    split = split_cases(source, test_cases=20, seed=0)
+    assert [len(ids) for ids in split.values()] == [100, 23, 100, 23, 20]
+
+
+def test_fold_folders_decide_where_there_are_any(tmp_path):
+    write_names(tmp_path, ["JPCLN002"], "fold_1/masks/{structure}")
+    write_names(tmp_path, ["JPCLN003"], "Fold 2/masks/{structure}")
+    write_names(tmp_path, ["JPCLN004", "JPCLN005"])
+    assert scan("jsrt", tmp_path).folds == {
+        "JPCLN002": 1,
+        "JPCLN003": 2,
+        "JPCLN004": 2,
+        "JPCLN005": 1,
+    }
+
+
+def test_a_case_in_both_folds_is_refused(tmp_path):
+    write_names(tmp_path, list(CASES))
+    (tmp_path / "fold1").mkdir()
+    (tmp_path / "masks/heart").rename(tmp_path / "fold1/heart")
+    (tmp_path / "fold2").mkdir()
+    (tmp_path / "masks/left lung").rename(tmp_path / "fold2/left lung")
+    with pytest.raises(ValueError) as error:
+        load("jsrt", root=tmp_path)
+    message(error, "JPCLN001.IMG", "keep one")
+
+
+def test_a_folder_has_the_structures_of_its_mask_folders_and_its_masks_exactly(own):
+    dataset = load("folder", root=own, size=64)
+    assert (
+        dataset.structures == ("liver", "spleen")
+        and dataset.num_classes == 3
+        and dataset.name == "folder-own"
+    )
+    read = lambda path: np.asarray(Image.open(own / path))  # noqa: E731
+    for row, id in enumerate(dataset.ids):
+        masks = [read(f"masks/{structure}/{id}.png") for structure in ("liver", "spleen")]
+        assert np.array_equal(dataset.labels[row], label_map(masks))
+        pixels = read(f"images/{id}.png").astype(float)
+        scaled = (pixels - pixels.min()) / np.ptp(pixels) * 2 - 1
+        assert np.allclose(dataset.images[row, 0], scaled, atol=1e-6)
+
+
+def test_hidden_and_foreign_files_are_left_alone(own):
+    first = load("folder", root=own, size=32)
+    (own / "images/._case1.png").write_text("of a file manager")
+    (own / "images/notes.txt").write_text("mine")
+    (own / "masks/.trash").mkdir()
+    second = load("folder", root=own, size=32)
+    assert same(first, second) and second.structures == ("liver", "spleen")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("jsrt", ["db.jsrt.or.jp", "7056076", "JSRT_DIR"]), ("folder", ["images/<id>.png"])],
+)
+def test_a_missing_folder_is_named(tmp_path, name, parts):
+    with pytest.raises(FileNotFoundError) as error:
+        load(name, root=tmp_path / "nowhere")
+    message(error, tmp_path / "nowhere", *parts)
+
+
+def test_hannover_loads_with_both_lungs_and_is_split_by_patient(capsys):
+    if not HANNOVER.is_dir():
+        pytest.skip(f"the Hannover radiographs are not at {HANNOVER}")
+    dataset = load("folder", root=HANNOVER, size=64)
+    assert dataset.images.shape == (62, 1, 64, 64) and dataset.structures == (
+        "left lung",
+        "right lung",
+    )
+    columns = torch.arange(64.0)
+    place = [
+        ((dataset.labels == c) * columns).sum() / (dataset.labels == c).sum()
+        for c in dataset.classes
+    ]
+    assert place[0] > 32 > place[1], "the patient's left lung is on the right of the image"
+    with open(HANNOVER / "index.csv") as file:
+        patients = {row["id"]: row["patient"] for row in csv.DictReader(file)}
+    tested = {patients[id] for id in dataset.split["test"]}
+    assert tested and not tested & {patients[id] for id in dataset.split["target-training"]}
+    assert main(["check", "--folder", str(HANNOVER)]) == 0
+    assert "62 images of 33 patients" in capsys.readouterr().out
+
+
+def test_a_folder_without_masks_is_no_structure_and_is_named(own, capsys):
+    (own / "masks/__MACOSX/liver").mkdir(parents=True)
+    (own / "masks/__MACOSX/._case1.png").write_text("of a file manager")
+    (own / "masks/notes").mkdir()
+    (own / "masks/notes/read me.txt").write_text("mine")
+    with pytest.warns(UserWarning, match="masks/__MACOSX holds no masks"):
+        assert load("folder", root=own, size=32).structures == ("liver", "spleen")
+    assert main(["check", "--folder", str(own)]) == 0
+    report = capsys.readouterr().out
+    assert "masks/__MACOSX holds no masks" in report and "masks/notes holds no masks" in report
+
+
+def test_a_folder_with_nothing_but_empty_mask_folders_has_no_masks(own):
+    for path in own.glob("masks/*/*.png"):
+        path.unlink()
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, own, "holds no masks")
