@@ -7,17 +7,19 @@ data/          datasets from phantoms, from JSRT with SCR, or from any folder
 network        the U-Net; predictions, devices, precision
 adapters       anybody's network made ready for an attack
 loss           soft intersection over union and the other losses
+weights        weights files: recipes, digests, where they are
 evaluation     metrics with intervals
 noise          controls for an attack; rounding of image files
 checks         what speaks against trusting an attack's result
 attack         FGSM, PGD and a faster attack
 augmentation   random changes to training images
-training       recipes, training, weights files
+training       the training loop, resumable
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 tables         tables for reading and for files, beside the paper's
 claims         the paper's claims and the rules that decide them
 plots          the study's figures
+curves         the study's figures of numbers
 
 Folders are machines; import from the folder: ``from helpers.sweep import run``.
 

@@ -20,10 +20,6 @@ from scipy.ndimage import find_objects
 
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
-from helpers.curves import plot_curves as plot_curves
-from helpers.curves import plot_distribution as plot_distribution
-from helpers.curves import plot_learning_curves as plot_learning_curves
-from helpers.curves import plot_margin as plot_margin
 from helpers.evaluation import display_window
 
 STYLE = Path(__file__).with_name("study.mplstyle")

@@ -22,10 +22,15 @@ from helpers.common.progress import format_duration, log, progress_bar
 from helpers.data import Dataset, load
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
-from helpers.weights import VERSION, Recipe, Trained, install, load_weights, save_weights
-from helpers.weights import find_weights as find_weights
-from helpers.weights import state_digest as state_digest
-from helpers.weights import weights_path as weights_path
+from helpers.weights import (
+    VERSION,
+    Recipe,
+    Trained,
+    install,
+    load_weights,
+    save_weights,
+    weights_path,
+)
 
 
 def make_recipe(

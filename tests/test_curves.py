@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import plots
+from helpers import curves
 from helpers.curves import CURVES
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -42,7 +42,7 @@ def lines_of(ax):
 
 def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_where_it_has_one():
     summary = make_summary()
-    figure = plots.plot_curves(
+    figure = curves.plot_curves(
         {"one": summary, "two": summary}, levels=dict.fromkeys(("one", "two"), ("none", 90.0))
     )
     assert len(figure.axes) == 2 and [ax.get_title() for ax in figure.axes] == ["one", "two"]
@@ -72,7 +72,7 @@ def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_whe
 
 def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place():
     summary = make_summary(("white-box",))
-    figure = plots.plot_curves({name: summary for name in "abcde"}, scale="linear")
+    figure = curves.plot_curves({name: summary for name in "abcde"}, scale="linear")
     *drawn, spare = figure.axes
     assert [ax.get_title() for ax in drawn] == list("abcde") and drawn[0].get_xscale() == "linear"
     assert [ax.get_ylabel() != "" for ax in drawn] == [True, False, False, True, False]
@@ -90,7 +90,7 @@ def test_curves_by_another_column_need_no_paper_and_have_different_colours():
     summary = (
         make_summary(("small", "large")).drop(columns="paper").rename(columns={"attack": "symbol"})
     )
-    figure = plots.plot_curves({"steps": summary}, by="symbol", xlabel="steps", ylabel="IoU")
+    figure = curves.plot_curves({"steps": summary}, by="symbol", xlabel="steps", ylabel="IoU")
     lines = lines_of(figure.axes[0])
     assert (
         list(lines) == ["small", "large"]
@@ -104,7 +104,7 @@ def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_t
         "small": torch.tensor([0.04, 0.01, torch.inf, 0.02]),
         "large": np.array([0.08, np.inf, np.inf, np.inf]),
     }
-    figure = plots.plot_distribution(values, xlabel="smallest ε")
+    figure = curves.plot_distribution(values, xlabel="smallest ε")
     lines = lines_of(figure.axes[0])
     np.testing.assert_allclose(
         lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6
@@ -121,7 +121,7 @@ def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_t
 
 
 def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
-    figure = plots.plot_distribution({"small": np.full(3, np.inf)}, xlabel="ε")
+    figure = curves.plot_distribution({"small": np.full(3, np.inf)}, xlabel="ε")
     assert not len(lines_of(figure.axes[0])["small"].get_xdata())
     figure.canvas.draw()
 
@@ -132,7 +132,7 @@ def test_learning_curves_mark_the_epoch_that_was_kept():
         name: [{"epoch": k, "loss": -v, "iou": v} for k, v in enumerate(values, 1)]
         for name, values in ious.items()
     }
-    figure = plots.plot_learning_curves(histories)
+    figure = curves.plot_learning_curves(histories)
     assert len(figure.axes) == 2
     lines = lines_of(figure.axes[1])
     assert lines["kept, epoch 2"].get_xydata().tolist() == [[2, 90]]
@@ -150,7 +150,7 @@ def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field(
         "high": [65.0, 85, 95],
     }
     curve = pd.DataFrame(curve)
-    figure = plots.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
+    figure = curves.plot_margin(curve, pd.Series({"all": 99.0, "structure only": 92.0}), reach=20)
     (ax,) = figure.axes
     line, level, reach = ax.lines
     np.testing.assert_array_equal(line.get_xydata(), curve[["margin", "iou"]])
@@ -162,5 +162,5 @@ def test_a_margin_curve_shows_the_level_without_a_limit_and_the_receptive_field(
 def test_drawing_curves_does_not_change_their_table():
     summary = make_summary()
     kept = summary.copy()
-    plots.plot_curves({"one": summary})
+    curves.plot_curves({"one": summary})
     pd.testing.assert_frame_equal(summary, kept)

@@ -15,8 +15,8 @@ import helpers
 from helpers.common.paths import ROOT
 
 ORDER = (
-    "common phantom data network adapters loss evaluation noise checks attack augmentation training "
-    "shapes targets tables claims plots sweep explorer study"
+    "common phantom data network weights adapters loss evaluation noise checks attack augmentation "
+    "training shapes targets tables claims curves plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},

@@ -18,7 +18,7 @@ from helpers.study.runner import (
     read_record,
     resume_command,
 )
-from helpers.training import find_weights
+from helpers.weights import find_weights
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

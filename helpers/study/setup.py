@@ -1,6 +1,6 @@
 """What every notebook begins with: results folder, dataset, networks, and where its numbers come from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import write_table
-from helpers.training import Trained, train_all
+from helpers.training import train_all
+from helpers.weights import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,12 @@ class Study:
         return load_images(experiments, self.data)
 
     def write(
-        self, name: str, table: pd.DataFrame, results: pd.DataFrame | None = None, **facts: Any
+        self,
+        name: str,
+        table: pd.DataFrame,
+        results: pd.DataFrame | None = None,
+        exact: Sequence[str] = ("epsilon", "factor", "window"),
+        **facts: Any,
     ) -> None:
         """Write a table as <name>.csv with its provenance.
 
@@ -97,10 +103,12 @@ class Study:
             name: of the file.
             table: what is written.
             results: what `run` returned and the table was made of; its origin is stated then.
+            exact: columns that keep all their digits.
             **facts: what else to state, or to state instead.
         """
         origin = {} if results is None else origin_of(results)
-        write_table(self.results / f"{name}.csv", table, self.source | origin | facts)
+        path = self.results / f"{name}.csv"
+        write_table(path, table, self.source | origin | facts, exact=exact)
 
     def save(self, figure: Figure, name: str, **facts: Any) -> None:
         """Write a figure as <name>.png with its provenance and further facts in the metadata."""

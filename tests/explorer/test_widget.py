@@ -46,7 +46,8 @@ import torch
 from helpers.data import Dataset
 from helpers.loss import iou_loss
 from helpers.network import UNet
-from helpers.training import Trained, make_recipe
+from helpers.training import make_recipe
+from helpers.weights import Trained
 
 def tiny(size=32):
     labels = torch.zeros(6, size, size, dtype=torch.int64)

@@ -14,7 +14,8 @@ from helpers.data import load
 from helpers.study import plan
 from helpers.study.publish import compare, publish_weights
 from helpers.tables import write_table
-from helpers.training import find_weights, load_weights, make_recipe, train, weights_path
+from helpers.training import make_recipe, train
+from helpers.weights import find_weights, load_weights, weights_path
 
 TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
 white-box,0.01,20,25.14,20.00,30.20,30.50,phantom,128,2,ab/cd,100,0,0123

@@ -24,7 +24,7 @@ from helpers.sweep import (
     white_box,
 )
 from helpers.sweep.compute import loss_of
-from helpers.training import Trained
+from helpers.weights import Trained
 
 DATA = dataset(5, size=32)
 LITERAL = Experiment(

@@ -40,7 +40,7 @@ from helpers.sweep import compute as cells_module
 from helpers.sweep.__main__ import main
 from helpers.sweep.report import export, status
 from helpers.sweep.store import FORMAT
-from helpers.training import Trained
+from helpers.weights import Trained
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
