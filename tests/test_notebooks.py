@@ -17,7 +17,7 @@ import pytest
 
 from helpers.claims import CLAIMS
 from helpers.common import paths
-from helpers.study import runner
+from helpers.study import parameters, runner
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 EPSILONS = {0.01, 0.02, 0.04, 0.08, 0.16}
@@ -33,7 +33,7 @@ TINY = {
 ORDER = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 STRUCTURES = set(ORDER)
 ATTACKS = {"white-box", "black-box", "random-noise", "shuffled-noise"}
-PROVENANCE = "dataset size depth weights steps seed commit".split()
+PROVENANCE = "dataset size depth weights steps seed precision torch device commit".split()
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -87,22 +87,23 @@ def test_parameters_are_literals_with_a_comment(path):
         assert isinstance(statement, ast.Assign | ast.AnnAssign), ast.unparse(statement)
         ast.literal_eval(statement.value)
         assert "  # " in cell.source.splitlines()[statement.end_lineno - 1], ast.unparse(statement)
-    assert set(runner.read_parameters(path)) == set(papermill.inspect_notebook(path))
-    assert runner.read_parameters(path)["profile"] == "quick"
+    assert set(parameters.read_parameters(path)) == set(papermill.inspect_notebook(path))
+    assert parameters.read_parameters(path)["profile"] == "quick"
 
 
 def test_a_parameter_has_one_default_in_all_notebooks():
     seen = {}
     for path in [*NOTEBOOKS, paths.NOTEBOOKS / "app" / "explorer.ipynb"]:
-        for name, default in runner.read_parameters(path).items():
+        for name, default in parameters.read_parameters(path).items():
             assert seen.setdefault(name, default) == default, f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize(
     "profile", ["quick", *(path.stem for path in (paths.NOTEBOOKS / "profiles").glob("*.yaml"))]
 )
-def test_every_profile_fits_the_notebooks(profile):
-    assert len(runner.plan(paths.NOTEBOOKS, profile)) == len(NOTEBOOKS)
+def test_every_profile_fits_the_notebooks(profile, tmp_path):
+    own = [("root", str(tmp_path))] if profile == "hannover" else []
+    assert len(parameters.plan(paths.NOTEBOOKS, profile, own)) == len(NOTEBOOKS)
 
 
 @each_notebook
@@ -170,7 +171,7 @@ def tiny():
     overrides = [(name, str(value)) for name, value in TINY.items()]
     steps = [
         (path, known | {"profile": "tiny"})
-        for path, known in runner.plan(paths.NOTEBOOKS, "quick", overrides)
+        for path, known in parameters.plan(paths.NOTEBOOKS, "quick", overrides)
     ]
     assert runner.run(steps, "tiny", folder) == 0
     return folder
