@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,43 +13,11 @@ from helpers.adapters import frozen_copy, input_of, logits_of
 from helpers.checks import find_warnings
 from helpers.loss import Guide, Loss, cross_entropy
 from helpers.noise import Seed, per_image, random_keys, require, uniform_noise, whole_number
-from helpers.recorder import Batch, Objective, Recorder
+from helpers.recorder import AttackResult, Batch, Objective, Recorder
 
+Schedule = Callable[[float], float]
+Observer = Callable[[int, Tensor, Tensor], object]
 VERSION = 1  # of attacks, losses, targets and regions: raise it with a change that alters results
-
-
-@dataclass(frozen=True, eq=False)
-class AttackResult:
-    """What an attack made, and how it went.
-
-    Histories are of the attempt that won, NaN once an image was stopped.
-
-    Attributes:
-        adv_images: (N, C, H, W), within ε of the images and within the value range.
-        loss: (steps + 1, N) loss of each image at the start and after each step.
-        iou: (steps + 1, N) mean IoU × 100 of `classes` between prediction and labels, likewise;
-            NaN where neither has any of them. None without `classes`.
-        zero_gradients: (steps, N) share of the values in the region without gradient [percent].
-        taken: int64 (N,), the number of steps after which `adv_images` was kept.
-        findings: what speaks against trusting the result: a dict from a sentence to bool (N,),
-            which images it is about.
-    """
-
-    adv_images: Tensor
-    loss: Tensor
-    iou: Tensor | None
-    zero_gradients: Tensor
-    taken: Tensor
-    findings: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The findings, a line each, with the number of images where it is not all."""
-        lines = []
-        for text, which in self.findings.items():
-            count = "" if which.all() else f"{int(which.sum())} of {len(which)} images: "
-            lines.append(count + text)
-        return tuple(lines)
 
 
 def pgd(
@@ -62,7 +30,7 @@ def pgd(
     targeted: bool = False,
     steps: int = 100,
     step_size: float | Tensor | None = None,
-    schedule: Callable[[float], float] | None = None,
+    schedule: Schedule | None = None,
     momentum: float = 0.0,
     guide: Guide | None = None,
     random_start: bool = False,
@@ -75,7 +43,7 @@ def pgd(
     precision: str = "auto",
     batch_size: int = 8,
     seed: Seed = 0,
-    observe: Callable[[int, Tensor, Tensor], object] | None = None,
+    observe: Observer | None = None,
 ) -> AttackResult:
     """Projected gradient descent: signed gradient steps, clipped to ε and to the valid range.
 
@@ -127,7 +95,7 @@ def pgd(
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081.
     """
     batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
-    objective = Objective(loss, guide, targeted, keep, classes, stop_at)
+    objective = Objective(loss, guide, -1 if targeted else 1, keep, classes, stop_at)
     frozen = frozen_copy(network, precision=precision, example=images[:1])
     ascent = _Ascent(frozen, objective, steps, momentum, schedule, value_range, batch_size, observe)
     keys = random_keys(seed, len(images))
@@ -135,10 +103,7 @@ def pgd(
     noisy = _randomised(batch, [("control", key) for key in keys], value_range)
     clean = None if random_start or restarts > 1 else best.loss[0]
     findings = find_warnings(network, frozen, batch, best, noisy, clean, ascent.batch_size)
-    overlap = None if classes is None else best.iou
-    result = AttackResult(
-        best.adv_images, best.loss, overlap, best.zero_gradients, best.taken, findings
-    )
+    result = best.result(findings)
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -203,9 +168,9 @@ def fast_pgd(
         return 14 * (1 - progress)
 
     momentum = 0.3 if targeted else 0.5
-    ours = {"guide": guide, "schedule": schedule, "momentum": momentum}
-    options = ours | options | {"epsilon": epsilon, "targeted": targeted, "steps": steps}
-    return pgd(network, images, labels, loss=loss, **options)
+    ours: dict[str, Any] = {"guide": guide, "schedule": schedule, "momentum": momentum}
+    options = ours | options | {"loss": loss, "targeted": targeted, "steps": steps}
+    return pgd(network, images, labels, epsilon=epsilon, **options)
 
 
 @dataclass
@@ -216,29 +181,29 @@ class _Ascent:
     objective: Objective
     steps: int
     momentum: float
-    schedule: Callable[[float], float] | None
+    schedule: Schedule | None
     value_range: tuple[float, float]
     batch_size: int
-    observe: Callable[[int, Tensor, Tensor], object] | None
+    observe: Observer | None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.steps = whole_number("steps", self.steps)
         self.batch_size = whole_number("batch_size", self.batch_size)
-        if self.schedule is not None:
-            require(callable(self.schedule), "schedule", self.schedule, "give a function")
+        given = self.schedule is None or callable(self.schedule)
+        require(given, "schedule", self.schedule, "give a function")
         number = isinstance(self.momentum, int | float) and 0 <= self.momentum < math.inf
         require(number, "momentum", self.momentum, "give a number of 0 or more")
 
-    def attempt(self, batch: Batch, start: Tensor, rows: Tensor) -> Recorder:
-        """One attempt at the images of these rows."""
+    def attempt(self, batch, start, rows):
+        """Attack the images of these rows from a start; returns the Recorder."""
         recorder = Recorder(batch.images, self.objective, self.steps)
         for part in rows.split(self.batch_size):
             if len(part):
                 self.ascend(batch.take(part), start[part], recorder)
         return recorder
 
-    def ascend(self, batch: Batch, adv_images: Tensor, recorder: Recorder) -> None:
-        """The attack on one batch of images."""
+    def ascend(self, batch, adv_images, recorder):
+        """Attack one batch of images: project, forward, record, gradient, step."""
         direction = torch.zeros_like(adv_images)
         for step in range(self.steps + 1):
             adv_images = _project(adv_images, batch, self.value_range)
@@ -258,7 +223,7 @@ class _Ascent:
                 )
 
     def forward(self, step, adv_images, labels):
-        """Input, logits and losses of the network, and the sum that the gradient is of."""
+        """Input and logits of the network, the loss, and the sum whose gradient is followed."""
         x = input_of(self.network, adv_images.detach()).requires_grad_(step < self.steps)
         with torch.set_grad_enabled(step < self.steps):
             logits = logits_of(self.network, x)
@@ -278,15 +243,12 @@ class _Ascent:
         """Factor of the step size, below 0 where the loss is lowered."""
         factor = 1.0 if self.schedule is None else float(self.schedule(step / self.steps))
         if not math.isfinite(factor):
-            raise ValueError(
-                f"schedule returns {factor} after {step / self.steps:.0%} of the steps; "
-                "it must return a finite factor"
-            )
+            raise ValueError(f"schedule returns {factor} at step {step}; it must be finite")
         return self.objective.sign * factor
 
 
 def _project(adv_images, batch, value_range):
-    """Clip to ±limits around the images, and to the valid range."""
+    """Clip to the limits around the images, and to the valid range."""
     low, high = batch.images - batch.limits, batch.images + batch.limits
     return adv_images.clamp(low, high).clamp(*value_range)
 
@@ -308,7 +270,7 @@ def _randomised(batch, keys, value_range):
 
 
 def _best_attempt(ascent, batch, keys, random_start, restarts):
-    """The recorder of the best of all attempts at each image."""
+    """The Recorder of all attempts, with the best at each image."""
     restarts = whole_number("restarts", restarts)
     start = _randomised(batch, keys, ascent.value_range) if random_start else batch.images
     best = ascent.attempt(batch, start, batch.rows)
@@ -324,35 +286,33 @@ def _best_attempt(ascent, batch, keys, random_start, restarts):
 
 def _make_batch(images, labels, epsilon, step_size, region, value_range):
     """All images with what belongs to each; a ValueError if something does not fit."""
-    _check_tensor(
-        "images are", images, torch.float32, lambda shape: len(shape) == 4, "(N, C, H, W)"
-    )
+    _check_tensor("images are", images, torch.float32, "(N, C, H, W)")
     ordered = len(value_range) == 2 and value_range[0] < value_range[1]
     require(ordered, "value_range", value_range, "give the least and the greatest valid pixel")
     images = images.detach()
     low, high = value_range
-    least, greatest = images.aminmax() if images.numel() else (low, high)
-    if not (least >= low and greatest <= high):  # also for NaN
-        found = f"{least.cpu().numpy()!s} … {greatest.cpu().numpy()!s}"
+    if images.numel() and not (images.min() >= low and images.max() <= high):  # also for NaN
+        found = " … ".join(str(limit.cpu().numpy()) for limit in images.aminmax())
         raise ValueError(f"images reach {found}; the valid range is {low} … {high}")
-    shared, each = images.shape[2:], (len(images), *images.shape[2:])
-    _check_tensor("labels are", labels, torch.int64, lambda shape: shape == each, f"{each}")
+    n, _, *size = images.shape
+    _check_tensor("labels are", labels, torch.int64, f"{(n, *size)}", [n, *size])
     if region is None:
         region = torch.ones_like(labels, dtype=torch.bool)
-    wanted = f"{each} or (H, W)"
-    _check_tensor("region is", region, torch.bool, lambda shape: shape in (shared, each), wanted)
+    wanted = f"{(n, *size)} or (H, W)"
+    _check_tensor("region is", region, torch.bool, wanted, [n, *size], size)
     epsilon = per_image("epsilon", epsilon, images)
-    limits = epsilon * region.to(images.device).expand(each)[:, None]
+    limits = epsilon * region.to(images.device).expand(labels.shape)[:, None]
     step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
-    rows = torch.arange(len(images), device=images.device)
+    rows = torch.arange(n, device=images.device)
     return Batch(rows, images, labels, limits, step_size)
 
 
-def _check_tensor(what, value, dtype, fits, wanted):
-    """A ValueError unless an argument is a tensor of this type whose shape fits."""
+def _check_tensor(what, value, dtype, wanted, *shapes):
+    """A ValueError unless it is a tensor of this type and of one of these shapes (4-D if none)."""
     found = type(value).__name__
     if torch.is_tensor(value):
-        if value.dtype == dtype and fits(value.shape):
-            return
         found = f"{value.dtype} {tuple(value.shape)}"
+        fits = list(value.shape) in shapes if shapes else value.ndim == 4
+        if fits and value.dtype == dtype:
+            return
     raise ValueError(f"{what} {found}; give a {dtype} tensor {wanted}")

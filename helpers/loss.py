@@ -107,7 +107,7 @@ def segpgd(targeted: bool) -> Guide:
     Source: Gu et al., arXiv:2207.12391, equation 4 and λ = (t − 1) / 2T. Differs: `targeted`.
     """
 
-    def guide(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def guide(logits, labels, progress):
         won = (logits.argmax(dim=1) == labels) == targeted
         weight = torch.where(won, progress / 2, 1 - progress / 2)
         return (weight * _pixel_cross_entropy(logits, labels)).mean(dim=(1, 2))
@@ -127,7 +127,7 @@ def cospgd(targeted: bool) -> Guide:
     Source: Agnihotri et al., arXiv:2302.02213, section 3; no gradient flows through the weight.
     """
 
-    def guide(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    def guide(logits, labels, progress):
         probabilities = logits.detach().float().softmax(dim=1)
         alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
         weight = 1 - alike if targeted else alike

@@ -1,7 +1,7 @@
 """What an attack works on, what it is after, and the record of how it goes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,40 @@ from helpers.loss import Guide, Loss, check_classes, check_labels
 from helpers.noise import require
 
 KEEP = ("last", "loss", "iou")
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack made, and how it went.
+
+    Histories are of the attempt that won, NaN once an image was stopped.
+
+    Attributes:
+        adv_images: (N, C, H, W), within ε of the images and within the value range.
+        loss: (steps + 1, N) loss of each image at the start and after each step.
+        iou: (steps + 1, N) mean IoU × 100 of `classes` between prediction and labels, likewise;
+            NaN where neither has any of them. None without `classes`.
+        zero_gradients: (steps, N) share of the values in the region without gradient [percent].
+        taken: int64 (N,), the number of steps after which `adv_images` was kept.
+        findings: what speaks against trusting the result: a dict from a sentence to bool (N,),
+            which images it is about.
+    """
+
+    adv_images: Tensor
+    loss: Tensor
+    iou: Tensor | None
+    zero_gradients: Tensor
+    taken: Tensor
+    findings: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The findings, a line each, with the number of images where it is not all."""
+        lines = []
+        for text, which in self.findings.items():
+            count = "" if which.all() else f"{int(which.sum())} of {len(which)} images: "
+            lines.append(count + text)
+        return tuple(lines)
 
 
 class Batch(NamedTuple):
@@ -42,7 +76,7 @@ class Objective:
 
     loss: Loss
     guide: Guide | None
-    targeted: bool
+    sign: int  # 1 where the loss is raised, −1 where it is lowered
     keep: str
     classes: Sequence[int] | None
     stop_at: float | None
@@ -58,11 +92,6 @@ class Objective:
             percent = isinstance(self.stop_at, int | float) and 0 <= self.stop_at <= 100
             require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
 
-    @property
-    def sign(self) -> int:
-        """The direction of the attack: 1 raises the loss, −1 lowers it."""
-        return -1 if self.targeted else 1
-
     def losses(self, logits: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """The loss that measures and the loss whose gradient is followed, (N,) each."""
         if progress == 0:
@@ -73,24 +102,19 @@ class Objective:
         if self.guide and progress < 1:
             followed = self.guide(logits, labels, progress)
         for name, value in (("loss", loss), ("guide", followed)):
-            found = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+            found = tuple(getattr(value, "shape", ()))
             if found != (len(labels),):
-                wanted = f"give one number per image ({len(labels)})"
-                raise ValueError(f"{name} has shape {found}; {wanted}")
+                raise ValueError(
+                    f"{name} has shape {found}; give one number per image ({len(labels)})"
+                )
         return loss, followed
-
-    def reached(self, overlap: Tensor) -> Tensor:
-        """Whether each image's IoU (N,) is at the level where it is done."""
-        if self.stop_at is None:
-            return torch.zeros_like(overlap, dtype=torch.bool)
-        return overlap >= self.stop_at if self.targeted else overlap <= self.stop_at
 
 
 class Recorder:
     """The histories of an attempt at N images, and of each image the iterate that counts.
 
     Attributes:
-        adv_images, taken, loss, iou, zero_gradients: as in `attack.AttackResult`.
+        adv_images, taken, loss, iou, zero_gradients: as in `AttackResult`.
         score: (N,), how good the iterate that counts is: infinite once the image is done, minus
             infinite while no loss was a number.
         failed: bool (N,), whether the loss was not a number at some step.
@@ -111,8 +135,7 @@ class Recorder:
         self, step: int, batch: Batch, adv_images: Tensor, logits: Tensor, loss: Tensor
     ) -> Tensor:
         """Record an iterate of the images in a batch; returns which of them go on, bool (n,)."""
-        rows = batch.rows
-        objective = self.objective
+        rows, objective = batch.rows, self.objective
         loss = loss.detach().float()
         self.loss[step, rows] = loss
         self.failed[rows] |= ~loss.isfinite()
@@ -121,10 +144,12 @@ class Recorder:
             prediction = logits.detach().argmax(dim=1)
             overlap = iou(prediction, batch.labels, classes=objective.classes).nanmean(dim=1)
             self.iou[step, rows] = overlap
-            overlap = overlap.nan_to_num(100)  # nothing to find counts as found
+            gain = -objective.sign * overlap.nan_to_num(100)  # nothing to find counts as found
             if objective.keep == "iou":
-                score = -objective.sign * overlap
-            score = score.masked_fill(objective.reached(overlap), torch.inf)
+                score = gain
+            if objective.stop_at is not None:
+                done = gain >= -objective.sign * objective.stop_at
+                score = score.masked_fill(done, torch.inf)
         score = torch.where(loss.isfinite(), score, -torch.inf)
         better = (score >= self.score[rows]) | (objective.keep == "last")
         self.score[rows] = torch.where(better, score, self.score[rows])
@@ -146,3 +171,10 @@ class Recorder:
         self.adv_images[won] = other.adv_images[won]
         for name in ("score", "taken", "failed", "loss", "iou", "zero_gradients"):
             getattr(self, name)[..., won] = getattr(other, name)[..., won]
+
+    def result(self, findings: dict[str, Tensor]) -> AttackResult:
+        """What the attack came to."""
+        overlap = None if self.objective.classes is None else self.iou
+        return AttackResult(
+            self.adv_images, self.loss, overlap, self.zero_gradients, self.taken, findings
+        )
