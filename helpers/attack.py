@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from helpers.adapters import frozen_copy, input_of, logits_of
 from helpers.checks import find_warnings
-from helpers.loss import Guide, Loss, cross_entropy
+from helpers.loss import Guide, Loss, check_tensor, cross_entropy
 from helpers.noise import Seed, per_image, random_keys, require, uniform_noise, whole_number
 from helpers.recorder import AttackResult, Batch, Objective, Recorder
 
@@ -286,7 +286,7 @@ def _best_attempt(ascent, batch, keys, random_start, restarts):
 
 def _make_batch(images, labels, epsilon, step_size, region, value_range):
     """All images with what belongs to each; a ValueError if something does not fit."""
-    _check_tensor("images are", images, torch.float32, "(N, C, H, W)")
+    check_tensor("images are", images, torch.float32, "(N, C, H, W)")
     ordered = len(value_range) == 2 and value_range[0] < value_range[1]
     require(ordered, "value_range", value_range, "give the least and the greatest valid pixel")
     images = images.detach()
@@ -295,24 +295,13 @@ def _make_batch(images, labels, epsilon, step_size, region, value_range):
         found = " … ".join(str(limit.cpu().numpy()) for limit in images.aminmax())
         raise ValueError(f"images reach {found}; the valid range is {low} … {high}")
     n, _, *size = images.shape
-    _check_tensor("labels are", labels, torch.int64, f"{(n, *size)}", [n, *size])
+    check_tensor("labels are", labels, torch.int64, f"{(n, *size)}", [n, *size])
     if region is None:
         region = torch.ones_like(labels, dtype=torch.bool)
     wanted = f"{(n, *size)} or (H, W)"
-    _check_tensor("region is", region, torch.bool, wanted, [n, *size], size)
+    check_tensor("region is", region, torch.bool, wanted, [n, *size], size)
     epsilon = per_image("epsilon", epsilon, images)
     limits = epsilon * region.to(images.device).expand(labels.shape)[:, None]
     step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
     rows = torch.arange(n, device=images.device)
     return Batch(rows, images, labels, limits, step_size)
-
-
-def _check_tensor(what, value, dtype, wanted, *shapes):
-    """A ValueError unless it is a tensor of this type and of one of these shapes (4-D if none)."""
-    found = type(value).__name__
-    if torch.is_tensor(value):
-        found = f"{value.dtype} {tuple(value.shape)}"
-        fits = list(value.shape) in shapes if shapes else value.ndim == 4
-        if fits and value.dtype == dtype:
-            return
-    raise ValueError(f"{what} {found}; give a {dtype} tensor {wanted}")

@@ -6,7 +6,7 @@ lowers its loss to the target. A guide also takes the share of the steps done: `
 make guides, which lead an attack but do not measure it, since their weights follow the prediction.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -152,16 +152,29 @@ def check_classes(classes: Iterable[int], count: int | None = None) -> Tensor:
 def check_labels(logits: Tensor, labels: Tensor) -> None:
     """Raise a ValueError unless labels are int64, match the logits (N, C, H, W) and are below C."""
     count = logits.shape[1]
-    expected = (len(logits), *logits.shape[2:])
-    if labels.shape != expected:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}, the logits ask for {expected}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"labels are {labels.dtype}; convert them with labels.long()")
+    shape = [len(logits), *logits.shape[2:]]
+    check_tensor("labels are", labels, torch.int64, f"{tuple(shape)}", shape)
     if not labels.numel():
         return
     for label in map(int, reversed(labels.aminmax())):
         if not 0 <= label < count:
             raise ValueError(f"labels hold class {label}, the network knows 0 … {count - 1}")
+
+
+def check_tensor(
+    what: str, value: object, dtype: torch.dtype, wanted: str, *shapes: Sequence[int]
+) -> None:
+    """Raise a ValueError unless it is a tensor of this type and of one of these shapes.
+
+    Without `shapes`, any of four dimensions will do.
+    """
+    found = type(value).__name__
+    if torch.is_tensor(value):
+        found = f"{value.dtype} {tuple(value.shape)}"
+        fits = list(value.shape) in shapes if shapes else value.ndim == 4
+        if fits and value.dtype == dtype:
+            return
+    raise ValueError(f"{what} {found}; give a {dtype} tensor {wanted}")
 
 
 def _pixel_cross_entropy(logits, labels):

@@ -101,25 +101,23 @@ def find_device(name: str | torch.device = "auto") -> torch.device:
     kind = name.type if isinstance(name, torch.device) else name
     if kind not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {kind!r} is unknown; choose auto, cpu or cuda")
-    available = torch.cuda.is_available()
-    if kind == "cuda" and not available:
-        raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
-    if kind == "cpu" or not available:
+    if kind == "auto":
+        kind = name = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
-    return name if isinstance(name, torch.device) else torch.device("cuda")
+    return torch.device(name)
 
 
 def native_bf16(device: str | torch.device = "cpu") -> bool:
     """Whether this device multiplies bfloat16 matrices in hardware (elsewhere fp32 is faster)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, name, None)  # private: another torch may not have it
-        if supported and supported():
-            return True
-    return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so may be missing
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def find_precision(name: str, device: str | torch.device = "cpu") -> str:
