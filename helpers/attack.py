@@ -216,11 +216,9 @@ class _Ascent:
             direction = self.momentum * direction + self.scale(gradient)
             adv_images = adv_images + self.stride(step) * batch.step_size * direction.sign()
             if not going.all():  # the others are done
-                batch, adv_images, direction = (
-                    batch.take(going),
-                    adv_images[going],
-                    direction[going],
-                )
+                batch = batch.take(going)
+                adv_images = adv_images[going]
+                direction = direction[going]
 
     def forward(self, step, adv_images, labels):
         """Input and logits of the network, the loss, and the sum whose gradient is followed."""
@@ -243,7 +241,7 @@ class _Ascent:
         """Factor of the step size, below 0 where the loss is lowered."""
         factor = 1.0 if self.schedule is None else float(self.schedule(step / self.steps))
         if not math.isfinite(factor):
-            raise ValueError(f"schedule returns {factor} at step {step}; it must be finite")
+            raise ValueError(f"schedule returns {factor} at step {step}; give a finite factor")
         return self.objective.sign * factor
 
 
