@@ -1,88 +1,101 @@
 """What speaks against trusting the result of an attack."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from helpers.adapters import logits_of
+from helpers.adapters import input_of, logits_of
+from helpers.recorder import Batch, Recorder
+
+SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @torch.no_grad()
-def _doubts(
-    network,
-    frozen,
-    images,
-    noise,
-    labels,
-    result,
-    limits,
-    clean,
-    *,
-    loss,
-    targeted,
-    steps,
-    stop_at,
-    value_range,
-    batch_size,
-    **_,
-):
-    """What speaks against trusting a result: a dict from a sentence to the images that it is about.
+def find_warnings(
+    network: nn.Module,
+    frozen: nn.Module,
+    batch: Batch,
+    recorder: Recorder,
+    noisy: Tensor,
+    clean: Tensor | None,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """What speaks against trusting the result of an attack.
+
+    Args:
+        network: as it was handed in.
+        frozen: the copy of it that was attacked.
+        batch: all the images.
+        recorder: of the attack.
+        noisy: (N, C, H, W), the images with random noise of the same size.
+        clean: (N,), loss of the images without attack; None if it is not known yet.
+        batch_size: images at a time.
+
+    Returns:
+        A dict from a sentence to bool (N,), which images it is about.
 
     Source: the checks of AutoAttack (Croce and Hein, arXiv:2003.01690).
     """
-    if not len(images):
+    if not len(noisy):
         return {}
-    sign, dtype = -1 if targeted else 1, next((p.dtype for p in frozen.parameters()), images.dtype)
-    answer = lambda images: logits_of(frozen, images.to(dtype, memory_format=torch.channels_last))  # noqa: E731
 
-    def losses_of(images, labels):
+    def answer(images):
+        return logits_of(frozen, input_of(frozen, images))
+
+    def losses(images, labels):
         parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
         return [loss(answer(x), y).float() for x, y in parts if len(x)]
 
-    noisy, kept = (images + noise).clamp(*value_range), result.loss.gather(0, result.taken[None])[0]
-    logits, alone = answer(noisy[:batch_size]), answer(noisy[:1])
-    same = torch.equal(alone, logits[:1])
-    repeats = same or torch.equal(alone, answer(noisy[:1]))
-    overlap = kept if result.iou is None else result.iou.gather(0, result.taken[None])[0]
-    stopped = _reached(overlap, stop_at, targeted)
-    free = (limits.flatten(1).amax(dim=1) > 0) & ~(stopped & (result.taken == 0))  # to be attacked
-    before = torch.arange(steps + 1, device=images.device)[:, None] <= torch.where(
-        stopped, result.taken, steps
-    )
-    clean = torch.cat(losses_of(images, labels)) if clean is None else clean
-    random = torch.cat(
-        [
-            loss(logits, labels[:batch_size]).float(),
-            *losses_of(noisy[batch_size:], labels[batch_size:]),
-        ]
-    )
-    sensitive = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    doubts = {
-        "the network is in training mode: it was attacked as it is in evaluation mode": any(
-            module.training and isinstance(module, sensitive) for module in network.modules()
+    loss = recorder.objective.loss
+    labels = batch.labels
+    logits = answer(noisy[:batch_size])
+    found = _of_network(network, answer, noisy[:1], logits)
+    if clean is None:
+        clean = torch.cat(losses(batch.images, labels))
+    first = loss(logits, labels[:batch_size]).float()
+    random = torch.cat([first, *losses(noisy[batch_size:], labels[batch_size:])])
+    found |= _of_result(batch, recorder, clean, random)
+    everyone = torch.ones_like(recorder.failed)
+    findings = {text: everyone & which for text, which in found.items()}
+    return {text: which for text, which in findings.items() if which.any()}
+
+
+def _of_network(network, answer, image, logits):
+    """Findings about the network, from its answers to an image and to the batch it is first of."""
+    training = any(part.training and isinstance(part, SENSITIVE) for part in network.modules())
+    alone = answer(image)
+    unchanged = torch.equal(alone, logits[:1])
+    repeatable = unchanged or torch.equal(alone, answer(image))
+    tolerance = 0.01 * float(logits.nan_to_num().abs().max())
+    similar = unchanged or torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
+    normalised = (logits.sum(dim=1) - 1).abs().max() < 1e-2
+    return {
+        "the network is in training mode: it was attacked as it is in evaluation mode": training,
+        "the network answers the same image differently each time: average over that": (
+            not repeatable
         ),
-        "the network answers the same image differently each time: average over that": not repeats,
-        "the network's answer to an image depends on its batch: attack one image at a time": repeats
-        and not torch.allclose(alone, logits[:1], rtol=0.1, atol=0.01 * float(logits.abs().max())),
-        "the network seems to return probabilities: hand in one that returns logits": bool(
-            logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() < 1e-2
+        "the network's answer to an image depends on its batch: attack one image at a time": (
+            repeatable and not similar
         ),
-        "the loss is not a number at some steps: these steps do not count": (
-            ~result.loss.isfinite() & before
-        ).any(dim=0),
-        "no gradient: the attack cannot see": free & (result.zero_gradients[0] == 100),
-        "the loss is no better than without attack: take more steps, or smaller ones": free
-        & (sign * kept <= sign * clean),
-        "random noise of the same size does better: take more steps; gradients may be masked": free
-        & (sign * kept < sign * random),
+        "the network seems to return probabilities: hand in one that returns logits": (
+            normalised & (logits.min() >= 0)
+        ),
     }
-    everyone = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    doubts = {text: everyone & found for text, found in doubts.items()}
-    return {text: which for text, which in doubts.items() if which.any()}
 
 
-def _reached(overlap, stop_at, targeted):
-    """Whether an image is done: nothing to find counts as found."""
-    if stop_at is None:
-        return torch.zeros_like(overlap, dtype=torch.bool)
-    overlap = overlap.nan_to_num(100)
-    return overlap >= stop_at if targeted else overlap <= stop_at
+def _of_result(batch, recorder, clean, random):
+    """Findings about each image, from its loss without attack and with random noise."""
+    sign = recorder.objective.sign
+    reached = sign * recorder.loss.gather(0, recorder.taken[None])[0]
+    spared = (recorder.taken == 0) & (recorder.score == torch.inf)  # done before the first step
+    attacked = (batch.limits > 0).flatten(1).any(dim=1) & ~spared
+    blind = recorder.zero_gradients[0] == 100
+    return {
+        "the loss is not a number at some steps: these steps do not count": recorder.failed,
+        "no gradient: the attack cannot see": attacked & blind,
+        "the loss is no better than without attack: take more steps, or smaller ones": (
+            attacked & (reached <= sign * clean)
+        ),
+        "random noise of the same size does better: take more steps; gradients may be masked": (
+            attacked & (reached < sign * random)
+        ),
+    }

@@ -1,19 +1,23 @@
 """Noise that is no attack, for comparison, and the rounding of image files."""
 
-import math
 import zlib
+from collections.abc import Hashable, Iterable
 from numbers import Integral
 
 import torch
+from torch import Tensor
+
+Seed = int | Iterable[Hashable]
 
 
-def uniform_noise(images, *, epsilon, seed=0):
-    """Noise drawn uniformly from ±ε: image i of a batch gets the same noise whatever ε is.
+def uniform_noise(images: Tensor, *, epsilon: float | Tensor, seed: Seed = 0) -> Tensor:
+    """Noise drawn uniformly from ±ε; an image gets the same noise, scaled, whatever ε is.
 
     Args:
         images: (N, C, H, W), for the shape.
         epsilon: a number or (N,) [units of the images].
-        seed: a number, by which an image gets its noise by its place in the batch; or N keys, such as the cases' ids.
+        seed: a number, by which an image gets its noise by its place in the batch; or N keys, such
+            as the ids of the cases.
 
     Returns:
         (N, C, H, W), of the type of `images`.
@@ -21,11 +25,17 @@ def uniform_noise(images, *, epsilon, seed=0):
     noise = torch.empty(images.shape)
     for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
         row.uniform_(-1, 1, generator=generator)
-    return noise.to(images) * _per_image("epsilon", epsilon, images)[:, None, None, None]
+    return noise.to(images) * per_image("epsilon", epsilon, images)
 
 
-def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
-    """Adversarial images whose noise keeps its values (but for the clipping) and loses its places: a control.
+def shuffle_noise(
+    images: Tensor,
+    adv_images: Tensor,
+    *,
+    seed: Seed = 0,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> Tensor:
+    """Adversarial images whose noise keeps its values and loses its places: a control.
 
     Args:
         images, adv_images: (N, C, H, W).
@@ -42,7 +52,9 @@ def shuffle_noise(images, adv_images, *, seed=0, value_range=(-1.0, 1.0)):
     return (images + shuffled.view_as(images)).clamp(*value_range)
 
 
-def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
+def round_to_bits(
+    images: Tensor, bits: int, *, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> Tensor:
     """Images as a file of so many bits per pixel would keep them.
 
     Args:
@@ -54,13 +66,13 @@ def round_to_bits(images, bits, *, value_range=(-1.0, 1.0)):
         (N, C, H, W), at most half a grey level off.
     """
     low, high = value_range
-    level = (high - low) / (2 ** _whole("bits", bits) - 1)
+    level = (high - low) / (2 ** whole_number("bits", bits) - 1)
     return (((images - low) / level).round() * level + low).clamp(low, high)
 
 
-def _keys(seed, n):
-    """What the random numbers of each of n images come from."""
-    if isinstance(seed, Integral):
+def random_keys(seed: Seed, n: int) -> list:
+    """The key that decides the random numbers of each of n images."""
+    if isinstance(seed, int | Integral):
         return [(int(seed), place) for place in range(n)]
     keys = [key.item() if hasattr(key, "item") else key for key in seed]
     if len(keys) != n:
@@ -69,28 +81,34 @@ def _keys(seed, n):
 
 
 def _generators(seed, n):
-    return [torch.Generator().manual_seed(zlib.crc32(repr(key).encode())) for key in _keys(seed, n)]
+    for key in random_keys(seed, n):
+        yield torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
 
 
-def _per_image(name, value, images):
+def require(fits: bool, name: str, value: object, wanted: str) -> None:
+    """Raise a ValueError that names an argument's value and what is wanted, unless it fits."""
+    if not fits:
+        raise ValueError(f"{name} is {value!r}; {wanted}")
+
+
+def per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
+    """An argument that is one number or one for each image, as (N, 1, 1, 1) like the images."""
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
-    if value.ndim > 1 or value.ndim == 1 and len(value) != len(images):
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; give a number or one per image ({len(images)})"
-        )
-    if not torch.isfinite(value).all() or (value < 0).any():
-        raise ValueError(
-            f"{name} is {value.tolist()}; it must be 0 or more, in the units of the images"
-        )
-    return value.expand(len(images))
+    if value.shape not in ((), (len(images),)):
+        wanted = f"give a number or one per image ({len(images)})"
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; {wanted}")
+    fits = value.isfinite() & (value >= 0)
+    require(
+        bool(fits.all()), name, value.tolist(), "it must be 0 or more, in the units of the images"
+    )
+    return value.expand(len(images))[:, None, None, None]
 
 
-def _whole(name, value, least=1, most=math.inf):
-    """`value` as an integer, if it is a whole number in the range."""
+def whole_number(name: str, value: float) -> int:
+    """An argument that counts something, 1 or more; a float will do if it is a whole number."""
     try:
-        if least <= value <= most and int(value) == value:
-            return int(value)
+        whole = int(value)
     except (TypeError, ValueError, OverflowError):
-        pass
-    upper = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
-    raise ValueError(f"{name} is {value!r}; give a whole number {upper}")
+        whole = 0
+    require(1 <= whole == value, name, value, "give a whole number of 1 or more")
+    return whole

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from helpers.evaluation import iou
-from helpers.loss import cospgd_loss, cross_entropy, iou_loss, margin_loss, segpgd_loss, soft_iou
+from helpers.loss import cospgd, cross_entropy, iou_loss, margin_loss, segpgd, soft_iou
 
 
 def make_case(seed, n=3, classes=4, size=6, scale=3.0):
@@ -160,8 +160,8 @@ def test_what_is_no_class_has_no_iou(classes):
 # --- the other losses -------------------------------------------------------------------------------------------------
 
 OTHERS = [cross_entropy, margin_loss]
-OTHERS += [partial(segpgd_loss, progress=0.5, targeted=False), partial(cospgd_loss, targeted=False)]
-OTHERS += [partial(segpgd_loss, progress=0.5, targeted=True), partial(cospgd_loss, targeted=True)]
+for goal in (False, True):
+    OTHERS += [partial(segpgd(goal), progress=0.5), partial(cospgd(goal), progress=0.5)]
 
 
 def pixels(logits, labels):
@@ -223,7 +223,7 @@ def test_segpgd_counts_pixels_that_are_won_less(targeted, progress):
         expected.append(
             sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
         )
-    found = segpgd_loss(logits, labels, progress=progress, targeted=targeted)
+    found = segpgd(targeted)(logits, labels, progress)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -237,7 +237,7 @@ def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
         expected.append(
             sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
         )
-    found = cospgd_loss(logits, labels, targeted=targeted)
+    found = cospgd(targeted)(logits, labels, 0.5)
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -253,7 +253,7 @@ def test_a_tie_with_the_label_has_a_gradient():
 def test_no_gradient_flows_through_the_weight_of_cospgd():
     logits, labels = make_case(9)
     logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(cospgd_loss(logits, labels, targeted=False).sum(), logits)
+    (gradient,) = torch.autograd.grad(cospgd(False)(logits, labels, 0.5).sum(), logits)
     p = logits.detach().softmax(dim=1)
     truth = one_hot(labels, 4).movedim(-1, 1)
     weight = (p * truth).sum(dim=1) / p.norm(dim=1) / labels[0].numel()

@@ -160,6 +160,12 @@ def test_whether_bfloat16_is_native_is_a_yes_or_a_no():
     assert native_bf16(torch.device("cpu")) == native_bf16()
 
 
+def test_a_torch_that_cannot_say_so_has_no_native_bfloat16(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert native_bf16("cpu") is False
+
+
 def test_the_automatic_precision_is_that_of_the_device_and_another_is_named(monkeypatch):
     assert find_precision("bf16") == "bf16" and find_precision("fp32") == "fp32"
     for kind, precision in (("cpu", "fp32"), ("meta", "bf16")):
