@@ -10,6 +10,7 @@ loss           soft intersection over union and the other losses
 weights        weights files: recipes, digests, where they are
 evaluation     metrics with intervals
 noise          controls for an attack; rounding of image files
+recorder       what an attack records on its way; its result
 checks         what speaks against trusting an attack's result
 attack         FGSM, PGD and a faster attack
 augmentation   random changes to training images
