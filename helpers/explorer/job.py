@@ -1,0 +1,64 @@
+"""Attacks in the background."""
+
+import time
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from helpers.sweep import Experiment
+
+if TYPE_CHECKING:
+    from helpers.explorer.widget import Explorer
+
+EVERY = 0.3  # seconds between the frames on the way that are shown
+
+
+class SupersededError(Exception):
+    """Ends the attack of a job that is not its explorer's any more."""
+
+
+class Job(Thread):
+    """Attacks of an explorer, one after the other, until they are done or another job is put.
+
+    It waits until the one before it has ended, which that does at its next step.
+
+    Args:
+        explorer: the one that is told of steps and of the end, while this is its `job`.
+        attacks: at least one.
+
+    Attributes:
+        attack: the one that is computed now.
+    """
+
+    def __init__(self, explorer: "Explorer", attacks: list[Experiment]) -> None:
+        super().__init__(daemon=True, name="explorer")
+        self.explorer = explorer
+        self.attacks = attacks
+        self.attack = attacks[0]
+        self.last_shown = 0.0
+
+    def run(self) -> None:
+        """Compute the attacks; an error ends the job, and the explorer shows it."""
+        explorer = self.explorer
+        error = None
+        try:
+            with explorer.turn:
+                for attack in self.attacks:
+                    self.attack = attack
+                    self._check()
+                    frame = explorer.cache.compute(attack, explorer.counts, self._observe)
+                    explorer.on_step(self, attack.steps, lambda frame=frame: frame)
+        except SupersededError:
+            return
+        except Exception as caught:
+            error = caught
+        explorer.on_end(self, error)
+
+    def _observe(self, step, make):
+        self._check()
+        if 0 < step < self.attack.steps and time.monotonic() > self.last_shown + EVERY:
+            self.explorer.on_step(self, step, make)
+            self.last_shown = time.monotonic()
+
+    def _check(self):
+        if self.explorer.job is not self:
+            raise SupersededError
