@@ -45,6 +45,12 @@ class Frame:
         return "truth" if self.experiment.goal.kind == "untargeted" else "target"
 
 
+def step_grid(steps: int) -> list[int]:
+    """Numbers of steps to look at: 0, the first ones, then every tenth part, and all."""
+    coarse = range(10, steps, max(10, -(-steps // 100) * 10))
+    return sorted({0, 1, 2, 3, 5, 7, *coarse, steps} & set(range(steps + 1)))
+
+
 class AttackCache:
     """Where frames come from: memory, a store, or an attack that is run.
 
@@ -58,6 +64,7 @@ class AttackCache:
         **values: of the `Experiment`: steps, seed, precision.
 
     Attributes:
+        counts: the numbers of steps whose frames are kept, from 0 to all.
         source: the `provenance` of the dataset and the networks.
         goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
@@ -83,6 +90,7 @@ class AttackCache:
         self.device = find_device(device)
         self.ids = base.ids
         self.steps = base.steps
+        self.counts = step_grid(base.steps)
         self.images = dict(zip(base.ids, images.to(self.device), strict=True))
         self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
@@ -115,6 +123,11 @@ class AttackCache:
         crafted_on = experiment.crafted_on
         return next(name for name, base in self.bases.items() if base.crafted_on == crafted_on)
 
+    def first_with(self, structure: str) -> str:
+        """The first case that has a structure; the first of all if none has."""
+        number = self.dataset.class_of(structure)
+        return max(self.ids, key=lambda id: bool((self.truth[id] == number).any()))
+
     def image(self, id: str) -> np.ndarray:
         """float32 (H, W), not attacked."""
         return self.images[id][0].cpu().numpy()
@@ -144,14 +157,12 @@ class AttackCache:
     def compute(
         self,
         experiment: Experiment,
-        counts: Collection[int],
         observe: Callable[[int, Callable[[], Frame]], None],
     ) -> Frame:
         """Attack; keep the whole attack in the store, and steps on the way in memory alone.
 
         Args:
             experiment: with all steps.
-            counts: the numbers of steps whose frames are kept in memory.
             observe: function of the step and of a function that makes the frame of that step;
                 called at each step. An exception that it raises ends the attack.
 
@@ -167,7 +178,7 @@ class AttackCache:
                 return self._frame(part, adv_image - self.image(id), self.predict(adv_image))
 
             observe(step, make)
-            if step in counts and 0 < step < experiment.steps:
+            if step in self.counts[1:-1]:
                 self._keep(make())
 
         (result,) = compute_results(

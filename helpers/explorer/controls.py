@@ -27,17 +27,17 @@ _WIDE = {
 
 
 def make_controls(
-    cache: AttackCache, levels: Sequence[float], counts: Sequence[int], factors: Sequence[float]
+    cache: AttackCache, levels: Sequence[float], factors: Sequence[float]
 ) -> SimpleNamespace:
     """The widgets to set, by name, each with a description.
 
     Args:
-        cache: says which cases, attackers and structures there are.
+        cache: says which cases, attackers, structures and numbers of steps there are.
         levels: of noise, 0 first.
-        counts: the numbers of steps.
         factors: of lengths and areas.
     """
     usual = max(level for level in levels if level <= USUAL) or levels[1]
+    counts = cache.counts
     last = len(counts) - 1
     window = {"step": 0.05, "readout_format": ".2f"}
     path = {"placeholder": "M0 0 H9 V9 Z", "continuous_update": False}

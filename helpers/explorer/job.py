@@ -1,15 +1,32 @@
-"""Attacks in the background."""
+"""What an explorer does in the background and in callbacks."""
 
 import time
+from collections.abc import Callable
+from functools import wraps
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import Any
 
 from helpers.sweep import Experiment
 
-if TYPE_CHECKING:
-    from helpers.explorer.widget import Explorer
-
 EVERY = 0.3  # seconds between the frames on the way that are shown
+
+
+def guarded(method: Callable) -> Callable:
+    """A callback whose error is shown in the explorer, since nobody sees it elsewhere.
+
+    One runs at a time, and none once the explorer is closed.
+    """
+
+    @wraps(method)
+    def call(self, *args):
+        with self.lock:
+            try:
+                if not self.closed:
+                    method(self, *args)
+            except Exception as error:
+                self.say_error(error)
+
+    return call
 
 
 class SupersededError(Exception):
@@ -29,7 +46,7 @@ class Job(Thread):
         attack: the one that is computed now.
     """
 
-    def __init__(self, explorer: "Explorer", attacks: list[Experiment]) -> None:
+    def __init__(self, explorer: Any, attacks: list[Experiment]) -> None:
         super().__init__(daemon=True, name="explorer")
         self.explorer = explorer
         self.attacks = attacks
@@ -45,7 +62,7 @@ class Job(Thread):
                 for attack in self.attacks:
                     self.attack = attack
                     self._check()
-                    frame = explorer.cache.compute(attack, explorer.counts, self._observe)
+                    frame = explorer.cache.compute(attack, self._observe)
                     explorer.on_step(self, attack.steps, lambda frame=frame: frame)
         except SupersededError:
             return

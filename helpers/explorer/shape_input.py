@@ -1,54 +1,76 @@
-"""The shape of a user's own, as it comes from the explorer's controls."""
+"""A shape of the user's own: SVG path data, a PNG file, or a polygon drawn on the radiograph."""
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from helpers.explorer.job import guarded
 from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 
 MOST_TEXT = 10_000  # characters of SVG path data
 MOST_BYTES = 8_000_000  # of a PNG file
 
 
-def shape_of_text(text: str) -> str:
-    """SVG path data, checked.
+class ShapeInput:
+    """The callbacks of an explorer that set its `shape`.
 
-    Raises:
-        ValueError: it is something else, too long, not closed or empty.
+    Attributes:
+        shape: of a `Goal`; "" until there is one.
+        corners: (x, y) of a polygon that is being drawn [pixels of the picture], or None.
     """
-    if len(text) > MOST_TEXT or not re.fullmatch(PATH_DATA, text):
-        raise ValueError(
-            'that is not SVG path data: paste what stands in d="…" of a <path>, such as '
-            f"M0 0 H9 V9 Z, up to {MOST_TEXT} characters"
-        )
-    read_shape(text)
-    return text
 
+    controls: Any
+    view: Any
+    shape = ""
+    corners: list[tuple[float, float]] | None = None
 
-def shape_of_file(file: Mapping[str, Any]) -> str:
-    """The text of an uploaded PNG file, made smaller if it is large.
+    @guarded
+    def _paste(self, change):
+        text = change["new"].strip()
+        if not text:
+            return
+        if len(text) > MOST_TEXT or not re.fullmatch(PATH_DATA, text):
+            raise ValueError(
+                'that is not SVG path data: paste what stands in d="…" of a <path>, such as '
+                f"M0 0 H9 V9 Z, up to {MOST_TEXT} characters"
+            )
+        read_shape(text)
+        self.shape = text
+        self._changed()
 
-    Raises:
-        ValueError: it is too large, or not a PNG file that can be read.
-    """
-    if file["size"] > MOST_BYTES:
-        raise ValueError(f"{file['name']} has {file['size']:,} bytes; {MOST_BYTES:,} are the most")
-    text = PNG_TEXT + base64.b64encode(file["content"]).decode()
-    try:
-        return png_text(read_shape(text))
-    except ValueError as error:
-        raise ValueError(f"{file['name']}: {error}") from None
+    @guarded
+    def _load(self, change):
+        for file in change["new"]:
+            name, size = file["name"], file["size"]
+            if size > MOST_BYTES:
+                raise ValueError(f"{name} has {size:,} bytes; {MOST_BYTES:,} are the most")
+            text = PNG_TEXT + base64.b64encode(file["content"]).decode()
+            try:
+                self.shape = png_text(read_shape(text))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            self.controls.path.value = ""  # the same text pasted once more is a change again
+            self._changed()
 
+    @guarded
+    def _draw(self, change):
+        """Begin a polygon, or close it and take it as the shape."""
+        begin = change["new"]
+        corners = self.corners
+        self.corners = [] if begin else None
+        self.error = ""
+        self.controls.draw.description = "Close the polygon" if begin else "Draw a polygon"
+        self._redraw()
+        if begin:
+            self._say("click the corners on the radiograph, then press Close the polygon")
+            return
+        if len(corners) < 3:
+            found = f"a polygon of {len(corners)} corners has no area"
+            raise ValueError(f"{found}: draw one of three or more")
+        self.controls.path.value = "M" + " L".join(f"{x:g} {y:g}" for x, y in corners) + " Z"
 
-def path_of_corners(corners: Sequence[tuple[float, float]]) -> str:
-    """SVG path data of a polygon.
-
-    Raises:
-        ValueError: it has fewer than three corners.
-    """
-    if len(corners) < 3:
-        raise ValueError(
-            f"a polygon of {len(corners)} corners has no area: draw one of three or more"
-        )
-    return "M" + " L".join(f"{x:g} {y:g}" for x, y in corners) + " Z"
+    @guarded
+    def _click(self, event):
+        if self.corners is not None:
+            self.corners.append((event["dataX"], event["dataY"]))
+            self._redraw()

@@ -19,6 +19,7 @@ class View:
 
     Args:
         cache: where the frames come from.
+        controls: say how a frame is shown.
         smallest: the lowest noise level, for the colours where there is no noise.
 
     Attributes:
@@ -27,27 +28,20 @@ class View:
         columns: the pictures with their captions.
     """
 
-    def __init__(self, cache: AttackCache, smallest: float) -> None:
+    def __init__(self, cache: AttackCache, controls: SimpleNamespace, smallest: float) -> None:
         layout = {"width": f"{SIDE}px", "max_width": "100%"}
         self.cache = cache
         self.smallest = smallest
         self.text = ""
-        self.radiograph, self.noise = (widgets.Image(layout=layout) for _ in range(2))
+        self.controls = controls
+        pictures = [widgets.Image(layout=layout) for _ in range(2)]
         self.captions = [widgets.HTML(layout=layout) for _ in range(2)]
-        self.heading, self.bars, self.message, self.saved = (widgets.HTML() for _ in range(4))
-        pictures = [self.radiograph, self.noise]
-        self.widgets = [
-            *pictures,
-            *self.captions,
-            self.heading,
-            self.bars,
-            self.message,
-            self.saved,
-        ]
-        self.columns = [
-            widgets.VBox(column, layout={"margin": "0 8px 0 0"})
-            for column in zip(pictures, self.captions, strict=True)
-        ]
+        texts = [widgets.HTML() for _ in range(4)]
+        self.radiograph, self.noise = pictures
+        self.heading, self.bars, self.message, self.saved = texts
+        self.widgets = [*pictures, *self.captions, *texts]
+        columns = zip(pictures, self.captions, strict=True)
+        self.columns = [widgets.VBox(each, layout={"margin": "0 8px 0 0"}) for each in columns]
 
     def say(self, text: str, *, alarm: bool) -> None:
         """Show a line of text, in another colour if it is an error."""
@@ -55,32 +49,27 @@ class View:
         about = f'role="status" aria-live="polite" style="color: {colour}"'
         self.message.value = f"<span {about}>{html.escape(text)}</span>"
 
-    def show(
-        self,
-        frame: Frame,
-        controls: SimpleNamespace,
-        corners: Sequence[tuple[float, float]] | None = None,
-    ) -> None:
+    def show(self, frame: Frame, corners: Sequence[tuple[float, float]]) -> None:
         """Show a frame, and the corners of a polygon that is being drawn."""
-        pictures = self._pictures(frame, controls, corners or ())
+        pictures = self._pictures(frame, corners)
         self.radiograph.value, self.noise.value = map(drawing.png, pictures)
-        for widget, caption in zip(self.captions, self._captions(frame, controls), strict=True):
+        for widget, caption in zip(self.captions, self._captions(frame), strict=True):
             widget.value = html.escape(caption)
         self.bars.value = score_table(frame, self.cache.dataset.structures)
         self.text = self._words(frame)
         self.heading.value = f"<b>{html.escape(self.text)}</b>"
 
-    def picture(self, frame: Frame, controls: SimpleNamespace) -> Image.Image:
+    def picture(self, frame: Frame) -> Image.Image:
         """The frame as one picture."""
         return drawing.sheet(
-            self._pictures(frame, controls, ()),
+            self._pictures(frame, ()),
             self._words(frame),
-            self._captions(frame, controls),
+            self._captions(frame),
             dict(zip(self.cache.dataset.structures, frame.iou["target"], strict=True)),
             foot=f"bars: IoU × 100 of prediction and {frame.reference}",
         )
 
-    def _pictures(self, frame, controls, corners):
+    def _pictures(self, frame, corners):
         data = self.cache.dataset
         (id,) = frame.experiment.ids
         goal = frame.experiment.goal
@@ -90,20 +79,20 @@ class View:
             self.cache.goal(id, goal),
             classes=data.classes,
             reference_classes=[data.class_of(goal.structure)] if goal.structure else data.classes,
-            window=(controls.centre.value, controls.width.value),
+            window=(self.controls.centre.value, self.controls.width.value),
             corners=corners,
         )
-        return radiograph, drawing.noise_map(frame.noise, limit=self._limit(frame, controls))
+        return radiograph, drawing.noise_map(frame.noise, limit=self._limit(frame))
 
-    def _limit(self, frame, controls):
+    def _limit(self, frame):
         """Noise of the darkest colour."""
-        return (frame.experiment.epsilon or self.smallest) / controls.gain.value
+        return (frame.experiment.epsilon or self.smallest) / self.controls.gain.value
 
-    def _captions(self, frame, controls):
-        limit = f"{self._limit(frame, controls):.3g}"
+    def _captions(self, frame):
+        limit = f"{self._limit(frame):.3g}"
         return (
             f"Attacked image; numbered outlines: prediction, dashed: {frame.reference}",
-            f"Noise × {controls.gain.value:g}: blue −{limit}, white 0, red +{limit}",
+            f"Noise × {self.controls.gain.value:g}: blue −{limit}, white 0, red +{limit}",
         )
 
     def _words(self, frame):

@@ -4,7 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from threading import Lock, RLock, Timer
 from types import SimpleNamespace
@@ -16,10 +16,11 @@ from PIL import Image
 
 from helpers.common.paths import EXPERIMENTS, RUNS
 from helpers.data import Dataset
-from helpers.explorer import export, shape_input
+from helpers.explorer import export
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.controls import GOALS, arrange, make_controls
-from helpers.explorer.job import Job
+from helpers.explorer.job import Job, guarded
+from helpers.explorer.shape_input import ShapeInput
 from helpers.explorer.view import View
 from helpers.sweep import Experiment, Goal
 from helpers.targets import LARGE, SMALL
@@ -85,15 +86,15 @@ def explore(
     settings.levels = _numbers("epsilons", epsilons, 0.0)
     settings.factors = _numbers("factors", settings.factors, 1.0)
     settings.structure = settings.structure or dataset.structures[0]
-    settings.number = dataset.class_of(settings.structure)
+    dataset.class_of(settings.structure)
     if len(settings.levels) < 2 or not all(0 <= level <= 2 for level in settings.levels):
         given = [level for level in settings.levels if level]
         raise ValueError(f"epsilons are {given}; give noise levels above 0 and up to 2")
     if settings.goal not in GOALS:
         raise ValueError(f"goal {settings.goal!r} is unknown; choose one of {', '.join(GOALS)}")
-    own = {name: getattr(settings, name) for name in ("steps", "seed", "precision")}
-    places = {"store": settings.store, "which": settings.which, "device": settings.device}
-    return Explorer(AttackCache(dataset, target, surrogate, **places, **own), settings)
+    names = ("store", "which", "device", "steps", "seed", "precision")
+    chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    return Explorer(AttackCache(dataset, target, surrogate, **chosen), settings)
 
 
 def _numbers(name, values, also):
@@ -103,28 +104,7 @@ def _numbers(name, values, also):
         raise ValueError(f"{name} is {values!r}; give a list of numbers, as [0.5, 1]") from None
 
 
-def step_grid(steps: int) -> list[int]:
-    """The numbers of steps on the slider: 0, the first ones, then every tenth part, and all."""
-    coarse = range(10, steps, max(10, -(-steps // 100) * 10))
-    return sorted({0, 1, 2, 3, 5, 7, *coarse, steps} & set(range(steps + 1)))
-
-
-def _guarded(method):
-    """A callback whose error is shown in the widget: nobody sees it elsewhere."""
-
-    @wraps(method)
-    def call(self, *args):
-        with self.lock:
-            try:
-                if not self.closed:
-                    method(self, *args)
-            except Exception as error:
-                self.say_error(error)
-
-    return call
-
-
-class Explorer(widgets.VBox):
+class Explorer(ShapeInput, widgets.VBox):
     """The widget that `explore` returns.
 
     Attributes:
@@ -140,7 +120,6 @@ class Explorer(widgets.VBox):
     def __init__(self, cache: AttackCache, settings: SimpleNamespace) -> None:
         self.cache = cache
         self.settings = settings
-        self.counts = step_grid(cache.steps)
         self.lock = RLock()  # of all that changes below
         self.turn = Lock()  # of the job that may attack
         self.timer = Timer(AGAIN, self._send_again)
@@ -149,11 +128,9 @@ class Explorer(widgets.VBox):
         self.queue: list[Experiment] = []
         self.shown: Frame | None = None
         self.wanted: Experiment | None = None
-        self.shape = ""
         self.error = ""
-        self.corners: list[tuple[float, float]] | None = None  # of a polygon that is being drawn
-        self.controls = make_controls(cache, settings.levels, self.counts, settings.factors)
-        self.view = View(cache, settings.levels[1])
+        self.controls = make_controls(cache, settings.levels, settings.factors)
+        self.view = View(cache, self.controls, settings.levels[1])
         super().__init__(arrange(self.controls, self.view))
         self.add_class("attack-explorer")
         self._listen()
@@ -161,23 +138,17 @@ class Explorer(widgets.VBox):
 
     def _listen(self):
         c = self.controls
-        lacking = [
-            not (self.cache.truth[id] == self.settings.number).any() for id in c.case.options
-        ]
-        c.case.index = lacking.index(min(lacking))  # the first that has the structure
         c.goal.value = self.settings.goal
         c.structure.value = self.settings.structure
-        watched = (
-            (self._changed, c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step),
-            (self._redraw, c.centre, c.width, c.gain),
-            (self._choose_played, c.played),
-            (self._paste, c.path),
-            (self._load, c.upload),
-            (self._draw, c.draw),
-        )
-        for callback, *controls in watched:
-            for control in controls:
-                control.observe(callback, "value")
+        c.case.value = self.cache.first_with(c.structure.value)
+        for control in (c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step):
+            control.observe(self._changed, "value")
+        for control in (c.centre, c.width, c.gain):
+            control.observe(self._redraw, "value")
+        c.played.observe(self._choose_played, "value")
+        c.path.observe(self._paste, "value")
+        c.upload.observe(self._load, "value")
+        c.draw.observe(self._draw, "value")
         self.link = widgets.link((c.step, "index"), (c.play, "value"))
         self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
         self.clicks.on_dom_event(self._click)
@@ -188,7 +159,7 @@ class Explorer(widgets.VBox):
 
     # what to show
 
-    @_guarded
+    @guarded
     def _changed(self, _=None):
         """Show what the controls ask for, or the nearest and compute."""
         c = self.controls
@@ -243,10 +214,10 @@ class Explorer(widgets.VBox):
         self.shown = frame
         self._redraw()
 
-    @_guarded
+    @guarded
     def _redraw(self, _=None):
         if self.shown:
-            self.view.show(self.shown, self.controls, self.corners)
+            self.view.show(self.shown, self.corners or ())
 
     def _say(self, text):
         """Say what is going on; without a text, what speaks against the attack that is shown."""
@@ -268,7 +239,7 @@ class Explorer(widgets.VBox):
         self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest: {self.view.text}")
         self.job.start()
 
-    @_guarded
+    @guarded
     def on_step(self, job: Job, step: int, make: Callable[[], Frame]) -> None:
         """A job has come to a step, whose frame `make` makes; after the last one it has finished.
 
@@ -285,7 +256,7 @@ class Explorer(widgets.VBox):
         also = f" (ε = {job.attack.epsilon:g}; {len(self.queue)} to do)" if self.queue else ""
         self._say(f"computing… step {step}/{steps}{also}")
 
-    @_guarded
+    @guarded
     def on_end(self, job: Job, error: Exception | None) -> None:
         """A job has ended by itself."""
         if job is not self.job:
@@ -300,7 +271,7 @@ class Explorer(widgets.VBox):
         self.timer.daemon = True
         self.timer.start()
 
-    @_guarded
+    @guarded
     def _send_again(self):
         """Send what is shown once more: a page that was just connecting has missed it."""
         for widget in (*self.view.widgets, self.controls.cancel):
@@ -313,7 +284,7 @@ class Explorer(widgets.VBox):
             job.join(0.05)
         return self.job is None
 
-    @_guarded
+    @guarded
     def _compute(self, _):
         """Compute all noise levels of the case and goal."""
         attacks = [self._asked(level, self.cache.steps) for level in self.settings.levels[1:]]
@@ -323,7 +294,7 @@ class Explorer(widgets.VBox):
         else:
             self._say("every noise level is there")
 
-    @_guarded
+    @guarded
     def _cancel(self, _):
         self.job = None
         self.queue = []
@@ -333,7 +304,7 @@ class Explorer(widgets.VBox):
 
     # controls that move others
 
-    @_guarded
+    @guarded
     def _choose_played(self, _):
         c = self.controls
         slider = c.epsilon if c.played.value == "noise level" else c.step
@@ -341,57 +312,18 @@ class Explorer(widgets.VBox):
         c.play.max = len(slider.options) - 1
         self.link = widgets.link((slider, "index"), (c.play, "value"))
 
-    @_guarded
-    def _paste(self, change):
-        text = change["new"].strip()
-        if text:
-            self.shape = shape_input.shape_of_text(text)
-            self._changed()
-
-    @_guarded
-    def _load(self, change):
-        for file in change["new"]:
-            self.shape = shape_input.shape_of_file(file)
-            self.controls.path.value = ""  # the same text pasted once more is a change again
-            self._changed()
-
-    @_guarded
-    def _draw(self, change):
-        """Begin a polygon, or close it and take it as the shape."""
-        begin = change["new"]
-        corners = self.corners
-        self.corners = [] if begin else None
-        self.error = ""
-        self.controls.draw.description = "Close the polygon" if begin else "Draw a polygon"
-        self._redraw()
-        if begin:
-            self._say("click the corners on the radiograph, then press Close the polygon")
-        else:
-            self.controls.path.value = shape_input.path_of_corners(corners)
-
-    @_guarded
-    def _click(self, event):
-        if self.corners is not None:
-            self.corners.append((event["dataX"], event["dataY"]))
-            self._redraw()
-
     # as files, and as a widget
 
-    @_guarded
+    @guarded
     def _save(self, kind, _):
-        folder = Path(self.settings.folder).expanduser()
-        self.view.saved.value = export.save(kind, self._frame(), self.cache, folder)
-
-    def _frame(self):
-        """The frame that is shown."""
         if self.shown is None:
             raise ValueError("there is no picture yet: choose another goal or structure")
-        return self.shown
+        folder = Path(self.settings.folder).expanduser()
+        self.view.saved.value = export.save(kind, self.shown, self.cache, folder)
 
     def picture(self) -> Image.Image:
         """What is shown, as one picture."""
-        with self.lock:
-            return self.view.picture(self._frame(), self.controls)
+        return self.view.picture(self.shown)
 
     def _repr_mimebundle_(self, **options):
         """The widget, and a picture and a line of text for where no widget can be."""

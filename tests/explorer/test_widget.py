@@ -126,9 +126,9 @@ def attacks(monkeypatch):
     """The experiments that were attacked, a list that grows."""
     made, compute = [], AttackCache.compute
 
-    def counting(self, experiment, counts, observe):
+    def counting(self, experiment, observe):
         made.append(experiment)
-        return compute(self, experiment, counts, observe)
+        return compute(self, experiment, observe)
 
     monkeypatch.setattr(AttackCache, "compute", counting)
     return made
@@ -171,7 +171,7 @@ def test_a_step_on_the_way_is_what_an_attack_of_so_many_steps_comes_to(make, att
     c.attacker.value = attacker
     assert explorer.wait() and not explorer.error
     made = len(attacks)
-    for step in explorer.counts[1:-1]:
+    for step in explorer.cache.counts[1:-1]:
         c.step.value = step
         frame = explorer.shown
         assert frame.experiment == explorer.wanted and frame.experiment.steps == step
@@ -200,8 +200,10 @@ def test_a_whole_attack_keeps_its_warnings(make, monkeypatch):
     monkeypatch.setattr(
         explorer.cache.store,
         "write",
-        lambda experiment, result, **options: written.append(result)
-        or real(experiment, replace(result, warnings=("odd",)), **options),
+        lambda experiment, result, **options: (
+            written.append(result)
+            or real(experiment, replace(result, warnings=("odd",)), **options)
+        ),
     )
     explorer.controls.epsilon.value = 0.4
     assert explorer.wait() and written and explorer.shown.warnings == written[-1].warnings[0]
@@ -247,11 +249,7 @@ def test_a_frame_of_a_sweep_over_all_cases_is_used(make, attacks, tmp_path):
     attacks.clear()
     for k, case in enumerate(explorer.cache.ids):
         explorer.controls.case.value = case
-        assert (
-            explorer.shown.experiment == explorer.wanted
-            and not attacks
-            and explorer.job is None
-        )
+        assert explorer.shown.experiment == explorer.wanted and not attacks and explorer.job is None
         assert np.array_equal(explorer.shown.prediction, truth_of(first, whole).predictions[k])
 
 
@@ -353,28 +351,32 @@ def test_a_miss_shows_the_nearest_frame_then_partial_ones_and_can_be_cancelled(m
     monkeypatch.setattr(background, "EVERY", 0)
     real, messages, shown = explorer.cache.compute, [], []
 
-    def slow(cell, steps, observe):
+    def slow(cell, observe):
         def watch(step, make_frame):
             observe(step, make_frame)
             messages.append(explorer.view.message.value)
             shown.append(explorer.shown.experiment)
             time.sleep(0.05)
 
-        return real(cell, steps, watch)
+        return real(cell, watch)
 
     monkeypatch.setattr(explorer.cache, "compute", slow)
     before = explorer.shown
     start = time.monotonic()
     explorer.controls.epsilon.value = 0.4
     assert time.monotonic() - start < 0.3 and explorer.job is not None  # the callback does not wait
-    assert "computing… step 0/12" in explorer.view.message.value and before.experiment.epsilon == 0.1
+    assert (
+        "computing… step 0/12" in explorer.view.message.value and before.experiment.epsilon == 0.1
+    )
     while len(messages) < 5:
         time.sleep(0.01)
     assert not explorer.controls.cancel.disabled
     job = explorer.job
     explorer.controls.cancel.click()
     job.join(5)
-    assert not job.is_alive() and explorer.job is None and "cancelled" in explorer.view.message.value
+    assert (
+        not job.is_alive() and explorer.job is None and "cancelled" in explorer.view.message.value
+    )
     assert any("step 3/12" in text for text in messages) and 3 in [cell.steps for cell in shown]
     assert (
         explorer.shown.experiment.epsilon == 0.1 and explorer.wanted.epsilon == 0.4
@@ -391,7 +393,10 @@ def test_every_control_has_a_description_and_none_says_something_by_colour_alone
             assert control.tabbable is not False, name
     for k, structure in enumerate(complete.cache.dataset.structures):
         assert f"{k + 1} {structure}" in complete.view.bars.value
-    assert "dashed: target" in complete.view.captions[0].value and "blue −" in complete.view.captions[1].value
+    assert (
+        "dashed: target" in complete.view.captions[0].value
+        and "blue −" in complete.view.captions[1].value
+    )
     assert complete.view.text in complete.view.heading.value
 
 
@@ -450,8 +455,176 @@ def test_a_closed_explorer_is_garbage(squares, tmp_path):
     explorer.controls.epsilon.value = 0.4  # too late: nothing happens
     assert explorer.job is None
     del explorer
-    gc.collect()
-    assert gone() is None
+    assert until(lambda: gc.collect() >= 0 and gone() is None), "its threads end in a moment"
+
+
+# a job that is replaced
+
+
+class Slow:
+    """An attack in place of `AttackCache.compute`: it goes on until it is let go, or ended."""
+
+    def __init__(self, explorer, monkeypatch):
+        self.started, self.ended, self.go = [], [], threading.Event()
+        self.frame = explorer.shown
+        monkeypatch.setattr(explorer.cache, "compute", self)
+
+    def __call__(self, experiment, observe):
+        self.started.append(experiment.epsilon)
+        try:
+            for step in range(10**6):
+                observe(step % STEPS, lambda: self.frame)
+                if self.go.wait(0.01):
+                    return self.frame
+        finally:
+            self.ended.append(experiment.epsilon)
+
+    def starts(self, epsilon):
+        return until(lambda: self.started[-1:] == [epsilon])
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+def test_a_replaced_job_ends_at_once_and_the_wanted_attack_begins(make, monkeypatch):
+    explorer = make()
+    monkeypatch.setattr(module, "AGAIN", 60)
+    slow = Slow(explorer, monkeypatch)
+    c = explorer.controls
+    jobs = []
+    for epsilon in (0.2, 0.4, 0.2, 0.4, 0.2):
+        c.epsilon.value = epsilon
+        jobs.append(explorer.job)
+    assert slow.starts(0.2)
+    assert until(lambda: not any(job.is_alive() for job in jobs[:-1])), "no job sleeps on"
+    assert explorer.job is jobs[-1] and jobs[-1].is_alive()
+    assert slow.started.count(0.4) == 0 or slow.ended.count(0.4) == slow.started.count(0.4)
+    slow.go.set()
+    assert explorer.wait() and not explorer.error
+
+
+def test_only_one_job_attacks_at_a_time(make, monkeypatch):
+    explorer = make()
+    slow = Slow(explorer, monkeypatch)
+    for epsilon in (0.2, 0.4):
+        explorer.controls.epsilon.value = epsilon
+        assert slow.starts(epsilon)
+        assert len(slow.started) - len(slow.ended) == 1
+
+
+def test_closing_does_not_wait_for_the_attack_that_runs(make, monkeypatch):
+    explorer = make()
+    go = threading.Event()
+
+    def compute(experiment, observe):
+        observe(0, lambda: None)
+        go.wait(60)  # one long step
+        observe(1, lambda: None)
+
+    monkeypatch.setattr(explorer.cache, "compute", compute)
+    explorer.controls.epsilon.value = 0.4
+    job = explorer.job
+    start = time.monotonic()
+    explorer.close()
+    assert time.monotonic() - start < 5 and job.is_alive()
+    go.set()
+    job.join(20)
+    assert not job.is_alive()
+
+
+def test_the_next_change_and_closing_call_off_the_sending_again(make):
+    explorer = make()
+    first = explorer.timer
+    assert first.is_alive()
+    explorer.controls.step.value = 5
+    assert first.finished.is_set() and explorer.wait()
+    second = explorer.timer
+    explorer.close()
+    assert second.finished.is_set()
+
+
+def test_a_job_that_was_cancelled_sends_nothing_again(make, monkeypatch):
+    explorer = make()
+    slow = Slow(explorer, monkeypatch)
+    explorer.controls.epsilon.value = 0.4
+    timer = explorer.timer
+    assert slow.starts(0.4)
+    explorer.controls.cancel.click()
+    assert until(lambda: slow.ended == [0.4])
+    assert explorer.timer is timer and timer.finished.is_set()
+
+
+def test_a_replaced_job_leaves_the_queue_of_the_next_alone(make, monkeypatch):
+    """The queue is written under the lock, and by the job that is the explorer's."""
+    explorer = make()
+    c = explorer.controls
+    slow = Slow(explorer, monkeypatch)
+    c.compute.click()
+    assert slow.starts(0.2)
+    old = explorer.job
+    queue = list(explorer.queue)
+    c.epsilon.value = 0.4
+    assert [attack.epsilon for attack in queue] == [0.2, 0.4] and explorer.queue == queue
+    explorer.on_step(old, STEPS, lambda: slow.frame)
+    explorer.on_end(old, None)
+    assert explorer.queue == queue and explorer.job is not None
+    with explorer.lock:
+        slow.go.set()
+        time.sleep(0.2)
+        assert explorer.queue == queue, "the job waits for the lock"
+    assert explorer.wait() and explorer.queue == []
+
+
+# options
+
+
+def test_an_unknown_option_is_refused_and_the_known_ones_are_named(make):
+    with pytest.raises(TypeError, match="no option stepps; choose from .*steps.*precision"):
+        make(stepps=3)
+
+
+@pytest.mark.parametrize("epsilons", [0.04, None, "0.04", ["a"], np.float32(0.04)])
+def test_noise_levels_that_are_no_list_of_numbers_are_refused(make, epsilons):
+    with pytest.raises(ValueError, match="epsilons is .*; give a list of numbers"):
+        make(epsilons=epsilons)
+
+
+def test_the_user_s_home_is_understood_in_folders(make, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    explorer = make(folder="~/saved", store="~/cells")
+    explorer.controls.save_image.click()
+    assert not explorer.error and len(list((tmp_path / "home/saved").glob("*.png"))) == 1
+    assert (tmp_path / "home/cells").is_dir()
+
+
+def test_it_opens_on_a_case_that_has_the_structure(squares, tmp_path):
+    data, *networks = squares
+    for lacking, text in (((0,), "case-1, ε"), ((0, 1), "case case-0 has no pixel of 'heart'")):
+        labels = data.labels.clone()
+        for k in lacking:
+            labels[k][labels[k] == 1] = 0
+        part = replace(data, labels=labels)
+        options = {"epsilons": LEVELS, "steps": STEPS, "store": tmp_path}
+        with closing(explore(part, *networks, **options)) as explorer:
+            assert explorer.wait()
+            assert text in (explorer.error or explorer.view.text)
+            bundle = explorer._repr_mimebundle_()
+            assert text in bundle["text/plain"]
+            assert ("image/png" in bundle) == (explorer.shown is not None)
+
+
+def test_the_factor_says_whether_it_is_of_lengths_or_of_areas(complete):
+    c = complete.controls
+    c.goal.value = "resize"
+    assert c.factor.description == "Length ×" and not c.factor.disabled
+    c.goal.value = "own shape"
+    assert c.factor.description == "Area ×" and not c.factor.disabled
+    c.goal.value = "large symbol"
+    assert c.factor.disabled
 
 
 # wrong inputs
@@ -478,17 +651,18 @@ def test_a_noise_level_outside_the_grid_is_refused_and_changes_nothing(complete)
     text = complete.view.text
     with pytest.raises(TraitError, match="Invalid selection"):
         complete.controls.epsilon.value = 0.3
-    assert complete.view.text == text and complete.controls.epsilon.value in complete.settings.levels
+    assert (
+        complete.view.text == text and complete.controls.epsilon.value in complete.settings.levels
+    )
 
 
 def huge_png(width, height):
     """Head of a PNG of this size, with nothing in it that could be decoded."""
-    chunk = lambda kind, data: (
-        len(data).to_bytes(4, "big")
-        + kind
-        + data  # noqa: E731
-        + zlib.crc32(kind + data).to_bytes(4, "big")
-    )
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + check
+
     head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -580,7 +754,8 @@ def test_a_polygon_is_drawn_by_clicks_and_becomes_the_target(make):
     assert "draw" in c.own.children[0].value and explorer.error
     c.draw.value = True
     assert (
-        c.draw.description == "Close the polygon" and "click the corners" in explorer.view.message.value
+        c.draw.description == "Close the polygon"
+        and "click the corners" in explorer.view.message.value
     )
     drawn = [explorer.view.radiograph.value]
     for corner in corners:
@@ -653,7 +828,9 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
         complete.controls.epsilon.value = epsilon
         complete.controls.save_image.click()
         assert not complete.error and "differs in 0 of 1024 pixels" in complete.view.saved.value
-        path = max(complete.settings.folder.glob("*_image.png"), key=lambda path: path.stat().st_mtime_ns)
+        path = max(
+            complete.settings.folder.glob("*_image.png"), key=lambda path: path.stat().st_mtime_ns
+        )
         with Image.open(path) as file:
             image = (np.asarray(file) / 32767.5 - 1).astype(np.float32)
         assert np.abs(image - complete.cache.attacked(complete.shown)).max() <= 1 / 65535 + 1e-7
