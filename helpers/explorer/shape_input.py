@@ -4,6 +4,8 @@ import base64
 import re
 from typing import Any
 
+from ipyevents import Event as Listener
+
 from helpers.explorer.job import guarded
 from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 
@@ -23,6 +25,14 @@ class ShapeInput:
     view: Any
     shape = ""
     corners: list[tuple[float, float]] | None = None
+
+    def listen_to_shapes(self) -> None:
+        """Follow the controls, and clicks on the radiograph."""
+        self.controls.path.observe(self._paste, "value")
+        self.controls.upload.observe(self._load, "value")
+        self.controls.draw.observe(self._draw, "value")
+        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
+        self.clicks.on_dom_event(self._click)
 
     @guarded
     def _paste(self, change):

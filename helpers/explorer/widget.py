@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock, RLock, Timer
@@ -11,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
-from ipyevents import Event as Listener
 from PIL import Image
 
 from helpers.common.paths import EXPERIMENTS, RUNS
@@ -67,8 +67,7 @@ def explore(
             structure: the one that is replaced at first; None is the dataset's first.
             goal: one of `controls.GOALS`, at first.
             small, large: area of the symbols / area of the structure.
-            factors: new length / old length of resized structures, new area / old area of a shape
-                of one's own; 1 is added.
+            factors: new / old length of resized structures, area of one's own shapes; 1 is added.
             which: name of a split, or ids: the cases. The first with the structure is shown.
             device: "cpu", "cuda" or "auto".
             folder: where files are saved.
@@ -76,8 +75,7 @@ def explore(
 
     Raises:
         TypeError: an option has another name.
-        ValueError: no such structure, goal or split, a number out of its range, or a store that
-            cannot be used.
+        ValueError: an option has a value that cannot be used.
     """
     unknown = ", ".join(sorted(options.keys() - OPTIONS.keys()))
     if unknown:
@@ -146,12 +144,8 @@ class Explorer(ShapeInput, widgets.VBox):
         for control in (c.centre, c.width, c.gain):
             control.observe(self._redraw, "value")
         c.played.observe(self._choose_played, "value")
-        c.path.observe(self._paste, "value")
-        c.upload.observe(self._load, "value")
-        c.draw.observe(self._draw, "value")
         self.link = widgets.link((c.step, "index"), (c.play, "value"))
-        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
+        self.listen_to_shapes()
         c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
         for kind in export.FILES:
@@ -180,7 +174,7 @@ class Explorer(ShapeInput, widgets.VBox):
             self._say("computing others …" if self.job else "")
             return
         self._show(self._nearest())
-        whole = self._asked(c.epsilon.value, self.cache.steps)
+        whole = replace(wanted, steps=self.cache.steps)
         if self.job is None or self.job.attack != whole:
             self._start([whole, *(each for each in self.queue if each != whole)])
 
@@ -235,23 +229,20 @@ class Explorer(ShapeInput, widgets.VBox):
 
     def _start(self, attacks):
         """Run attacks in the background, in order, in place of what runs now."""
+        self.timer.cancel()
         self.job = Job(self, attacks)
         self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest: {self.view.text}")
         self.job.start()
 
     @guarded
     def on_step(self, job: Job, step: int, make: Callable[[], Frame]) -> None:
-        """A job has come to a step, whose frame `make` makes; after the last one it has finished.
-
-        The controls may ask for that attack, for a step of it, or for something else.
-        """
+        """A job has come to a step, whose frame `make` makes; with the last one it has finished."""
         if job is not self.job:
             return
         steps = self.cache.steps
         if step == steps:
             self.queue = [each for each in self.queue if each != job.attack]
-        c = self.controls
-        if self.wanted and self._asked(c.epsilon.value, steps) == job.attack:
+        if self.wanted and replace(self.wanted, steps=steps) == job.attack:
             self._show(self.cache.find(self.wanted) or make())
         also = f" (ε = {job.attack.epsilon:g}; {len(self.queue)} to do)" if self.queue else ""
         self._say(f"computing… step {step}/{steps}{also}")
@@ -263,10 +254,9 @@ class Explorer(ShapeInput, widgets.VBox):
             return
         self.job = None
         self.queue = []
+        self._say("")
         if error is not None:
             self.say_error(error)
-        else:
-            self._say("")
         self.timer = Timer(AGAIN, self._send_again)
         self.timer.daemon = True
         self.timer.start()
@@ -280,8 +270,8 @@ class Explorer(ShapeInput, widgets.VBox):
     def wait(self, seconds: float = 60) -> bool:
         """Block until nothing is computed; returns False on time-out."""
         end = time.monotonic() + seconds
-        while (job := self.job) is not None and time.monotonic() < end:
-            job.join(0.05)
+        while self.job is not None and time.monotonic() < end:
+            time.sleep(0.02)
         return self.job is None
 
     @guarded
@@ -301,8 +291,6 @@ class Explorer(ShapeInput, widgets.VBox):
         if self.wanted and self.cache.find(self.wanted) is None:
             self._show(self._nearest())
         self._say("cancelled; move a control to go on")
-
-    # controls that move others
 
     @guarded
     def _choose_played(self, _):
