@@ -272,7 +272,8 @@ class Explorer(ShapeInput, widgets.VBox):
         end = time.monotonic() + seconds
         while self.job is not None and time.monotonic() < end:
             time.sleep(0.02)
-        return self.job is None
+        with self.lock:  # what shows the end has run
+            return self.job is None
 
     @guarded
     def _compute(self, _):
