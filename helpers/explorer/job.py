@@ -1,5 +1,6 @@
 """What an explorer does in the background and in callbacks."""
 
+import atexit
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -52,6 +53,7 @@ class Job(Thread):
         self.attacks = attacks
         self.attack = attacks[0]
         self.last_shown = 0.0
+        atexit.register(self._end)  # a thread that computes while Python ends would abort it
 
     def run(self) -> None:
         """Compute the attacks; an error ends the job, and the explorer shows it."""
@@ -68,6 +70,8 @@ class Job(Thread):
             return
         except Exception as caught:
             error = caught
+        finally:
+            atexit.unregister(self._end)
         explorer.on_end(self, error)
 
     def _observe(self, step, make):
@@ -75,6 +79,10 @@ class Job(Thread):
         if 0 < step < self.attack.steps and time.monotonic() > self.last_shown + EVERY:
             self.explorer.on_step(self, step, make)
             self.last_shown = time.monotonic()
+
+    def _end(self):
+        self.explorer.job = None
+        self.join(10)
 
     def _check(self):
         if self.explorer.job is not self:

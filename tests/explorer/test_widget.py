@@ -536,6 +536,21 @@ def test_closing_does_not_wait_for_the_attack_that_runs(make, monkeypatch):
     assert not job.is_alive()
 
 
+@pytest.mark.parametrize("last", ["explorer.close()", ""])
+def test_a_program_may_end_while_an_attack_runs(tmp_path, last):
+    lines = [
+        TINY,
+        "from helpers.explorer import explore",
+        f"explorer = explore(data, target, epsilons=[0.1], steps=100_000, store={str(tmp_path)!r})",
+        "import time; time.sleep(1)",
+        "assert explorer.job is not None",
+        last,
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and "terminate" not in ended.stderr, ended.stderr
+
+
 def test_the_next_change_and_closing_call_off_the_sending_again(make):
     explorer = make()
     first = explorer.timer
