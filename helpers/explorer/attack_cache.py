@@ -1,255 +1,247 @@
-"""Attacks on one case at a time: taken from a store, or computed with partial results on the way."""
+"""Attacks on one case at a time: from memory, from a store, or computed step by step."""
 
-from collections import OrderedDict
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import lru_cache
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
+from helpers.common.provenance import provenance
+from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.network import find_device, predict
-from helpers.sweep import Experiment, Store, check_experiment, white_box
-from helpers.sweep.compute import follow, quantise
+from helpers.sweep import Experiment, Goal, Store, compute_results, white_box
+from helpers.training import Trained
 
-MEMORY = 128 * 2**20  # of frames that are kept at hand [bytes]
+MEMORY = 2**28  # of the frames that are kept [bytes]
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One attack on one case.
+    """One attack on one case, at its end or at a step on the way.
 
     Attributes:
-        cell: the Cell, of that case alone.
-        noise: int8 (H, W) in steps of linf / 127.
-        linf: largest noise [units of the images].
-        prediction: uint8 (H, W), label map that the attacked network sees.
+        experiment: of that case alone.
+        noise: float32 (H, W) [units of the images].
+        prediction: uint8 (H, W), the label map that the attacked network sees.
         iou: {"target", "truth"} → float32 (S,), IoU × 100 of each structure.
-        warnings: text; what speaks against trusting the attack.
+        warnings: what speaks against trusting the attack; "" for a step on the way, which is
+            not checked.
     """
 
-    cell: Experiment
+    experiment: Experiment
     noise: np.ndarray
-    linf: float
     prediction: np.ndarray
-    iou: dict
+    iou: dict[str, np.ndarray]
     warnings: str = ""
 
     @property
-    def values(self):
-        """Noise, float32 (H, W) [units of the images]."""
-        return self.noise * np.float32(self.linf / 127)
+    def reference(self) -> str:
+        """The label map that matters: "truth" of an untargeted attack, "target" of others."""
+        return "truth" if self.experiment.goal.kind == "untargeted" else "target"
+
+
+def step_grid(steps: int) -> list[int]:
+    """Numbers of steps to look at: 0, the first ones, then every tenth part, and all."""
+    coarse = range(10, steps, max(10, -(-steps // 100) * 10))
+    return sorted({0, 1, 2, 3, 5, 7, *coarse, steps} & set(range(steps + 1)))
 
 
 class AttackCache:
     """Where frames come from: memory, a store, or an attack that is run.
 
     Args:
-        dataset: a `data.Dataset`.
-        attacked: the `training.Trained` that is attacked.
-        surrogate: the one that black-box noise is made with, or None.
-        store: folder of a `store.Store`.
-        which: name of a split, or ids: the cases; also of cells that hold them all.
-        steps: of an attack, of which fewer steps are a part.
+        dataset: the one that holds the cases.
+        attacked: the network that is attacked.
+        surrogate: the one that black-box noise is made with; None leaves these attacks out.
+        store: folder of a `sweep.Store`.
+        which: name of a split, or ids: the cases; also of stored experiments that hold them all.
         device: "cpu", "cuda" or "auto".
-        **options: of the `cells.Cell`, such as seed or precision.
+        **values: of the `Experiment`: steps, seed, precision.
+
+    Attributes:
+        counts: the numbers of steps whose frames are kept, from 0 to all.
+        source: the `provenance` of the dataset and the networks.
+        goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
+            (untargeted) to get away from; a ValueError says why it cannot be made of this case.
     """
 
     def __init__(
         self,
-        dataset,
-        attacked,
-        surrogate=None,
+        dataset: Dataset,
+        attacked: Trained,
+        surrogate: Trained | None = None,
         *,
-        store,
-        which="test",
-        steps=100,
-        device="cpu",
-        **options,
-    ):
-        self.dataset, self.steps, self.device = dataset, steps, find_device(device)
-        images, truth = (part.to(self.device) for part in dataset.take(which))
-        self.ids = tuple(dataset.split[which] if isinstance(which, str) else which)
-        self.images, self.truth = (
-            dict(zip(self.ids, part, strict=True)) for part in (images, truth)
-        )
-        base = white_box(dataset, attacked, which=self.ids, device=device, steps=steps, **options)
-        self.bases, self.networks = (
-            {"white-box": base},
-            {attacked.digest: attacked.network.to(self.device)},
-        )
+        store: str | Path,
+        which: str | Collection[str] = "test",
+        device: str = "cpu",
+        **values: Any,
+    ) -> None:
+        images, truth = dataset.take(which)
+        base = white_box(dataset, attacked, which=which, device=device, **values)
+        trained = {"white-box": attacked}
         if surrogate is not None:
-            self.bases["black-box"] = replace(base, crafted_on=surrogate.digest)
-            self.networks[surrogate.digest] = surrogate.network.to(self.device)
-        self.store, self.lock, self.computed = Store(store), Lock(), 0
-        self.memory, self.goals, self.clean = OrderedDict(), {}, {}
-
-    def cell(self, id, attacker, goal, epsilon, steps):
-        """The Cell of one case; without noise or steps that of no attack."""
-        cell = replace(
-            self.bases[attacker],
-            ids=(id,),
-            goal=goal,
-            epsilon=float(epsilon),
-            steps=steps or self.steps,
+            trained["black-box"] = surrogate
+        self.dataset = dataset
+        self.device = find_device(device)
+        self.ids = base.ids
+        self.steps = base.steps
+        self.counts = step_grid(base.steps)
+        self.images = dict(zip(base.ids, images.to(self.device), strict=True))
+        self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
+        self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
+        self.bases = {name: replace(base, crafted_on=each.digest) for name, each in trained.items()}
+        self.source = provenance(
+            dataset,
+            list(trained.values()),
+            steps=base.steps,
+            seed=base.seed,
+            precision=base.precision,
+            device=self.device,
         )
-        check_experiment(cell, structures=self.dataset.structures, weights=self.networks)
-        return (
-            cell
-            if epsilon and steps
-            else replace(cell, attack="no attack", epsilon=0.0, steps=self.steps)
-        )
+        self.store = Store(Path(store).expanduser())
+        self.lock = Lock()
+        self.memory: dict[Experiment, Frame] = {}
+        self.goal = lru_cache(maxsize=64)(self._goal)
+        self.clean = lru_cache(maxsize=64)(self._clean)
 
-    def image(self, id):
+    def experiment(
+        self, id: str, attacker: str, goal: Goal, epsilon: float, steps: int
+    ) -> Experiment:
+        """The experiment on one case; without noise or steps that of no attack."""
+        base = replace(self.bases[attacker], ids=(id,), goal=goal)
+        if epsilon and steps:
+            return replace(base, epsilon=epsilon, steps=steps)
+        return replace(base, attack="no attack", epsilon=0.0)
+
+    def attacker(self, experiment: Experiment) -> str:
+        """Who made the noise: "white-box" or "black-box"."""
+        crafted_on = experiment.crafted_on
+        return next(name for name, base in self.bases.items() if base.crafted_on == crafted_on)
+
+    def first_with(self, structure: str) -> str:
+        """The first case that has a structure; the first of all if none has."""
+        number = self.dataset.class_of(structure)
+        return max(self.ids, key=lambda id: bool((self.truth[id] == number).any()))
+
+    def image(self, id: str) -> np.ndarray:
         """float32 (H, W), not attacked."""
         return self.images[id][0].cpu().numpy()
 
-    def attacked(self, frame):
-        """The attacked image, float32 (H, W): exact but where noise met the ends of the range, there up to ε / 112 off.
+    def attacked(self, frame: Frame) -> np.ndarray:
+        """The attacked image, float32 (H, W).
 
-        Noise is made in strides of ε / 20, so what the store rounded is moved to the stride that it comes from.
+        Exact but for a stored attack's pixels at the ends of the range, up to ε / 112 off.
         """
-        noise, stride = frame.values, np.float32(frame.cell.epsilon / 20)
-        if frame.cell.attack == "pgd" and stride:
-            whole = (noise / stride).round() * stride
-            noise = np.where(np.abs(whole - noise) <= frame.linf / 200, whole, noise)
-        return (self.image(frame.cell.ids[0]) + noise).clip(-1, 1)
+        return (self.image(frame.experiment.ids[0]) + frame.noise).clip(-1, 1)
 
-    def goal(self, cell):
-        """Label map (H, W) that a cell is to reach or (untargeted) to get away from."""
-        key = cell.ids, cell.goal
-        if key not in self.goals:
-            truth = self.truth[cell.ids[0]][None]
-            clean = torch.from_numpy(self._clean(cell.ids[0]))[None].to(truth)
-            labels = cell.goal.labels(truth, clean, self.dataset.structures, cell.ids)
-            with self.lock:
-                self.goals[key] = labels[0].cpu().numpy().astype(np.uint8)
-                if len(self.goals) > 64:
-                    del self.goals[next(iter(self.goals))]
-        return self.goals[key]
-
-    def find(self, cell):
-        """The Frame of a cell, if it takes no attack to get it; otherwise None."""
-        with self.lock:
-            if cell in self.memory:
-                self.memory.move_to_end(cell)
-                return self.memory[cell]
-        if cell.attack == "no attack":
-            clean = self._clean(cell.ids[0])
-            return self._keep(
-                cell, np.zeros(clean.shape, np.int8), 0.0, clean, self._scores(cell, clean), ""
-            )
-        for whole in dict.fromkeys([cell, replace(cell, ids=self.ids)]):
-            outcome = self.store.read(whole, noise=True)
-            if outcome is not None:
-                frames = {
-                    id: self._take(replace(cell, ids=(id,)), outcome, k)
-                    for k, id in enumerate(whole.ids)
-                }
-                return frames[cell.ids[0]]
+    def find(self, experiment: Experiment) -> Frame | None:
+        """The frame of an experiment if it takes no attack to get it, otherwise None."""
+        frame = self.memory.get(experiment)
+        if frame is not None:
+            return self._keep(frame)
+        (id,) = experiment.ids
+        if experiment.attack == "no attack":
+            clean = self.clean(id)
+            return self._keep(self._frame(experiment, np.zeros(clean.shape, np.float32), clean))
+        for whole in (experiment, replace(experiment, ids=self.ids)):
+            result = self.store.read(whole, noise=True)
+            if result is not None:
+                return self._take(experiment, result, whole.ids.index(id))
         return None
 
-    def nearest(self, cell, epsilons, steps):
-        """The Frame at hand that is most like a cell: of another noise level, else of another step, else no attack."""
-        levels = sorted(filter(None, epsilons), key=lambda epsilon: abs(epsilon - cell.epsilon))
-        counts = sorted(filter(None, steps), key=lambda count: abs(count - cell.steps))
-        for count, epsilon in product(counts[:1], levels):
-            if (frame := self.find(replace(cell, epsilon=epsilon, steps=count))) is not None:
-                return frame
-        for count in counts[1:]:
-            if (frame := self.find(replace(cell, steps=count))) is not None:
-                return frame
-        return self.find(replace(cell, attack="no attack", epsilon=0.0, steps=self.steps))
-
-    def compute(self, cell, steps, observe=None):
-        """Attack, and keep what it comes to after each number of steps.
+    def compute(
+        self,
+        experiment: Experiment,
+        observe: Callable[[int, Callable[[], Frame]], None],
+    ) -> Frame:
+        """Attack; keep the whole attack in the store, and steps on the way in memory alone.
 
         Args:
-            cell: a Cell, with all steps.
-            steps: numbers of steps that are kept besides.
-            observe: function of the step and a function that returns the Frame at that step; called at each step. An
-                exception that it raises ends the attack.
+            experiment: with all steps.
+            observe: function of the step and of a function that makes the frame of that step;
+                called at each step. An exception that it raises ends the attack.
 
-        Yields:
-            Frame, that of the whole attack first.
+        Returns:
+            The frame of the whole attack.
         """
-        id, watch = cell.ids[0], None
-        if observe:
-            watch = lambda step, adv, logits: observe(
-                step, lambda: self._partial(cell, step, adv, logits)
-            )  # noqa: E731
-        self.computed += 1
-        for part, outcome in follow(
-            cell,
-            steps,
-            {id: self.images[id]},
-            {id: self.truth[id]},
-            observe=watch,
+        (id,) = experiment.ids
+
+        def watch(step: int, adv_images: torch.Tensor, _: torch.Tensor) -> None:
+            def make() -> Frame:
+                adv_image = adv_images[0, 0].cpu().numpy()
+                part = replace(experiment, steps=step)
+                return self._frame(part, adv_image - self.image(id), self.predict(adv_image))
+
+            observe(step, make)
+            if step in self.counts[1:-1]:
+                self._keep(make())
+
+        (result,) = compute_results(
+            [experiment],
+            self.images,
+            self.truth,
             structures=self.dataset.structures,
             networks=self.networks,
-        ):
-            frame = self._take(part, outcome, 0)
-            self.store.write(part, outcome, noise=True)
-            yield frame
-
-    def predict(self, image):
-        """Label map uint8 (H, W) that the attacked network sees in an image, float32 (H, W)."""
-        batch = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None].to(
-            self.device
+            observe=watch,
         )
-        return (
-            predict(self.networks[self.bases["white-box"].attacked], batch)[0]
-            .cpu()
-            .numpy()
-            .astype(np.uint8)
-        )
+        self.store.write(experiment, result, noise=True)
+        return self._take(experiment, result, 0)
 
-    def clear(self):
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Label map, uint8 (H, W), that the attacked network sees in an image, float32 (H, W)."""
+        batch = torch.from_numpy(image)[None, None].to(self.device)
+        network = self.networks[self.bases["white-box"].attacked]
+        return predict(network, batch)[0].cpu().numpy().astype(np.uint8)
+
+    def clear(self) -> None:
         """Forget what is kept in memory."""
+        self.goal.cache_clear()
+        self.clean.cache_clear()
         with self.lock:
-            for kept in (self.memory, self.goals, self.clean):
-                kept.clear()
+            self.memory.clear()
 
-    def _clean(self, id):
-        if id not in self.clean:
-            self.clean[id] = self.predict(self.image(id))
-        return self.clean[id]
+    def _goal(self, id: str, goal: Goal) -> np.ndarray:
+        labels = goal.labels(self.truth[id][None], None, self.dataset.structures, [id])
+        return labels[0].cpu().numpy().astype(np.uint8)
 
-    def _scores(self, cell, prediction):
-        classes, maps = self.dataset.classes, torch.from_numpy(prediction.astype(np.int64))[None]
-        labels = {
-            "target": torch.from_numpy(self.goal(cell).astype(np.int64)),
-            "truth": self.truth[cell.ids[0]].cpu(),
-        }
-        return {
-            name: iou(maps, each[None], classes=classes)[0].numpy() for name, each in labels.items()
-        }
+    def _clean(self, id: str) -> np.ndarray:
+        return self.predict(self.image(id))
 
-    def _partial(self, cell, step, adv_images, logits):
-        noise, linf = (
-            part[0].cpu().numpy() for part in quantise(adv_images - self.images[cell.ids[0]])
-        )
-        prediction = logits[0].argmax(dim=0).cpu().numpy().astype(np.uint8)
-        cell = replace(cell, steps=step) if step else replace(cell, attack="no attack")
-        return Frame(cell, noise[0], float(linf), prediction, self._scores(cell, prediction))
+    def _frame(self, experiment, noise, prediction):
+        """A frame with its scores."""
+        (id,) = experiment.ids
+        labels = {"target": self.goal(id, experiment.goal), "truth": self.truth[id].cpu().numpy()}
+        scores = {name: self._scores(prediction, each) for name, each in labels.items()}
+        return Frame(experiment, noise, prediction, scores)
 
-    def _take(self, cell, outcome, k):
-        """The Frame of the k-th case of an outcome."""
-        scores = {name: values[k] for name, values in outcome.iou.items()}
-        return self._keep(
-            cell,
-            outcome.noise[k, 0],
-            float(outcome.linf[k]),
-            outcome.predictions[k],
-            scores,
-            outcome.warnings[k],
-        )
+    def _scores(self, *maps):
+        tensors = [torch.from_numpy(each.astype(np.int64))[None] for each in maps]
+        return iou(*tensors, classes=self.dataset.classes)[0].numpy()
 
-    def _keep(self, cell, *parts):
-        frame = Frame(cell, *parts)
+    def _take(self, experiment, result, k):
+        """The frame of the k-th case of a result.
+
+        Noise is made in strides of ε / 20, and stored in coarser steps of linf / 127: what is
+        near a whole number of strides is moved there.
+        """
+        noise = result.noise[k, 0] * np.float32(result.linf[k] / 127)
+        stride = np.float32(experiment.epsilon / 20)
+        whole = (noise / stride).round() * stride
+        noise = np.where(np.abs(whole - noise) <= result.linf[k] / 200, whole, noise)
+        scores = {name: values[k] for name, values in result.iou.items()}
+        prediction = result.predictions[k]
+        return self._keep(Frame(experiment, noise, prediction, scores, result.warnings[k]))
+
+    def _keep(self, frame):
+        """Keep a frame in memory as the latest, and forget the one that was used longest ago."""
         with self.lock:
-            self.memory[cell] = frame
-            while len(self.memory) > max(32, MEMORY // (2 * frame.noise.size)):
-                self.memory.popitem(last=False)
+            self.memory.pop(frame.experiment, None)
+            self.memory[frame.experiment] = frame
+            if len(self.memory) > max(32, MEMORY // (5 * frame.noise.size)):
+                del self.memory[next(iter(self.memory))]
         return frame

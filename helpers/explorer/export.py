@@ -1,0 +1,130 @@
+"""Files of what an explorer shows: figure, 16-bit PNG and DICOM, each with its provenance."""
+
+import base64
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from helpers import plots
+from helpers.common.files import atomic_write
+from helpers.common.provenance import versions
+from helpers.explorer.attack_cache import AttackCache, Frame
+
+FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
+EMPTY_TAGS = (  # a secondary capture must have them, and nothing here fills them
+    "PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
+    "ReferringPhysicianName SeriesNumber InstanceNumber"
+)
+
+
+def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
+    """Write a frame to a file.
+
+    Args:
+        kind: one of FILES.
+        frame: the frame.
+        cache: where it was taken from.
+        folder: where the file is written.
+
+    Returns:
+        HTML that says where it was saved and what its rounding changes, with a link to download it.
+    """
+    experiment = frame.experiment
+    about = cache.source | {
+        "steps": experiment.steps if experiment.epsilon else 0,
+        "case": experiment.ids[0],
+        "attacker": cache.attacker(experiment),
+        "goal": {name: getattr(experiment.goal, name) for name in ("kind", "structure", "ratio")},
+        "epsilon": experiment.epsilon,
+        "cell": experiment.key,
+    }
+    path = folder / _file_name(about, FILES[kind])
+    attacked = cache.attacked(frame)
+    note = ""
+    if kind == "figure":
+        _write_figure(path, frame, cache, about)
+    elif kind == "image":
+        write_grey(path, attacked, about)
+    else:
+        write_dicom(path, attacked, json.dumps(about))
+    if kind != "figure":
+        rounded = (_grey(attacked) / 32767.5 - 1).astype(np.float32)
+        differ = (cache.predict(rounded) != frame.prediction).sum()
+        note = "rounded to 16 bits; its prediction "
+        note += f"differs in {differ} of {rounded.size} pixels from the one shown"
+    data = base64.b64encode(path.read_bytes()).decode()
+    link = f'<a href="data:;base64,{data}" download="{path.name}">{path.name}</a>'
+    return f"Saved in {html.escape(folder.name)}: {link} {note}"
+
+
+def write_grey(path: str | Path, image: np.ndarray, about: dict[str, Any]) -> None:
+    """Write an image as a 16-bit grey PNG, which moves a pixel by at most 1 / 65535.
+
+    Args:
+        path: the file.
+        image: (H, W); −1 becomes 0 and 1 becomes 65535.
+        about: provenance, for the file's metadata.
+    """
+    notes = PngInfo()
+    notes.add_text("Software", json.dumps(versions()))
+    notes.add_text("Description", json.dumps(about))
+    with atomic_write(path) as file:
+        Image.fromarray(_grey(image)).save(file, "PNG", pnginfo=notes)
+
+
+def write_dicom(path: str | Path, image: np.ndarray, description: str) -> None:
+    """Write an image (H, W) [−1, 1] as a DICOM secondary capture of 16 bits; needs pydicom."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+
+    record = Dataset()
+    for tag in EMPTY_TAGS.split():
+        setattr(record, tag, None)
+    record.SOPClassUID = SecondaryCaptureImageStorage
+    record.StudyInstanceUID = generate_uid()
+    record.SeriesInstanceUID = generate_uid()
+    record.Modality = "OT"
+    record.ConversionType = "WSD"
+    record.PatientName = "Adversarial^Attack"
+    record.ImageComments = description
+    record.set_pixel_data(_grey(image), "MONOCHROME2", 16)
+    with atomic_write(path) as file:
+        record.save_as(file, enforce_file_format=True)
+
+
+def _grey(image):
+    return ((image.astype(np.float64).clip(-1, 1) + 1) * 32767.5).round().astype(np.uint16)
+
+
+def _file_name(about, end):
+    goal = about["goal"]
+    aim = "{kind}-{ratio:g}_{structure}" if goal["structure"] else "{kind}"
+    name = (
+        f"{about['case']}_{about['attacker']}_{aim.format(**goal)}_epsilon-{about['epsilon']:g}"
+        f"_step-{about['steps']}_{about['cell'][:8]}_{end}"
+    )
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _write_figure(path, frame, cache, about):
+    experiment = frame.experiment
+    (id,) = experiment.ids
+    goal = cache.goal(id, experiment.goal)
+    parts = cache.image(id), cache.attacked(frame), cache.clean(id), frame.prediction, goal
+    figure = plots.plot_attacks(
+        {about["attacker"]: parts},
+        structures=cache.dataset.structures,
+        epsilon=experiment.epsilon or 1.0,
+        target_name=frame.reference,
+    )
+    try:
+        plots.save_figure(figure, path, about)
+    finally:
+        plt.close(figure)

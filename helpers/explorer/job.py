@@ -1,0 +1,89 @@
+"""What an explorer does in the background and in callbacks."""
+
+import atexit
+import time
+from collections.abc import Callable
+from functools import wraps
+from threading import Thread
+from typing import Any
+
+from helpers.sweep import Experiment
+
+EVERY = 0.3  # seconds between the frames on the way that are shown
+
+
+def guarded(method: Callable) -> Callable:
+    """A callback whose error is shown in the explorer, since nobody sees it elsewhere.
+
+    One runs at a time, and none once the explorer is closed.
+    """
+
+    @wraps(method)
+    def call(self, *args):
+        with self.lock:
+            try:
+                if not self.closed:
+                    method(self, *args)
+            except Exception as error:
+                self.say_error(error)
+
+    return call
+
+
+class SupersededError(Exception):
+    """Ends the attack of a job that is not its explorer's any more."""
+
+
+class Job(Thread):
+    """Attacks of an explorer, one after the other, until they are done or another job is put.
+
+    It waits until the one before it has ended, which that does at its next step.
+
+    Args:
+        explorer: the one that is told of steps and of the end, while this is its `job`.
+        attacks: at least one.
+
+    Attributes:
+        attack: the one that is computed now.
+    """
+
+    def __init__(self, explorer: Any, attacks: list[Experiment]) -> None:
+        super().__init__(daemon=True, name="explorer")
+        self.explorer = explorer
+        self.attacks = attacks
+        self.attack = attacks[0]
+        self.last_shown = 0.0
+        atexit.register(self._end)  # a thread that computes while Python ends would abort it
+
+    def run(self) -> None:
+        """Compute the attacks; an error ends the job, and the explorer shows it."""
+        explorer = self.explorer
+        error = None
+        try:
+            with explorer.turn:
+                for attack in self.attacks:
+                    self.attack = attack
+                    self._check()
+                    frame = explorer.cache.compute(attack, self._observe)
+                    explorer.on_step(self, attack.steps, lambda frame=frame: frame)
+        except SupersededError:
+            return
+        except Exception as caught:
+            error = caught
+        finally:
+            atexit.unregister(self._end)
+        explorer.on_end(self, error)
+
+    def _observe(self, step, make):
+        self._check()
+        if 0 < step < self.attack.steps and time.monotonic() > self.last_shown + EVERY:
+            self.explorer.on_step(self, step, make)
+            self.last_shown = time.monotonic()
+
+    def _end(self):
+        self.explorer.job = None
+        self.join(10)
+
+    def _check(self):
+        if self.explorer.job is not self:
+            raise SupersededError
