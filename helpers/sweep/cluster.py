@@ -1,0 +1,234 @@
+"""Engines with Dask workers: processes on this machine, or those of a scheduler or of Slurm jobs.
+
+Scheduler and workers that are started here listen on the loopback interface only, unless the Slurm
+file names another.
+"""
+
+import asyncio
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import dask
+import torch
+from distributed import Client, Future, LocalCluster, Security, wait
+from distributed.comm import connect
+from distributed.utils import get_mp_context
+
+from helpers.common.progress import log
+from helpers.sweep.engine import Engine, LostEngine, keep_memory
+
+TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
+QUIET = 60  # seconds without any worker, after which it is logged
+GONE = "the Dask scheduler has gone"
+
+
+class DaskEngine(Engine):
+    """Workers of a Dask client.
+
+    A task is retried when its worker dies, and abandoned after two worker deaths (`allowed-failures`
+    + 1 on an external scheduler).
+    """
+
+    in_process = False
+
+    def __init__(self, client: Client, device: torch.device, threads: int) -> None:
+        self.client = client
+        self.device = device
+        self.threads = threads
+        self.resources = {"GPU": 1} if device.type == "cuda" else None
+
+    @property
+    def lost(self) -> bool:  # type: ignore[override]
+        return self.client.status != "running"
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What the scheduler knows of each worker; nothing, if it has gone.
+
+        Not `client.scheduler_info`, which at times returns the client's own periodic question,
+        without workers.
+        """
+        if not self.lost:
+            with suppress(OSError, CancelledError):
+                found = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+                return list(found["workers"].values())
+        return []
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        """Tasks at a time: the threads of all workers, or their GPUs."""
+        return self._slots(self.workers())
+
+    def _slots(self, workers: list[dict[str, Any]]) -> int:
+        if self.resources:
+            return max(1, int(sum(worker["resources"].get("GPU", 0) for worker in workers)))
+        return max(1, sum(worker["nthreads"] for worker in workers))
+
+    def map(
+        self, function: Callable[[Any, Any], Any], next_task: Callable[[], Any], shared: Any = None
+    ) -> Iterator[tuple[Any, Any, BaseException | None]]:
+        """See `Engine.map`."""
+        running: dict[Future, Any] = {}
+        seen = time.monotonic()
+        try:
+            with _noticing_loss():
+                # a task, not scattered data: it is made again if the worker that holds it dies
+                common = self.client.submit(_same, shared, pure=False)
+                while True:
+                    workers = self.workers()
+                    while len(running) < self._slots(workers):
+                        if (task := next_task()) is None:
+                            break
+                        work = (_work, function, common, task, self.threads)
+                        future = self.client.submit(*work, pure=False, resources=self.resources)
+                        running[future] = task
+                    if not running:
+                        return
+                    if workers:
+                        seen = time.monotonic()
+                    elif time.monotonic() > seen + QUIET:
+                        advice = "squeue shows Slurm's jobs, slurm-*.out why one ended"
+                        log(f"no worker for {QUIET} s; waiting ({advice})")
+                        seen = math.inf  # until there is one
+                    for future in self._wait(list(running)):
+                        error = future.exception()
+                        result = None if error else future.result()
+                        if future.cancelled():
+                            raise LostEngine(GONE)
+                        yield running.pop(future), result, error
+        finally:
+            if not self.lost:
+                with suppress(OSError, CancelledError):
+                    self.client.cancel(list(running), force=True)
+
+    def _wait(self, futures: list[Future]) -> set[Future]:
+        """Those that are done after a second at most; LostEngine if the scheduler stays away."""
+        try:
+            with self.client.as_current():
+                done = wait(futures, timeout=1, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            done = set()
+        end = time.monotonic() + TIMEOUT
+        while self.client.status == "connecting" and time.monotonic() < end:
+            time.sleep(0.2)
+        if self.lost:
+            raise LostEngine(GONE)
+        return done
+
+
+@contextmanager
+def _noticing_loss() -> Iterator[None]:
+    """Turn what Dask raises on a broken connection into LostEngine."""
+    try:
+        yield
+    except (OSError, CancelledError) as error:
+        raise LostEngine(GONE) from error
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _work(function: Callable, shared: Any, task: Any, threads: int) -> Any:
+    torch.set_num_threads(threads)
+    keep_memory()
+    return function(shared, task)
+
+
+@contextmanager
+def start_cluster(kind: str, options: dict[str, Any], device: torch.device) -> Iterator[DaskEngine]:
+    """An engine of workers, see `engine.start_engine`.
+
+    Args:
+        kind, options: from `engine.parse_engine`.
+        device: where tasks compute.
+    """
+    gpu = device.type == "cuda"
+    threads = options.get("threads", 1)
+    with ExitStack() as stack:
+        if kind == "workers":
+            workers = options["workers"]
+            threads = options.get("threads", max(1, (os.cpu_count() or 1) // workers))
+            place = stack.enter_context(_local_cluster(workers, gpu))
+        elif kind == "slurm":
+            from helpers.sweep.slurm import slurm_cluster
+
+            place, threads = stack.enter_context(slurm_cluster(options["path"], gpu))
+        else:
+            place = options["address"]
+            _check_reachable(place)
+        client = stack.enter_context(Client(place, timeout=TIMEOUT, set_as_default=False))
+        engine = DaskEngine(client, device, threads)
+        found = engine.workers() if gpu else []
+        if found and not any(worker["resources"].get("GPU") for worker in found):
+            advice = "start them with --resources GPU=1"
+            raise ValueError(f"none of the engine's workers has a GPU: {advice}")
+        yield engine
+
+
+@contextmanager
+def _local_cluster(workers: int, gpu: bool) -> Iterator[LocalCluster]:
+    """Workers are forked, where the system can, from one process that has imported torch."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.active-memory-manager.start": False,  # see the README beside
+    }
+    forking = "forkserver" in multiprocessing.get_all_start_methods()
+    if forking:
+        settings["distributed.worker.multiprocessing-method"] = "forkserver"
+    with _environment_restored(), dask.config.set(settings):
+        if forking:
+            get_mp_context().set_forkserver_preload(["distributed", "helpers.sweep"])
+        with _environment_restored():  # what is started meanwhile shall not inherit it either
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+                resources={"GPU": 1} if gpu else None,
+                silence_logs=50,
+            )
+        try:
+            yield cluster
+        finally:
+            cluster.close(timeout=TIMEOUT)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Undo what Dask sets for its workers in this process too, such as OMP_NUM_THREADS=1."""
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _check_reachable(address: str) -> None:
+    """Raise LostEngine if no scheduler answers.
+
+    A Dask client ignores its time-out at a port that listens and says nothing.
+    """
+
+    async def reach() -> None:
+        arguments = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(address, timeout=TIMEOUT, **arguments), TIMEOUT)
+        await comm.close()
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
+            pool.submit(asyncio.run, reach()).result()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:120] or "no answer"
+        raise LostEngine(f"no Dask scheduler answers at {address} ({why})") from None
