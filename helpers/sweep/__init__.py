@@ -10,7 +10,8 @@ from helpers.sweep.experiment import (
     standard_grid,
     white_box,
 )
-from helpers.sweep.runner import SweepError, load_images, run, smallest_epsilon
+from helpers.sweep.runner import SweepError, load_images, run
+from helpers.sweep.search import smallest_epsilon
 from helpers.sweep.store import Store
 
 __all__ = [

@@ -5,9 +5,11 @@ file names another.
 """
 
 import asyncio
+import itertools
 import math
 import multiprocessing
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from helpers.sweep.engine import Engine, LostEngine, keep_memory
 TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
 QUIET = 60  # seconds without any worker, after which it is logged
 GONE = "the Dask scheduler has gone"
+BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connection raises
 
 
 class DaskEngine(Engine):
@@ -54,7 +57,7 @@ class DaskEngine(Engine):
         without workers.
         """
         if not self.lost:
-            with suppress(OSError, CancelledError):
+            with suppress(*BROKEN):
                 found = self.client.sync(self.client.scheduler.identity, n_workers=-1)
                 return list(found["workers"].values())
         return []
@@ -74,18 +77,23 @@ class DaskEngine(Engine):
     ) -> Iterator[tuple[Any, Any, BaseException | None]]:
         """See `Engine.map`."""
         running: dict[Future, Any] = {}
+        count = itertools.count()
         seen = time.monotonic()
         try:
             with _noticing_loss():
+                # keys of their own, or Dask would see other maps' tasks as one group with these,
+                # and prefer the worker that holds `common` to idle ones
+                group = secrets.token_hex(8)
                 # a task, not scattered data: it is made again if the worker that holds it dies
-                common = self.client.submit(_same, shared, pure=False)
+                common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
                 while True:
                     workers = self.workers()
                     while len(running) < self._slots(workers):
                         if (task := next_task()) is None:
                             break
                         work = (_work, function, common, task, self.threads)
-                        future = self.client.submit(*work, pure=False, resources=self.resources)
+                        key = (f"work{group}", next(count))
+                        future = self.client.submit(*work, key=key, resources=self.resources)
                         running[future] = task
                     if not running:
                         return
@@ -103,7 +111,7 @@ class DaskEngine(Engine):
                         yield running.pop(future), result, error
         finally:
             if not self.lost:
-                with suppress(OSError, CancelledError):
+                with suppress(*BROKEN):
                     self.client.cancel(list(running), force=True)
 
     def _wait(self, futures: list[Future]) -> set[Future]:
@@ -126,7 +134,7 @@ def _noticing_loss() -> Iterator[None]:
     """Turn what Dask raises on a broken connection into LostEngine."""
     try:
         yield
-    except (OSError, CancelledError) as error:
+    except BROKEN as error:
         raise LostEngine(GONE) from error
 
 
@@ -167,7 +175,7 @@ def start_cluster(kind: str, options: dict[str, Any], device: torch.device) -> I
         found = engine.workers() if gpu else []
         if found and not any(worker["resources"].get("GPU") for worker in found):
             advice = "start them with --resources GPU=1"
-            raise ValueError(f"none of the engine's workers has a GPU: {advice}")
+            raise ValueError(f"engine {place}: none of its workers has a GPU: {advice}")
         yield engine
 
 
@@ -203,7 +211,8 @@ def _local_cluster(workers: int, gpu: bool) -> Iterator[LocalCluster]:
 @contextmanager
 def _environment_restored() -> Iterator[None]:
     """Undo what Dask sets for its workers in this process too, such as OMP_NUM_THREADS=1."""
-    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ")]
+    names += ["PYTHONHASHSEED", "__DASK_PARENT_PID"]
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

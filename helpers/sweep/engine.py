@@ -18,7 +18,6 @@ import ctypes
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -96,7 +95,9 @@ def parse_engine(text: str) -> tuple[str, dict[str, Any]]:
             options["address"] = word
     kinds = {"workers": "workers", "address": "scheduler"}
     found = [kind for name, kind in kinds.items() if name in options]
-    if len(found) == 1 and re.fullmatch(r"(tcp|tls)://\S+:\d+", options.get("address", "tcp://x:1")):
+    if len(found) == 1 and re.fullmatch(
+        r"(tcp|tls)://\S+:\d+", options.get("address", "tcp://x:1")
+    ):
         return found[0], options
     choices = '"workers=2", "tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
     raise ValueError(f'engine {str(text)!r} is unknown; give "" for this process, {choices}')

@@ -219,9 +219,7 @@ def white_box(
         "attacked": trained.digest,
         "crafted_on": trained.digest,
     }
-    return Experiment(
-        dataset.name, dataset.digest, dataset.size, tuple(ids), **about | values
-    )
+    return Experiment(dataset.name, dataset.digest, dataset.size, tuple(ids), **about | values)
 
 
 def standard_grid(

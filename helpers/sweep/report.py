@@ -8,68 +8,57 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.sweep.compute import Result
-from helpers.sweep.experiment import Experiment
 from helpers.sweep.store import Store, read_failure
 
 ABOUT = ("commit", "torch", "device", "threads")
-COLUMNS = (
-    "id",
-    "structure",
-    "compared_with",
-    "iou",
-    "linf",
-    "loss",
-    "warnings",
-    "seconds",
-    "experiment",
-    *ABOUT,
-)
+SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings", "seconds")
+COLUMNS = (*SCORES, "experiment", *ABOUT)
 
 
 def result_table(
-    entries: Iterable[tuple[tuple, Experiment, Result]],
-    names: Sequence[str],
-    structures: Sequence[str] | None = None,
+    entries: Iterable[tuple], names: Sequence[str], structures: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The tidy table that `run` returns.
 
     Args:
-        entries: the parts of each name, the experiment and its result.
+        entries: (parts of the name, Experiment, Result) of each experiment.
         names: of the columns that hold the parts.
         structures: names of the classes 1 … S; default their numbers.
     """
     rows = []
     for name, experiment, result in entries:
-        classes = structures or [str(k + 1) for k in range(result.iou["target"].shape[1])]
+        classes = structures or range(1, result.iou["target"].shape[1] + 1)
         about = [result.about.get(column, "") for column in ABOUT]
-        end = (result.seconds, experiment.key, *about)
         for case, id in enumerate(experiment.ids):
-            values = (result.linf[case], result.loss[case], result.warnings[case], *end)
+            values = (result.linf[case], result.loss[case], result.warnings[case], result.seconds)
+            end = (*values, experiment.key, *about)
             for (k, structure), compared in product(enumerate(classes), ("target", "truth")):
-                rows.append((*name, id, structure, compared, result.iou[compared][case, k], *values))
+                rows.append((*name, id, structure, compared, result.iou[compared][case, k], *end))
     table = pd.DataFrame(rows, columns=[*names, *COLUMNS])
-    numbers = ("iou", "linf", "loss", "seconds")
-    return table.astype(dict.fromkeys(numbers, "float32")) if rows else table
+    return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 
 def status(folder: str | Path) -> tuple[str, bool]:
     """What a store holds and what failed, as text; and whether nothing failed."""
     store = Store(folder)
-    sound = [found for key in store.keys() if (found := store.read_key(key))]
-    cases = sum(len(experiment.ids) for experiment, _ in sound)
-    hours = sum(result.seconds * len(experiment.ids) for experiment, result in sound) / 3600
-    size = sum(store.path(experiment.key).stat().st_size for experiment, _ in sound) / 2**20
+    count = cases = size = 0
+    seconds = 0.0
+    for key in store.keys():
+        if found := store.read_key(key):
+            experiment, result = found
+            count += 1
+            cases += len(experiment.ids)
+            seconds += result.seconds * len(experiment.ids)
+            size += store.path(key).stat().st_size
     failed = store.failures()
-    damaged = list((store.folder / "damaged").glob("*"))
+    damaged = list(store.folder.glob("damaged/*"))
     lines = [
-        f"{store.folder}: {len(sound)} experiments, {cases} attacked cases, "
-        f"{hours:.2f} hours of computing, {size:.1f} MiB; {len(failed)} failed, "
-        f"{len(damaged)} damaged"
+        f"{store.folder}: {count} experiments, {cases} attacked cases, {seconds / 3600:.2f} hours "
+        f"of computing, {size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
     ]
     for path in failed:
         try:
-            error = read_failure(path)[0]
+            error = read_failure(path)["error"].strip().splitlines()[-1]
         except ValueError as problem:
             lines.append(f"  {problem}")
         else:
@@ -81,19 +70,15 @@ def status(folder: str | Path) -> tuple[str, bool]:
 def export(folder: str | Path) -> pd.DataFrame:
     """The table of all sound results of a store, with the fields of each experiment as columns."""
     store = Store(folder)
-    entries, names = [], []
-    for key in store.keys():
-        if found := store.read_key(key):
-            experiment, result = found
-            fields = experiment.values()
-            fields["classes"] = " ".join(map(str, experiment.classes))
-            for part in ("goal", "region"):
-                values = fields.pop(part)
-                fields |= {f"{part}_{name}": value for name, value in values.items()}
-            del fields["ids"]
-            names = list(fields)
-            entries.append((tuple(fields.values()), experiment, result))
-    return result_table(entries, names)
+    found = [pair for key in store.keys() if (pair := store.read_key(key))]
+    if not found:
+        return result_table([], [])
+    fields = pd.json_normalize([experiment.values() for experiment, _ in found], sep="_")
+    fields["classes"] = [" ".join(map(str, classes)) for classes in fields["classes"]]
+    fields = fields.drop(columns="ids").rename(columns={"loss": "loss_function"})
+    names = fields.itertuples(index=False, name=None)
+    rows = ((name, *pair) for name, pair in zip(names, found, strict=True))
+    return result_table(rows, list(fields))
 
 
 def command_alone(store: Store, key: str) -> str:

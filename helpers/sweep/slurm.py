@@ -7,6 +7,7 @@ from pathlib import Path
 import dask
 import yaml
 from dask_jobqueue import SLURMCluster
+from distributed import Status
 
 TIMEOUT = 10  # seconds to close
 
@@ -38,13 +39,16 @@ def slurm_cluster(path: str, gpu: bool) -> Iterator[tuple[SLURMCluster, int]]:
         ) from None
 
     async def submit():
-        cluster.scale(jobs=jobs)
+        for _ in range(jobs):  # `scale` would not report that a job is refused
+            cluster.worker_spec.update(cluster.new_worker_spec())
         await cluster
 
     try:
         try:
             cluster.sync(submit)
         except (OSError, RuntimeError) as error:
+            for job in cluster.workers.values():
+                job.status = Status.failed  # `close` does not expect jobs that never began
             why = " ".join(str(error).split())
             raise ValueError(f"engine {path}: Slurm takes no job ({why})") from None
         cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that ends is replaced

@@ -116,9 +116,11 @@ class Store:
             why = error.strerror or error
             raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
         except (ValueError, KeyError, TypeError) as error:
-            fate = self._set_aside(path)
-            text = f"is not used ({error}); {fate}; a sweep computes it again"
-            warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
+            warnings.warn(
+                f"{path.name} in {self.folder} is not used ({error}); {self._set_aside(path)}, "
+                "and a sweep computes it again",
+                stacklevel=3,
+            )
             return None
         _check_format(str(path), about["format"], "update this software")
         return arrays, about
@@ -165,17 +167,19 @@ class Store:
         return path
 
 
-def read_failure(path: Path) -> tuple[str, dict[str, Any]]:
-    """The last line of the error in a record of a failure, and the record.
+def read_failure(path: Path) -> dict[str, Any]:
+    """The record of a failure: "cell", "error" and "origin".
 
     Raises:
         ValueError: it is damaged.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record["error"].strip().splitlines()[-1], record
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise ValueError(f"{path} is damaged: delete it, and run the sweep again") from None
+        if record["error"].strip() and record["cell"] is not None and "origin" in record:
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
 
 
 def _check_format(name: str, found: int, advice: str) -> None:
