@@ -5,8 +5,6 @@ file names another.
 """
 
 import asyncio
-import itertools
-import math
 import multiprocessing
 import os
 import secrets
@@ -23,10 +21,9 @@ from distributed.comm import connect
 from distributed.utils import get_mp_context
 
 from helpers.common.progress import log
-from helpers.sweep.engine import Engine, LostEngine, keep_memory
+from helpers.sweep.engine import Done, Engine, LostEngine, keep_memory
 
 TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
-QUIET = 60  # seconds without any worker, after which it is logged
 GONE = "the Dask scheduler has gone"
 BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connection raises
 
@@ -34,8 +31,8 @@ BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connec
 class DaskEngine(Engine):
     """Workers of a Dask client.
 
-    A task is retried when its worker dies, and abandoned after two worker deaths (`allowed-failures`
-    + 1 on an external scheduler).
+    A task is retried when its worker dies, and abandoned after two worker deaths
+    (`allowed-failures` + 1 on an external scheduler).
     """
 
     in_process = False
@@ -65,20 +62,17 @@ class DaskEngine(Engine):
     @property
     def slots(self) -> int:  # type: ignore[override]
         """Tasks at a time: the threads of all workers, or their GPUs."""
-        return self._slots(self.workers())
-
-    def _slots(self, workers: list[dict[str, Any]]) -> int:
         if self.resources:
-            return max(1, int(sum(worker["resources"].get("GPU", 0) for worker in workers)))
-        return max(1, sum(worker["nthreads"] for worker in workers))
+            counts = [worker["resources"].get("GPU", 0) for worker in self.workers()]
+        else:
+            counts = [worker["nthreads"] for worker in self.workers()]
+        return max(1, int(sum(counts)))
 
     def map(
         self, function: Callable[[Any, Any], Any], next_task: Callable[[], Any], shared: Any = None
-    ) -> Iterator[tuple[Any, Any, BaseException | None]]:
+    ) -> Iterator[Done]:
         """See `Engine.map`."""
         running: dict[Future, Any] = {}
-        count = itertools.count()
-        seen = time.monotonic()
         try:
             with _noticing_loss():
                 # keys of their own, or Dask would see other maps' tasks as one group with these,
@@ -87,22 +81,14 @@ class DaskEngine(Engine):
                 # a task, not scattered data: it is made again if the worker that holds it dies
                 common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
                 while True:
-                    workers = self.workers()
-                    while len(running) < self._slots(workers):
-                        if (task := next_task()) is None:
-                            break
+                    slots = self.slots
+                    while len(running) < slots and (task := next_task()) is not None:
                         work = (_work, function, common, task, self.threads)
-                        key = (f"work{group}", next(count))
+                        key = (f"work{group}", secrets.token_hex(8))
                         future = self.client.submit(*work, key=key, resources=self.resources)
                         running[future] = task
                     if not running:
                         return
-                    if workers:
-                        seen = time.monotonic()
-                    elif time.monotonic() > seen + QUIET:
-                        advice = "squeue shows Slurm's jobs, slurm-*.out why one ended"
-                        log(f"no worker for {QUIET} s; waiting ({advice})")
-                        seen = math.inf  # until there is one
                     for future in self._wait(list(running)):
                         error = future.exception()
                         result = None if error else future.result()
@@ -114,7 +100,7 @@ class DaskEngine(Engine):
                 with suppress(*BROKEN):
                     self.client.cancel(list(running), force=True)
 
-    def _wait(self, futures: list[Future]) -> set[Future]:
+    def _wait(self, futures):
         """Those that are done after a second at most; LostEngine if the scheduler stays away."""
         try:
             with self.client.as_current():
@@ -130,7 +116,7 @@ class DaskEngine(Engine):
 
 
 @contextmanager
-def _noticing_loss() -> Iterator[None]:
+def _noticing_loss():
     """Turn what Dask raises on a broken connection into LostEngine."""
     try:
         yield
@@ -138,11 +124,11 @@ def _noticing_loss() -> Iterator[None]:
         raise LostEngine(GONE) from error
 
 
-def _same(value: Any) -> Any:
+def _same(value):
     return value
 
 
-def _work(function: Callable, shared: Any, task: Any, threads: int) -> Any:
+def _work(function, shared, task, threads):
     torch.set_num_threads(threads)
     keep_memory()
     return function(shared, task)
@@ -158,6 +144,7 @@ def start_cluster(kind: str, options: dict[str, Any], device: torch.device) -> I
     """
     gpu = device.type == "cuda"
     threads = options.get("threads", 1)
+    place: Any
     with ExitStack() as stack:
         if kind == "workers":
             workers = options["workers"]
@@ -172,15 +159,18 @@ def start_cluster(kind: str, options: dict[str, Any], device: torch.device) -> I
             _check_reachable(place)
         client = stack.enter_context(Client(place, timeout=TIMEOUT, set_as_default=False))
         engine = DaskEngine(client, device, threads)
-        found = engine.workers() if gpu else []
-        if found and not any(worker["resources"].get("GPU") for worker in found):
-            advice = "start them with --resources GPU=1"
-            raise ValueError(f"engine {place}: none of its workers has a GPU: {advice}")
+        found = engine.workers()
+        if not found:
+            log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
+        elif gpu and not any(worker["resources"].get("GPU") for worker in found):
+            raise ValueError(
+                f"engine {place}: none of its workers has a GPU: start them with --resources GPU=1"
+            )
         yield engine
 
 
 @contextmanager
-def _local_cluster(workers: int, gpu: bool) -> Iterator[LocalCluster]:
+def _local_cluster(workers, gpu):
     """Workers are forked, where the system can, from one process that has imported torch."""
     settings = {
         "distributed.scheduler.allowed-failures": 1,
@@ -209,28 +199,25 @@ def _local_cluster(workers: int, gpu: bool) -> Iterator[LocalCluster]:
 
 
 @contextmanager
-def _environment_restored() -> Iterator[None]:
+def _environment_restored():
     """Undo what Dask sets for its workers in this process too, such as OMP_NUM_THREADS=1."""
     names = [*dask.config.get("distributed.nanny.pre-spawn-environ")]
     names += ["PYTHONHASHSEED", "__DASK_PARENT_PID"]
-    before = {name: os.environ.get(name) for name in names}
+    added = [name for name in names if name not in os.environ]
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in added:
+            os.environ.pop(name, None)
 
 
-def _check_reachable(address: str) -> None:
+def _check_reachable(address):
     """Raise LostEngine if no scheduler answers.
 
     A Dask client ignores its time-out at a port that listens and says nothing.
     """
 
-    async def reach() -> None:
+    async def reach():
         arguments = Security().get_connection_args("client")
         comm = await asyncio.wait_for(connect(address, timeout=TIMEOUT, **arguments), TIMEOUT)
         await comm.close()

@@ -69,7 +69,7 @@ def compute_results(
     batch_size: int = 8,
     observe: Callable[[int, Tensor, Tensor], Any] | None = None,
 ) -> list[Result]:
-    """Results of experiments on one dataset; those with network, loss and steps alike share batches.
+    """Results of experiments on one dataset; those with settings in common share batches.
 
     Args:
         experiments: what to compute.
@@ -159,13 +159,12 @@ def _attack(group, structures, networks, batch_size, observe):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are kept in the table
         result = function[first.attack](networks[first.crafted_on], images, labels, **options)
-    made, start = {}, 0
-    for experiment in group:
-        end = start + len(experiment.ids)
-        texts = [_warning(result, case) for case in range(start, end)]
-        made[experiment] = result.adv_images[start:end], texts
-        start = end
-    return made
+    sizes = [len(experiment.ids) for experiment in group]
+    texts = (_warning(result, case) for case in range(len(images)))
+    return {
+        experiment: (adv_images, [next(texts) for _ in experiment.ids])
+        for experiment, adv_images in zip(group, result.adv_images.split(sizes), strict=True)
+    }
 
 
 def _warning(result, case):

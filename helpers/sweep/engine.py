@@ -27,6 +27,7 @@ from helpers.network import find_device
 
 _OPEN: dict[tuple[str, str], tuple["Engine", ExitStack]] = {}
 _LOCK = Lock()
+Done = tuple[Any, Any, BaseException | None]  # task, result, error
 
 
 class LostEngine(ConnectionError):
@@ -53,7 +54,7 @@ class Engine:
 
     def map(
         self, function: Callable[[Any, Any], Any], next_task: Callable[[], Any], shared: Any = None
-    ) -> Iterator[tuple[Any, Any, BaseException | None]]:
+    ) -> Iterator[Done]:
         """Compute `function(shared, task)` of each task, in the order in which they end.
 
         Args:
@@ -91,16 +92,18 @@ def parse_engine(text: str) -> tuple[str, dict[str, Any]]:
         number = re.fullmatch(r"(workers|threads)=([1-9]\d*)", word)
         if number:
             options[number[1]] = int(number[2])
-        else:
+        elif re.fullmatch(r"(tcp|tls)://\S+:\d+", word):
             options["address"] = word
-    kinds = {"workers": "workers", "address": "scheduler"}
-    found = [kind for name, kind in kinds.items() if name in options]
-    if len(found) == 1 and re.fullmatch(
-        r"(tcp|tls)://\S+:\d+", options.get("address", "tcp://x:1")
-    ):
-        return found[0], options
-    choices = '"workers=2", "tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
-    raise ValueError(f'engine {str(text)!r} is unknown; give "" for this process, {choices}')
+        else:
+            options["unknown"] = word
+    kinds = {("workers",): "workers", ("address",): "scheduler"}
+    found = kinds.get(tuple(options.keys() - {"threads"}))
+    if found is None:
+        raise ValueError(
+            f'engine {str(text)!r} is unknown; give "" for this process, "workers=2", '
+            '"tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
+        )
+    return found, options
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The record of an experiment: everything that decides the result of an attack, hashed into its key."""
+"""The record of an experiment: everything that decides an attack's result, hashed into a key."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +55,10 @@ class Goal:
             name = "factor" if self.kind == "resize" else "area ratio"
             raise ValueError(f"{name} is {self.ratio!r}; it must be above 0")
         if self.shape.lower().endswith((".png", ".svg")):
-            advice = "give png_text(read_shape(…)) of it"
-            raise ValueError(f"shape {self.shape!r} is a file, which may change; {advice}")
+            raise ValueError(
+                f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) "
+                "of it"
+            )
 
     def labels(
         self, truth: Tensor, clean: Tensor | None, structures: Sequence[str], ids: Sequence[str]
@@ -83,7 +84,7 @@ class Goal:
 
 
 @lru_cache(maxsize=8)
-def _raster(shape: str) -> np.ndarray:
+def _raster(shape):
     """The shape of a Goal; drawing the heart takes longer than a small attack."""
     return read_shape(heart_curve() if shape == "heart" else shape)
 
@@ -164,13 +165,16 @@ class Experiment:
         _check_choice("loss", self.loss, LOSSES)
         _check_choice("precision", self.precision, ("bf16", "fp32"))
         if not (isinstance(self.epsilon, int | float) and 0 <= self.epsilon < math.inf):
-            rule = "it must be 0 or more, in the units of the images"
-            raise ValueError(f"epsilon is {self.epsilon!r}; {rule}")
+            raise ValueError(
+                f"epsilon is {self.epsilon!r}; it must be 0 or more, in the units of the images"
+            )
         if type(self.steps) is not int or self.steps < 1:
             raise ValueError(f"steps is {self.steps!r}; give a whole number of 1 or more")
         if self.stop_at is not None and not (0 <= self.stop_at <= 100 and self.goal.structure):
-            advice = "give an IoU from 0 to 100, and a goal with a structure"
-            raise ValueError(f"stop_at is {self.stop_at!r}; {advice}")
+            raise ValueError(
+                f"stop_at is {self.stop_at!r}; give an IoU from 0 to 100, and a goal with a "
+                "structure"
+            )
         if type(self.bits) is not int or self.bits < 0:
             raise ValueError(f"bits is {self.bits!r}; give a whole number, or 0 not to round")
         if not self.ids or len(set(self.ids)) < len(self.ids):
@@ -268,8 +272,10 @@ def check_experiment(
         raise ValueError(f"classes are {classes}; this dataset has 0 … {len(structures)}")
     for digest in (experiment.attacked, experiment.crafted_on):
         if digest not in weights:
-            advice = "train that network again, or hand it in"
-            raise ValueError(f"there are no weights of digest {digest[:12]}: {advice}")
+            raise ValueError(
+                f"there are no weights of digest {digest[:12]}: train that network again, or hand "
+                "it in"
+            )
 
 
 def attack_of(experiment: Experiment) -> Experiment:
@@ -278,12 +284,13 @@ def attack_of(experiment: Experiment) -> Experiment:
     return replace(experiment, bits=0, attack=attack)
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
 
 
-def _check_structure(structure: str, structures: Sequence[str]) -> None:
+def _check_structure(structure, structures):
     if structure not in structures:
-        choices = ", ".join(structures)
-        raise ValueError(f"there is no structure {structure!r}; choose from {choices}")
+        raise ValueError(
+            f"there is no structure {structure!r}; choose from {', '.join(structures)}"
+        )

@@ -56,15 +56,8 @@ def status(folder: str | Path) -> tuple[str, bool]:
         f"{store.folder}: {count} experiments, {cases} attacked cases, {seconds / 3600:.2f} hours "
         f"of computing, {size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
     ]
-    for path in failed:
-        try:
-            error = read_failure(path)["error"].strip().splitlines()[-1]
-        except ValueError as problem:
-            lines.append(f"  {problem}")
-        else:
-            alone = command_alone(store, path.stem)
-            lines.append(f"  {path.stem[:12]}: {error}\n    alone: {alone}")
-    return "\n".join(lines), not failed
+    lines += [describe_failure(path) for path in failed]
+    return "\n  ".join(lines), not failed
 
 
 def export(folder: str | Path) -> pd.DataFrame:
@@ -81,7 +74,12 @@ def export(folder: str | Path) -> pd.DataFrame:
     return result_table(rows, list(fields))
 
 
-def command_alone(store: Store, key: str) -> str:
-    """The command that computes a failed experiment alone."""
-    folder = str(store.folder.absolute())
-    return shlex.join([sys.executable, "-m", "helpers.sweep", "run", folder, key[:12]])
+def describe_failure(path: Path) -> str:
+    """The error in a record of a failure, and the command that computes the experiment alone."""
+    try:
+        error = read_failure(path)["error"].strip().splitlines()[-1]
+    except ValueError as problem:
+        return str(problem)
+    key, folder = path.stem[:12], str(path.absolute().parents[1])
+    alone = shlex.join([sys.executable, "-m", "helpers.sweep", "run", folder, key])
+    return f"{key} ({path}): {error[:200]}\n    alone: {alone}"

@@ -21,7 +21,7 @@ from helpers.data import Dataset, load
 from helpers.sweep.compute import Result, compute_results, restore_images
 from helpers.sweep.engine import Engine, LostEngine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
-from helpers.sweep.report import command_alone, result_table
+from helpers.sweep.report import describe_failure, result_table
 from helpers.sweep.store import Store, read_failure
 from helpers.sweep.tasks import Task, compute_task, make_tasks
 from helpers.training import Trained, find_weights, load_weights, state_digest
@@ -243,9 +243,7 @@ class _Sweep:
 
     def _record(self, experiment, error):
         path = self.store.write_failure(experiment, error, self.dataset.origin)
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        alone = command_alone(self.store, experiment.key)
-        self.failed.append(f"{experiment.key[:12]} ({path}): {why}\n    alone: {alone}")
+        self.failed.append(describe_failure(path))
         self.progress.show(len(self.results), len(self.failed))
 
     def _finished(self):

@@ -38,11 +38,13 @@ class Store:
                     json.dump({"format": FORMAT}, file)
             found = int(json.loads(mark.read_text(encoding="utf-8"))["format"])
         except OSError as error:
-            problem = f"store {self.folder} cannot be used ({error.strerror})"
-            raise ValueError(f"{problem}: name another folder") from None
+            raise ValueError(
+                f"store {self.folder} cannot be used ({error.strerror}): name another folder"
+            ) from None
         except (ValueError, KeyError, TypeError):
-            advice = "delete it, and every result will be verified when it is read"
-            raise ValueError(f"{mark} is damaged: {advice}") from None
+            raise ValueError(
+                f"{mark} is damaged: delete it, and every result will be verified when it is read"
+            ) from None
         _check_format(f"store {self.folder}", found, "update this software, or name another folder")
 
     def path(self, key: str) -> Path:
@@ -61,7 +63,7 @@ class Store:
         """
         arrays = {f"iou.{name}": values for name, values in result.iou.items()}
         arrays |= {"linf": result.linf, "loss": result.loss}
-        packed = {"predictions": result.predictions}
+        packed: dict[str, Any] = {"predictions": result.predictions}
         if noise:
             packed["noise"] = result.noise
         about = {
@@ -92,19 +94,22 @@ class Store:
         return _result(*found, arrays)
 
     def read_key(self, key: str) -> tuple[Experiment, Result] | None:
-        """The experiment of a key and its result without predictions and noise; None if not sound."""
+        """Experiment and result without predictions and noise of a key; None if not sound."""
         found = self._read(key)
         if found is None:
             return None
         try:
             experiment = Experiment.read(found[1]["cell"])
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            text = f"is of another version of this software ({error}), and is left alone"
-            warnings.warn(f"{key} in {self.folder} {text}", stacklevel=2)
+            warnings.warn(
+                f"{key} in {self.folder} is of another version of this software ({error}), and is "
+                "left alone",
+                stacklevel=2,
+            )
             return None
         return experiment, _result(*found, False)
 
-    def _read(self, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    def _read(self, key):
         path = self.path(key)
         try:
             arrays, about = read_tensors(path)
@@ -125,7 +130,7 @@ class Store:
         _check_format(str(path), about["format"], "update this software")
         return arrays, about
 
-    def _set_aside(self, path: Path) -> str:
+    def _set_aside(self, path):
         """Move a damaged file away, and say how that went."""
         place = self.folder / "damaged" / f"{path.stem}.{time.time_ns()}.safetensors"
         try:
@@ -135,7 +140,7 @@ class Store:
             return f"it cannot be moved away ({error.strerror})"
         return f"it was moved to damaged/{place.name}"
 
-    def _failure(self, key: str) -> Path:
+    def _failure(self, key):
         return self.folder / "failed" / f"{key}.json"
 
     def failures(self, start: str = "") -> list[Path]:
@@ -182,13 +187,13 @@ def read_failure(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
 
 
-def _check_format(name: str, found: int, advice: str) -> None:
+def _check_format(name, found, advice):
     if found > FORMAT:
         raise ValueError(f"{name} has format {found}, newer than {FORMAT}: {advice}")
 
 
-def _result(arrays: dict[str, np.ndarray], about: dict[str, Any], whole: bool) -> Result:
-    unpacked: dict[str, np.ndarray] = {}
+def _result(arrays, about, whole):
+    unpacked = {}
     if whole:
         for name, shape in about["shapes"].items():
             kind = np.int8 if name == "noise" else np.uint8
@@ -206,6 +211,6 @@ def _result(arrays: dict[str, np.ndarray], about: dict[str, Any], whole: bool) -
     )
 
 
-def _pack(array: np.ndarray) -> np.ndarray:
+def _pack(array):
     compressed = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
     return np.frombuffer(compressed, dtype=np.uint8)

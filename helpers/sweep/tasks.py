@@ -22,7 +22,7 @@ class Task(NamedTuple):
 
 
 def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -> Iterator[Task]:
-    """Tasks of a batch each, of experiments with settings in common; smaller where slots would idle.
+    """Tasks of a batch each, of experiments that share one; smaller where slots would idle.
 
     Args:
         experiments: those to compute.
@@ -39,7 +39,8 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
     if slots > 1:
         batch_size = min(batch_size, math.ceil(images / (4 * slots)))
     for group in groups.values():
-        part, size = [], 0
+        part: list[Experiment] = []
+        size = 0
         for attack, made in group.items():
             if part and size + len(attack.ids) > batch_size:
                 yield Task(part)

@@ -21,7 +21,7 @@ from helpers.attack import pgd
 from helpers.common.paths import RUNS
 from helpers.data import load
 from helpers.network import UNet
-from helpers.sweep import Experiment, Goal, compute_results, run
+from helpers.sweep import Experiment, Goal, compute_results, run, start_engine
 from helpers.sweep.compute import loss_of
 from helpers.sweep.report import status
 from helpers.tables import write_table
@@ -109,10 +109,13 @@ def timed(function):
 def measure_workers():
     """Rows: seconds of a sweep in process, and with two workers; their ratio."""
     experiments, data, networks = grid()
-    sweep = lambda engine: timed(
-        lambda: _sweep(experiments, data, networks, engine=engine, names=("id", "epsilon"))
-    )  # noqa: E731
-    one, two = sweep(""), sweep("workers=2 threads=1")
+
+    def sweep(text):
+        with start_engine(text) as engine:  # its start counts too
+            _sweep(experiments, data, networks, engine=engine, names=("id", "epsilon"))
+
+    one = timed(lambda: sweep(""))
+    two = timed(lambda: sweep("workers=2 threads=1"))
     return [
         ["one thread in process", one, "s"],
         ["two workers", two, "s"],
@@ -127,17 +130,14 @@ def measure_overhead():
     images, labels = data.take([id for id, _ in experiments])
     first = next(iter(experiments.values()))
     target = first.goal.labels(labels, None, data.structures, [id for id, _ in experiments])
-    alone = lambda: pgd(
-        networks["net"],
-        images,
-        target,
-        loss=loss_of(first),
-        epsilon=0.04,
-        targeted=True,  # noqa: E731
-        steps=first.steps,
-        precision="fp32",
-    )
-    swept = lambda: _sweep(experiments, data, networks, names=("id", "epsilon"), batch_size=8)  # noqa: E731
+
+    def alone():
+        options = {"targeted": True, "steps": first.steps, "precision": "fp32"}
+        pgd(networks["net"], images, target, loss=loss_of(first), epsilon=0.04, **options)
+
+    def swept():
+        _sweep(experiments, data, networks, names=("id", "epsilon"), batch_size=8)
+
     times = [(timed(alone), timed(swept)) for _ in range(3)]
     direct, through = (min(column) for column in zip(*times, strict=True))
     return [
