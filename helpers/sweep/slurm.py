@@ -1,13 +1,18 @@
 """Workers as Slurm jobs."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dask
 import yaml
-from dask_jobqueue import SLURMCluster
 from distributed import Status
+
+_handler = signal.getsignal(signal.SIGINT)
+from dask_jobqueue import SLURMCluster  # noqa: E402
+
+signal.signal(signal.SIGINT, _handler)  # dask_jobqueue sets one that ends the process
 
 TIMEOUT = 10  # seconds to close
 

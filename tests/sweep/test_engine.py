@@ -334,6 +334,12 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
     assert all("--resources GPU=1" in script.read_text() for script in tmp_path.glob("job.*.sh"))
 
 
+def test_slurm_leaves_the_interrupt_key_alone():
+    code = "import signal\nbefore = signal.getsignal(signal.SIGINT)\nimport helpers.sweep.slurm\n"
+    code += "assert signal.getsignal(signal.SIGINT) is before"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def listening(pid):
     """The addresses, in hexadecimal, on which a process waits for connections."""
     lines = [
