@@ -16,7 +16,7 @@ from typing import Any
 
 import dask
 import torch
-from distributed import Client, Future, LocalCluster, Security, wait
+from distributed import Client, LocalCluster, Security, wait
 from distributed.comm import connect
 from distributed.utils import get_mp_context
 
@@ -47,7 +47,7 @@ class DaskEngine(Engine):
     def lost(self) -> bool:  # type: ignore[override]
         return self.client.status != "running"
 
-    def workers(self) -> list[dict[str, Any]]:
+    def workers(self) -> list:
         """What the scheduler knows of each worker; nothing, if it has gone.
 
         Not `client.scheduler_info`, which at times returns the client's own periodic question,
@@ -68,11 +68,9 @@ class DaskEngine(Engine):
             counts = [worker["nthreads"] for worker in self.workers()]
         return max(1, int(sum(counts)))
 
-    def map(
-        self, function: Callable[[Any, Any], Any], next_task: Callable[[], Any], shared: Any = None
-    ) -> Iterator[Done]:
+    def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
         """See `Engine.map`."""
-        running: dict[Future, Any] = {}
+        running: dict = {}
         try:
             with _noticing_loss():
                 # keys of their own, or Dask would see other maps' tasks as one group with these,
@@ -96,8 +94,10 @@ class DaskEngine(Engine):
                             raise LostEngine(GONE)
                         yield running.pop(future), result, error
         finally:
-            if not self.lost:
-                with suppress(*BROKEN):
+            with suppress(*BROKEN):
+                if self.lost:
+                    self.client.close(TIMEOUT)  # or it goes on asking for the scheduler
+                else:
                     self.client.cancel(list(running), force=True)
 
     def _wait(self, futures):
@@ -135,7 +135,7 @@ def _work(function, shared, task, threads):
 
 
 @contextmanager
-def start_cluster(kind: str, options: dict[str, Any], device: torch.device) -> Iterator[DaskEngine]:
+def start_cluster(kind: str, options: dict, device: torch.device) -> Iterator[DaskEngine]:
     """An engine of workers, see `engine.start_engine`.
 
     Args:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,14 +38,14 @@ class Result:
         about: commit, versions, device and threads.
     """
 
-    iou: dict[str, np.ndarray]
+    iou: dict
     linf: np.ndarray
     loss: np.ndarray
-    warnings: tuple[str, ...]
+    warnings: tuple
     predictions: np.ndarray | None
     noise: np.ndarray | None
     seconds: float
-    about: dict[str, Any]
+    about: dict
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ def compute_results(
     structures: Sequence[str],
     networks: Mapping[str, nn.Module],
     batch_size: int = 8,
-    observe: Callable[[int, Tensor, Tensor], Any] | None = None,
+    observe: Callable | None = None,
 ) -> list[Result]:
     """Results of experiments on one dataset; those with settings in common share batches.
 
@@ -92,12 +91,12 @@ def compute_results(
             )
     start = time.monotonic()
     cases = {e: _prepare(e, images, truth, structures, networks) for e in experiments}
-    groups: dict[tuple, dict] = {}
+    groups: dict = {}
     for experiment in experiments:
         if experiment.attack not in ("no attack", "random noise"):
             attack = attack_of(experiment)
             groups.setdefault(batch_settings(attack), {})[attack] = cases[experiment]
-    attacked: dict[Experiment, tuple] = {}
+    attacked: dict = {}
     for group in groups.values():
         attacked |= _attack(group, structures, networks, batch_size, observe)
     results = []

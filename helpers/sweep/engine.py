@@ -25,7 +25,7 @@ import torch
 
 from helpers.network import find_device
 
-_OPEN: dict[tuple[str, str], tuple["Engine", ExitStack]] = {}
+_OPEN: dict = {}
 _LOCK = Lock()
 Done = tuple[Any, Any, BaseException | None]  # task, result, error
 
@@ -52,9 +52,7 @@ class Engine:
         self.device = device
         keep_memory()
 
-    def map(
-        self, function: Callable[[Any, Any], Any], next_task: Callable[[], Any], shared: Any = None
-    ) -> Iterator[Done]:
+    def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
         """Compute `function(shared, task)` of each task, in the order in which they end.
 
         Args:
@@ -76,7 +74,7 @@ class Engine:
                 yield task, None, error
 
 
-def parse_engine(text: str) -> tuple[str, dict[str, Any]]:
+def parse_engine(text: str) -> tuple[str, dict]:
     """Kind and options of an engine's text: "here", "workers", "scheduler" or "slurm".
 
     Raises:
@@ -87,7 +85,7 @@ def parse_engine(text: str) -> tuple[str, dict[str, Any]]:
         return "here", {}
     if words[-1].endswith((".yaml", ".yml")):
         return "slurm", {"path": str(text).strip()}
-    options: dict[str, Any] = {}
+    options: dict = {}
     for word in words:
         number = re.fullmatch(r"(workers|threads)=([1-9]\d*)", word)
         if number:

@@ -144,10 +144,10 @@ class Experiment:
     dataset: str
     source: str
     size: int
-    ids: tuple[str, ...]
+    ids: tuple
     attacked: str
     crafted_on: str
-    classes: tuple[int, ...]
+    classes: tuple
     goal: Goal = field(default_factory=Goal)
     region: Region = field(default_factory=Region)
     attack: str = "pgd"
@@ -185,12 +185,12 @@ class Experiment:
         """SHA-256 of the canonical JSON of the experiment."""
         return digest_json(self.values())
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict:
         """All fields as nested dicts, for JSON."""
         return asdict(self)
 
     @classmethod
-    def read(cls, values: dict[str, Any]) -> "Experiment":
+    def read(cls, values: dict) -> "Experiment":
         """The experiment of these `values`, also after a round trip through JSON."""
         nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
         tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
@@ -226,9 +226,7 @@ def white_box(
     return Experiment(dataset.name, dataset.digest, dataset.size, tuple(ids), **about | values)
 
 
-def standard_grid(
-    experiment: Experiment, surrogate: Trained, epsilons: Iterable[float]
-) -> dict[tuple[str, float], Experiment]:
+def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Iterable[float]) -> dict:
     """White-box, black-box, random and shuffled noise at every ε, and the clean baseline.
 
     Args:
@@ -240,7 +238,7 @@ def standard_grid(
         dict from (attack, epsilon); the attacks are "no attack" (ε = 0), "white-box", "black-box",
         "random-noise" and "shuffled-noise".
     """
-    changes: dict[str, dict[str, Any]] = {
+    changes: dict = {
         "white-box": {},
         "black-box": {"crafted_on": surrogate.digest},
         "random-noise": {"attack": "random noise"},

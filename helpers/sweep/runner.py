@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -35,7 +34,7 @@ class SweepError(RuntimeError):
 
 
 def run(
-    experiments: Mapping[Any, Experiment],
+    experiments: Mapping,
     dataset: Dataset,
     networks: Networks,
     *,
@@ -134,7 +133,7 @@ def _networks(networks, experiments):
 
 
 def load_images(
-    experiments: Mapping[Any, Experiment], dataset: Dataset, *, store: str | Path = EXPERIMENTS
+    experiments: Mapping, dataset: Dataset, *, store: str | Path = EXPERIMENTS
 ) -> tuple[dict, dict]:
     """What experiments look like that `run` has computed with noise=True.
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from helpers.data import Dataset
-from helpers.sweep.experiment import Experiment
 from helpers.sweep.runner import Networks, run
 
 
 def smallest_epsilon(
-    experiments: Mapping[Any, Experiment],
+    experiments: Mapping,
     dataset: Dataset,
     networks: Networks,
     *,
@@ -22,7 +21,7 @@ def smallest_epsilon(
     high: float = 0.16,
     rounds: int = 6,
     **options: Any,
-) -> dict[Any, np.ndarray]:
+) -> dict:
     """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection.
 
     Each round is a sweep of its own, of experiments of one case, which end once they are past the

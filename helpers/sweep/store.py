@@ -6,7 +6,6 @@ import traceback
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ class Store:
         """
         arrays = {f"iou.{name}": values for name, values in result.iou.items()}
         arrays |= {"linf": result.linf, "loss": result.loss}
-        packed: dict[str, Any] = {"predictions": result.predictions}
+        packed: dict = {"predictions": result.predictions}
         if noise:
             packed["noise"] = result.noise
         about = {
@@ -91,7 +90,7 @@ class Store:
         found = self._read(experiment.key)
         if found is None or (noise and "noise" not in found[0]):
             return None
-        return _result(*found, arrays)
+        return _result(found, whole=arrays)
 
     def read_key(self, key: str) -> tuple[Experiment, Result] | None:
         """Experiment and result without predictions and noise of a key; None if not sound."""
@@ -107,7 +106,7 @@ class Store:
                 stacklevel=2,
             )
             return None
-        return experiment, _result(*found, False)
+        return experiment, _result(found, whole=False)
 
     def _read(self, key):
         path = self.path(key)
@@ -172,7 +171,7 @@ class Store:
         return path
 
 
-def read_failure(path: Path) -> dict[str, Any]:
+def read_failure(path: Path) -> dict:
     """The record of a failure: "cell", "error" and "origin".
 
     Raises:
@@ -192,7 +191,8 @@ def _check_format(name, found, advice):
         raise ValueError(f"{name} has format {found}, newer than {FORMAT}: {advice}")
 
 
-def _result(arrays, about, whole):
+def _result(found, whole):
+    arrays, about = found
     unpacked = {}
     if whole:
         for name, shape in about["shapes"].items():

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers.data import load
 from helpers.sweep.compute import Result, batch_settings, compute_results
@@ -29,7 +29,7 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
         batch_size: images at a time.
         slots: tasks at a time.
     """
-    groups: dict[tuple, dict[Experiment, list]] = {}
+    groups: dict = {}
     images = 0
     for experiment in experiments:
         attack = attack_of(experiment)  # it is run once for all that is made of it
@@ -50,7 +50,7 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
         yield Task(part)
 
 
-def compute_task(shared: dict[str, Any], task: Task) -> list[Result] | None:
+def compute_task(shared: dict, task: Task) -> list[Result] | None:
     """Results of a task, or None without a copy of the data. Runs in a worker, or here.
 
     Args:
