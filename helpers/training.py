@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,7 +18,7 @@ from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.files import DamagedFileError, read_tensors, write_tensors
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
-from helpers.data import Dataset, load
+from helpers.data import Dataset, own_copy
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
 from helpers.weights import (
@@ -197,16 +196,6 @@ def _train_task(shared, task):
     trained = train(dataset, **options, **task)
     path = weights_path(trained.recipe, options["folder"])
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
-
-
-@lru_cache(maxsize=1)
-def own_copy(digest: str, **origin: Any) -> Dataset | None:
-    """This machine's own copy of a dataset, by the arguments of `load`; None if it has none."""
-    try:
-        dataset = load(**origin)
-    except (OSError, ValueError, TypeError):
-        return None
-    return dataset if dataset.digest == digest else None
 
 
 @contextmanager

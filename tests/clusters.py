@@ -10,6 +10,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.sweep import engine
+
 TESTS = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"}
 PYTHON = sys.executable
@@ -110,6 +112,12 @@ def until(condition, seconds=60):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
     return found
+
+
+def close_engines():
+    """Close what `open_engine` has opened, as the end of the process does."""
+    while engine._OPEN:
+        engine._OPEN.popitem()[1][1].close()
 
 
 SBATCH = """#!/bin/sh

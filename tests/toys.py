@@ -95,7 +95,7 @@ class Acting(nn.Module):
         return self.layer(images)
 
 
-def cell(data, ids=None, **values):
+def experiment(data, ids=None, **values):
     about = {
         "attacked": "net",
         "crafted_on": "net",
@@ -106,28 +106,33 @@ def cell(data, ids=None, **values):
     return Experiment(data.name, data.digest, data.size, tuple(ids or data.ids), **about | values)
 
 
-def single_cells(data, **values):
-    """A cell for each case."""
-    return {id: cell(data, [id], **values) for id in data.ids}
+def single_experiments(data, **values):
+    """An experiment for each case."""
+    return {id: experiment(data, [id], **values) for id in data.ids}
 
 
 def grid(data):
-    """Cells of all kinds, on networks "a" and "b"."""
+    """Experiments of all kinds, on networks "a" and "b"."""
     on = {"attacked": "a", "crafted_on": "a"}
-    cells = {("white-box", e): cell(data, epsilon=e, **on) for e in (0.01, 0.05)}
-    cells |= {
-        ("black-box", e): cell(data, epsilon=e, attacked="a", crafted_on="b") for e in (0.01, 0.05)
+    experiments = {("white-box", e): experiment(data, epsilon=e, **on) for e in (0.01, 0.05)}
+    experiments |= {
+        ("black-box", e): experiment(data, epsilon=e, attacked="a", crafted_on="b")
+        for e in (0.01, 0.05)
     }
     for attack in ("fast pgd", "fgsm", "no attack", "random noise", "shuffled noise"):
-        cells[attack, 0.05] = cell(data, epsilon=0.05, attack=attack, **on)
+        experiments[attack, 0.05] = experiment(data, epsilon=0.05, attack=attack, **on)
     heart = Goal("shape", "heart")
-    cells["heart", 0.05] = cell(data, epsilon=0.05, goal=heart, **on)
-    cells["heart until 30", 0.05] = cell(data, epsilon=0.05, goal=heart, stop_at=30.0, **on)
-    cells["resize", 0.05] = cell(data, epsilon=0.05, goal=Goal("resize", "heart", 0.7), **on)
-    cells["8 bits", 0.05] = cell(data, epsilon=0.05, bits=8, **on)
+    experiments["heart", 0.05] = experiment(data, epsilon=0.05, goal=heart, **on)
+    experiments["heart until 30", 0.05] = experiment(
+        data, epsilon=0.05, goal=heart, stop_at=30.0, **on
+    )
+    experiments["resize", 0.05] = experiment(
+        data, epsilon=0.05, goal=Goal("resize", "heart", 0.7), **on
+    )
+    experiments["8 bits", 0.05] = experiment(data, epsilon=0.05, bits=8, **on)
     for k, id in enumerate(data.ids):
-        cells[id, 0.02] = cell(data, [id], epsilon=0.02, seed=k, **on)
-    return cells
+        experiments[id, 0.02] = experiment(data, [id], epsilon=0.02, seed=k, **on)
+    return experiments
 
 
 NETWORKS = {"a": unet(0), "b": unet(1)}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,16 @@ def load(
     origin |= {"seed": seed, "jitter": jitter}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, found, origin)
+
+
+@lru_cache(maxsize=1)
+def own_copy(digest: str, **origin: Any) -> Dataset | None:
+    """This machine's own copy of a dataset, by the arguments of `load`; None if it has none."""
+    try:
+        dataset = load(**origin)
+    except (OSError, ValueError, TypeError):
+        return None
+    return dataset if dataset.digest == digest else None
 
 
 def label_map(masks: ArrayLike) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Attacks on one case at a time: from memory, from a store, or computed step by step."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.network import find_device, predict
 from helpers.sweep import Experiment, Goal, Store, compute_results, white_box
-from helpers.training import Trained
+from helpers.weights import Trained
 
 MEMORY = 2**28  # of the frames that are kept [bytes]
 
@@ -77,7 +77,7 @@ class AttackCache:
         surrogate: Trained | None = None,
         *,
         store: str | Path,
-        which: str | Collection[str] = "test",
+        which: str | Sequence[str] = "test",
         device: str = "cpu",
         **values: Any,
     ) -> None:

@@ -24,7 +24,7 @@ from helpers.explorer.shape_input import ShapeInput
 from helpers.explorer.view import View
 from helpers.sweep import Experiment, Goal
 from helpers.targets import LARGE, SMALL
-from helpers.training import Trained
+from helpers.weights import Trained
 
 AGAIN = 3.0  # seconds after which a result is sent once more
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""What every notebook begins with: results folder, dataset, networks, and where its numbers come from."""
+"""What every notebook begins with: results folder, dataset, networks, provenance."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,17 +155,11 @@ def prepare(
     place = open_engine(engine, device=find_device(device))
     settings = parameters | {"precision": precision, "seed": seed}
     networks = train_all(data, roles, engine=place, **settings) if roles else {}
-    attack = {"seed": seed, "precision": find_precision(precision, place.device)}
-    made_in = "" if steps is None else attack["precision"]
+    attack: dict[str, Any] = {}
     if steps is not None:
-        attack["steps"] = steps
-    source = provenance(
-        data,
-        networks.values(),
-        steps=steps,
-        seed=seed,
-        precision=made_in,
-        device=torch.device(place.device).type,
-    )
+        made_in = find_precision(precision, place.device)
+        attack = {"steps": steps, "seed": seed, "precision": made_in}
+    about = {"seed": seed, "device": place.device.type} | attack
+    source = provenance(data, networks.values(), **about)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

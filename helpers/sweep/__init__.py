@@ -1,7 +1,7 @@
-"""Many attacks: what is finished is taken from the store, the rest is computed, here or by workers."""
+"""Many attacks: finished results are taken from the store, an engine computes the rest."""
 
 from helpers.sweep.compute import Result, compute_results, restore_images
-from helpers.sweep.engine import LostEngine, parse, start_engine
+from helpers.sweep.engine import LostEngine, open_engine, parse_engine, start_engine
 from helpers.sweep.experiment import (
     Experiment,
     Goal,
@@ -10,7 +10,8 @@ from helpers.sweep.experiment import (
     standard_grid,
     white_box,
 )
-from helpers.sweep.runner import SweepError, load_images, run, smallest_epsilon, train_all
+from helpers.sweep.runner import SweepError, load_images, run
+from helpers.sweep.search import smallest_epsilon
 from helpers.sweep.store import Store
 
 __all__ = [
@@ -24,12 +25,12 @@ __all__ = [
     "check_experiment",
     "compute_results",
     "load_images",
-    "parse",
+    "open_engine",
+    "parse_engine",
     "restore_images",
     "run",
     "smallest_epsilon",
     "standard_grid",
     "start_engine",
-    "train_all",
     "white_box",
 ]

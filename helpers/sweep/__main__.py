@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -12,37 +13,42 @@ from helpers.sweep.report import export, status
 from helpers.sweep.runner import rerun_failed
 
 COMMANDS = {
-    "status": "say what a store holds",
-    "verify": "read every cell and set damaged ones aside",
-    "export": "print the table of all cells as CSV",
-    "run": "compute a failed cell alone",
+    "status": "verify every result, and say what the store holds and what failed",
+    "export": "print the table of all results as CSV",
+    "run": "compute a failed experiment alone",
 }
 
 
-def main(argv=None):
-    """The command line. Returns the exit code: 0 done, 1 something is damaged or failed, 2 bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m helpers.sweep", description=__doc__.splitlines()[0]
-    )
-    parser.error = lambda message: parser.exit(2, f"sweep: {message} (--help lists the options)\n")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sweep: {message} (--help lists the options)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line.
+
+    Returns:
+        The exit code: 0 done, 1 something is damaged or failed, 2 bad usage.
+    """
+    parser = _Parser(prog="python -m helpers.sweep", description="The store of a sweep.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.error = parser.error
         command.add_argument("store", help="folder of the store")
         if name == "run":
-            command.add_argument("cell", help="first characters of the cell's key")
-    options, healthy = parser.parse_args(argv), True
+            command.add_argument("key", help="first characters of the experiment's key")
+    options = parser.parse_args(argv)
+    healthy = True
     try:
         if not (Path(options.store) / "format.json").exists():
-            raise ValueError(f"{options.store} is not a store of cells (it has no format.json)")
+            raise ValueError(f"{options.store} is not a store of results (it has no format.json)")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if options.command == "export":
                 export(options.store).to_csv(sys.stdout, index=False, lineterminator="\n")
             elif options.command == "run":
-                outcome = rerun_failed(options.store, options.cell)
-                print(f"done: IoU with the target {np.nanmean(outcome.iou['target']):.1f}")
+                result = rerun_failed(options.store, options.key)
+                print(f"done: IoU with the target {np.nanmean(result.iou['target']):.1f}")
             else:
                 text, healthy = status(options.store)
                 print(text)

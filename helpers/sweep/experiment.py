@@ -1,11 +1,17 @@
-"""Cells of a grid of attacks: everything that decides a result, and how the result is computed."""
+"""The record of an experiment: everything that decides an attack's result, hashed into a key."""
 
 import math
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from helpers import attack as attacks
 from helpers.common.files import digest_json
+from helpers.data import Dataset
 from helpers.network import find_device, find_precision
 from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
@@ -15,6 +21,7 @@ from helpers.targets import (
     receptive_field_region,
     resize_structure,
 )
+from helpers.weights import Trained
 
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
 LOSSES = ("iou", "cross-entropy", "margin")
@@ -22,14 +29,16 @@ LOSSES = ("iou", "cross-entropy", "margin")
 
 @dataclass(frozen=True)
 class Goal:
-    """What the attacker wants.
+    """What the attacker wants the network to predict.
 
     Attributes:
-        kind: "untargeted", away from the truth; "shape", a shape in place of a structure; "resize", a structure of
-            another size.
+        kind: "untargeted", away from the truth; "shape", a shape in place of a structure; "resize",
+            a structure of another size.
         structure: the one to replace or to resize.
-        ratio: area of the shape / area of the structure; of "resize", new length / old length.
-        shape: "heart", or SVG path data, or the text of a PNG (`targets.png_text`): not a file, which may change.
+        ratio: for "shape", area of the shape / area of the structure; for "resize", new length /
+            old length.
+        shape: "heart", SVG path data, or the text of a PNG (`shapes.png_text`). A file could change
+            after it was hashed, so a path is refused.
         basis: "truth" or "prediction": the label maps that the target is made from.
     """
 
@@ -39,7 +48,7 @@ class Goal:
     shape: str = "heart"
     basis: str = "truth"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_choice("goal", self.kind, ("untargeted", "shape", "resize"))
         _check_choice("basis", self.basis, ("truth", "prediction"))
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
@@ -47,25 +56,37 @@ class Goal:
             raise ValueError(f"{name} is {self.ratio!r}; it must be above 0")
         if self.shape.lower().endswith((".png", ".svg")):
             raise ValueError(
-                f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) of it"
+                f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) "
+                "of it"
             )
 
-    def labels(self, truth, clean, structures, ids):
-        """The label maps to reach, or (untargeted) to get away from: int64 (N, H, W), as `truth` and `clean`."""
+    def labels(
+        self, truth: Tensor, clean: Tensor | None, structures: Sequence[str], ids: Sequence[str]
+    ) -> Tensor:
+        """The label maps to reach or, untargeted, to get away from.
+
+        Args:
+            truth: int64 (N, H, W).
+            clean: the prediction without attack, likewise; needed if it is the basis.
+            structures: names of the classes 1 … S.
+            ids: the N cases.
+
+        Returns:
+            int64 (N, H, W).
+        """
         if self.kind == "untargeted":
             return truth
-        make = resize_structure if self.kind == "resize" else place_shape
-        about = {"factor": self.ratio} if self.kind == "resize" else {"area_ratio": self.ratio}
-        if self.kind == "shape":
-            about["shape"] = _raster(self.shape)
-        return make(
-            truth if self.basis == "truth" else clean, self.structure, structures, ids=ids, **about
-        ).labels
+        basis = truth if self.basis == "truth" or clean is None else clean
+        own = self.structure
+        if self.kind == "resize":
+            return resize_structure(basis, own, structures, factor=self.ratio, ids=ids).labels
+        shape = _raster(self.shape)
+        return place_shape(basis, own, structures, shape, area_ratio=self.ratio, ids=ids).labels
 
 
 @lru_cache(maxsize=8)
 def _raster(shape):
-    """The shape of a Goal, which every cell of a sweep asks for again."""
+    """The shape of a Goal; drawing the heart takes longer than a small attack."""
     return read_shape(heart_curve() if shape == "heart" else shape)
 
 
@@ -83,23 +104,18 @@ class Region:
     structure: str = ""
     extent: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_choice("region", self.kind, ("everywhere", "around", "box"))
 
-    def masks(self, truth, structures, ids):
-        """bool (N, H, W)."""
+    def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
+        """Masks, bool (N, H, W), of label maps (N, H, W)."""
         if self.kind == "everywhere":
             return everywhere(truth)
-        if self.structure not in structures:
-            raise ValueError(
-                f"there is no structure {self.structure!r}; choose from {', '.join(structures)}"
-            )
+        _check_structure(self.structure, structures)
         masks = truth == structures.index(self.structure) + 1
-        around_or_box = {
-            "around": partial(receptive_field_region, depth=self.extent),
-            "box": partial(bounding_box, margin=self.extent),
-        }
-        return around_or_box[self.kind](masks, ids=ids)
+        if self.kind == "box":
+            return bounding_box(masks, margin=self.extent, ids=ids)
+        return receptive_field_region(masks, depth=self.extent, ids=ids)
 
 
 @dataclass(frozen=True)
@@ -107,18 +123,21 @@ class Experiment:
     """One attack on some cases of a dataset, with everything that decides its result.
 
     Attributes:
-        dataset, source, size: the dataset's name, digest and side.
+        dataset, source, size: the dataset's name, digest and side [pixels].
         ids: the N cases.
-        attacked, crafted_on: digests of the weights that are attacked, and that the noise is made with.
+        attacked, crafted_on: digests of the weights that are attacked, and that the noise is
+            made with.
         classes: those that the loss counts, where it counts some only.
         goal, region: what is wanted, and where noise is allowed.
-        attack: one of ATTACKS; the controls have the size of the attack, "shuffled noise" is that of "pgd".
+        attack: one of ATTACKS. The controls are as large as the attack; "shuffled noise" is that
+            of "pgd".
         epsilon: largest noise per pixel [units of the images].
         steps: of "pgd" and "fast pgd".
         loss: one of LOSSES.
-        stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None: never.
-        bits: to which the attacked image is rounded; 0: not.
-        precision: of the gradients: "bf16" or "fp32".
+        stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None
+            for never.
+        bits: depth to which the attacked image is rounded; 0 for none.
+        precision: of the gradients, "bf16" or "fp32".
         seed: of random and shuffled noise.
         version: of `attack`.
     """
@@ -142,7 +161,7 @@ class Experiment:
     seed: int = 0
     version: int = attacks.VERSION
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_choice("attack", self.attack, ATTACKS)
         _check_choice("loss", self.loss, LOSSES)
         _check_choice("precision", self.precision, ("bf16", "fp32"))
@@ -154,7 +173,8 @@ class Experiment:
             raise ValueError(f"steps is {self.steps!r}; give a whole number of 1 or more")
         if self.stop_at is not None and not (0 <= self.stop_at <= 100 and self.goal.structure):
             raise ValueError(
-                f"stop_at is {self.stop_at!r}; give an IoU from 0 to 100, and a goal with a structure"
+                f"stop_at is {self.stop_at!r}; give an IoU from 0 to 100, and a goal with a "
+                "structure"
             )
         if type(self.bits) is not int or self.bits < 0:
             raise ValueError(f"bits is {self.bits!r}; give a whole number, or 0 not to round")
@@ -162,101 +182,114 @@ class Experiment:
             raise ValueError(f"ids are {self.ids!r}; name one case or more, each once")
 
     @cached_property
-    def key(self):
-        """SHA-256 of the canonical JSON of the cell."""
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of the experiment."""
         return digest_json(self.values())
 
-    def values(self):
-        """The same as `dataclasses.asdict`, which takes longer than all else that a small cell needs."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return plain | {"goal": dict(vars(self.goal)), "region": dict(vars(self.region))}
+    def values(self) -> dict:
+        """All fields as nested dicts, for JSON."""
+        return asdict(self)
 
     @classmethod
-    def read(cls, values):
-        """The cell of these `values`, from JSON or not."""
+    def read(cls, values: dict) -> "Experiment":
+        """The experiment of these `values`, also after a round trip through JSON."""
         nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
-        return cls(**values | nested | {name: tuple(values[name]) for name in ("ids", "classes")})
+        tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
+        return cls(**values | nested | tuples)
 
 
-def white_box(dataset, trained, *, which="test", device="cpu", precision="auto", **values):
-    """The cell of a white-box attack on cases of a dataset, to be varied with `dataclasses.replace`.
+def white_box(
+    dataset: Dataset,
+    trained: Trained,
+    *,
+    which: str | Iterable[str] = "test",
+    device: str | torch.device = "cpu",
+    precision: str = "auto",
+    **values: Any,
+) -> Experiment:
+    """A white-box attack on cases of a dataset, to be varied with `dataclasses.replace`.
 
     Args:
-        dataset: a `data.Dataset`.
-        trained: the `training.Trained` that is attacked.
+        dataset: where the cases come from.
+        trained: the network that is attacked.
         which: name of a split, or ids.
-        device: where it will be computed.
+        device: where it will be computed; it decides what "auto" is.
         precision: of the gradients, as in `network.find_precision`.
-        **values: of the Cell.
+        **values: other fields of the Experiment.
     """
-    ids = tuple(dataset.split[which] if isinstance(which, str) else which)
+    ids = dataset.split[which] if isinstance(which, str) else which
     about = {
         "classes": dataset.classes,
         "precision": find_precision(precision, find_device(device)),
+        "attacked": trained.digest,
+        "crafted_on": trained.digest,
     }
-    return Experiment(
-        dataset.name,
-        dataset.digest,
-        dataset.size,
-        ids,
-        trained.digest,
-        trained.digest,
-        **about | values,
-    )
+    return Experiment(dataset.name, dataset.digest, dataset.size, tuple(ids), **about | values)
 
 
-def standard_grid(cell, surrogate, epsilons):
-    """An attack by one who has the weights and by one who has not, two controls of the same size, and no attack.
+def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Iterable[float]) -> dict:
+    """White-box, black-box, random and shuffled noise at every ε, and the clean baseline.
 
     Args:
-        cell: of the white-box attack; its ε does not matter.
-        surrogate: the `training.Trained` on which the black-box attack is crafted.
+        experiment: the white-box attack; its ε does not matter.
+        surrogate: the network on which the black-box attack is crafted.
         epsilons: the noise levels.
 
     Returns:
-        dict from (attack, epsilon) to Cell; the attacks are "no attack" (ε = 0), "white-box", "black-box",
+        dict from (attack, epsilon); the attacks are "no attack" (ε = 0), "white-box", "black-box",
         "random-noise" and "shuffled-noise".
     """
-    changes = {
+    changes: dict = {
         "white-box": {},
         "black-box": {"crafted_on": surrogate.digest},
         "random-noise": {"attack": "random noise"},
         "shuffled-noise": {"attack": "shuffled noise"},
     }
-    levels = {
-        (name, e): replace(cell, epsilon=e, **change)
-        for name, change in changes.items()
-        for e in epsilons
-    }
-    return {("no attack", 0.0): replace(cell, attack="no attack", epsilon=0.0)} | levels
+    epsilons = list(epsilons)
+    grid = {("no attack", 0.0): replace(experiment, attack="no attack", epsilon=0.0)}
+    for name, change in changes.items():
+        for epsilon in epsilons:
+            grid[name, epsilon] = replace(experiment, epsilon=epsilon, **change)
+    return grid
 
 
-def check_experiment(cell, *, structures, weights):
-    """Raise a ValueError if the dataset or the networks lack what a cell asks for.
+def check_experiment(
+    experiment: Experiment, *, structures: Sequence[str], weights: Collection[str]
+) -> None:
+    """Raise a ValueError if the dataset or the networks lack what an experiment asks for.
 
     Args:
+        experiment: the record to check.
         structures: the dataset's names.
         weights: digests of the networks at hand.
     """
-    for part in (cell.goal, cell.region):
-        if part.kind not in ("untargeted", "everywhere") and part.structure not in structures:
-            raise ValueError(
-                f"there is no structure {part.structure!r}; choose from {', '.join(structures)}"
-            )
-    if not set(cell.classes) <= set(range(len(structures) + 1)):
-        raise ValueError(f"classes are {cell.classes}; this dataset has 0 … {len(structures)}")
-    for digest in (cell.attacked, cell.crafted_on):
+    for part in (experiment.goal, experiment.region):
+        if part.kind not in ("untargeted", "everywhere"):
+            _check_structure(part.structure, structures)
+    classes = experiment.classes
+    if not set(classes) <= set(range(len(structures) + 1)):
+        raise ValueError(f"classes are {classes}; this dataset has 0 … {len(structures)}")
+    for digest in (experiment.attacked, experiment.crafted_on):
         if digest not in weights:
             raise ValueError(
-                f"there are no weights of digest {digest[:12]}: train that network again, or hand it in"
+                f"there are no weights of digest {digest[:12]}: train that network again, or hand "
+                "it in"
             )
 
 
-def attack_of(cell):
-    """The cell of the attack that a cell's noise comes from, before it is shuffled or rounded."""
-    return replace(cell, bits=0, attack="pgd" if cell.attack == "shuffled noise" else cell.attack)
+def attack_of(experiment: Experiment) -> Experiment:
+    """The attack that an experiment's noise comes from, before it is shuffled or rounded."""
+    attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
+    return replace(experiment, bits=0, attack=attack)
 
 
 def _check_choice(name, value, choices):
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _check_structure(structure, structures):
+    if structure not in structures:
+        raise ValueError(
+            f"there is no structure {structure!r}; choose from {', '.join(structures)}"
+        )

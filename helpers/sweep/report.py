@@ -1,151 +1,85 @@
-"""What a store holds: the table of results, the status, and the command line."""
+"""What a store holds: the table of results, the status, and the export."""
 
-import json
 import shlex
 import sys
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from helpers.sweep.store import Store
-
-COMPARISONS = ("target", "truth")
-
+from helpers.sweep.store import Store, read_failure
 
 ABOUT = ("commit", "torch", "device", "threads")
+SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings", "seconds")
+COLUMNS = (*SCORES, "experiment", *ABOUT)
 
 
-COLUMNS = (
-    "id",
-    "structure",
-    "compared_with",
-    "iou",
-    "linf",
-    "loss",
-    "warnings",
-    "seconds",
-    "cell",
-    *ABOUT,
-)
+def result_table(
+    entries: Iterable[tuple], names: Sequence[str], structures: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The tidy table that `run` returns.
 
-
-def _row(outcome):
-    """What the table needs of an outcome, small: (N, 2 · S + 2) numbers, warnings, seconds and provenance."""
-    numbers = np.column_stack(
-        [*(outcome.iou[name] for name in COMPARISONS), outcome.linf, outcome.loss]
-    )
-    about = tuple(outcome.about.get(name, "") for name in ABOUT)
-    return numbers, _shared(outcome.warnings), outcome.seconds, _shared(about)
-
-
-@lru_cache(maxsize=256)
-def _shared(value):
-    """The same object for equal values."""
-    return value
-
-
-def _table(rows, cells, structures, names):
-    """The tidy table of rows, a dict from the names of the cells, in their order."""
-    if not rows:
-        return pd.DataFrame(columns=[*names, *COLUMNS])
-    numbers, doubts, seconds, about = zip(*rows.values(), strict=True)
-    numbers, pairs = np.concatenate(numbers), len(structures) * len(COMPARISONS)
-    sizes = [pairs * len(cell.ids) for cell in cells]
-    of_cell = lambda values: np.repeat(np.array(values, dtype=object), sizes)  # noqa: E731
-    of_case = lambda values: np.repeat(np.array(values, dtype=object), pairs)  # noqa: E731
-    columns = {
-        column: of_cell([name[place] for name in rows]) for place, column in enumerate(names)
-    }
-    columns["id"] = of_case([id for cell in cells for id in cell.ids])
-    columns["structure"] = np.tile(
-        np.repeat(np.array(structures, dtype=object), len(COMPARISONS)), len(numbers)
-    )
-    columns["compared_with"] = np.tile(
-        np.array(COMPARISONS, dtype=object), len(numbers) * len(structures)
-    )
-    iou = (
-        numbers[:, :pairs].reshape(-1, len(COMPARISONS), len(structures)).transpose(0, 2, 1).ravel()
-    )
-    columns |= {
-        "iou": iou,
-        "linf": np.repeat(numbers[:, -2], pairs),
-        "loss": np.repeat(numbers[:, -1], pairs),
-        "warnings": of_case([text for texts in doubts for text in texts]),
-        "seconds": np.repeat(np.array(seconds, dtype=np.float32), sizes),
-        "cell": of_cell([cell.key for cell in cells]),
-    }
-    columns |= {
-        name: of_cell(values) for name, values in zip(ABOUT, zip(*about, strict=True), strict=True)
-    }
-    return pd.DataFrame(columns).infer_objects()
-
-
-def status(store):
-    """(text, healthy): how many cells a store holds, of what, and what failed; whether nothing failed."""
-    store = Store(store)
-    cells = cases = seconds = size = 0
-    for key in store.keys():
-        cell, outcome = store.read_key(key)
-        if cell is not None:
-            cells, cases, seconds = (
-                cells + 1,
-                cases + len(cell.ids),
-                seconds + outcome.seconds * len(cell.ids),
-            )
-            size += store.path(key).stat().st_size
-    failed = sorted((store.folder / "failed").glob("*.json"))
-    damaged = list((store.folder / "damaged").glob("*"))
-    lines = [
-        f"{store.folder}: {cells} cells, {cases} attacked cases, {seconds / 3600:.2f} hours of computing, "
-        f"{size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
-    ]
-    for path in failed:
-        try:
-            error = _failure(path)["error"].strip().splitlines()[-1]
-        except ValueError as problem:
-            lines.append(f"  {problem}")
-        else:
-            lines.append(f"  {path.stem[:12]}: {error}\n    alone: {_alone(store, path.stem)}")
-    return "\n".join(lines), not failed
-
-
-def _failure(path):
-    """The record of a cell that failed.
-
-    Raises:
-        ValueError: it is damaged.
+    Args:
+        entries: (parts of the name, Experiment, Result) of each experiment.
+        names: of the columns that hold the parts.
+        structures: names of the classes 1 … S; default their numbers.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"error": str, "cell": dict, "origin": dict | None}
-        if all(isinstance(record[name], kind) for name, kind in kinds.items()):
-            return record
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
+    rows = []
+    for name, experiment, result in entries:
+        classes = structures or range(1, result.iou["target"].shape[1] + 1)
+        about = [result.about.get(column, "") for column in ABOUT]
+        for case, id in enumerate(experiment.ids):
+            values = (result.linf[case], result.loss[case], result.warnings[case], result.seconds)
+            end = (*values, experiment.key, *about)
+            for (k, structure), compared in product(enumerate(classes), ("target", "truth")):
+                rows.append((*name, id, structure, compared, result.iou[compared][case, k], *end))
+    table = pd.DataFrame(rows, columns=[*names, *COLUMNS])
+    return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 
-def export(store):
-    """The table of all sound cells of a store, with the parts of each cell as columns."""
-    store, tables = Store(store), []
+def status(folder: str | Path) -> tuple[str, bool]:
+    """What a store holds and what failed, as text; and whether nothing failed."""
+    store = Store(folder)
+    count = cases = size = 0
+    seconds = 0.0
     for key in store.keys():
-        cell, outcome = store.read_key(key)
-        if cell is None:
-            continue
-        parts = cell.values() | {f"goal_{name}": value for name, value in vars(cell.goal).items()}
-        parts |= {f"region_{name}": value for name, value in vars(cell.region).items()}
-        names = [name for name in parts if name not in ("ids", "goal", "region")]
-        parts["classes"] = " ".join(map(str, cell.classes))
-        structures = [str(c) for c in range(1, outcome.iou["target"].shape[1] + 1)]
-        tables.append(
-            _table({tuple(parts[name] for name in names): _row(outcome)}, [cell], structures, names)
-        )
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+        if found := store.read_key(key):
+            experiment, result = found
+            count += 1
+            cases += len(experiment.ids)
+            seconds += result.seconds * len(experiment.ids)
+            size += store.path(key).stat().st_size
+    failed = store.failures()
+    damaged = list(store.folder.glob("damaged/*"))
+    lines = [
+        f"{store.folder}: {count} experiments, {cases} attacked cases, {seconds / 3600:.2f} hours "
+        f"of computing, {size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
+    ]
+    lines += [describe_failure(path) for path in failed]
+    return "\n  ".join(lines), not failed
 
 
-def _alone(store, key):
-    """The command that computes a failed cell alone."""
-    return shlex.join(
-        [sys.executable, "-m", "helpers.sweep", "run", str(store.folder.absolute()), key[:12]]
-    )
+def export(folder: str | Path) -> pd.DataFrame:
+    """The table of all sound results of a store, with the fields of each experiment as columns."""
+    store = Store(folder)
+    found = [pair for key in store.keys() if (pair := store.read_key(key))]
+    if not found:
+        return result_table([], [])
+    fields = pd.json_normalize([experiment.values() for experiment, _ in found], sep="_")
+    fields["classes"] = [" ".join(map(str, classes)) for classes in fields["classes"]]
+    fields = fields.drop(columns="ids").rename(columns={"loss": "loss_function"})
+    names = fields.itertuples(index=False, name=None)
+    rows = ((name, *pair) for name, pair in zip(names, found, strict=True))
+    return result_table(rows, list(fields))
+
+
+def describe_failure(path: Path) -> str:
+    """The error in a record of a failure, and the command that computes the experiment alone."""
+    try:
+        error = read_failure(path)["error"].strip().splitlines()[-1]
+    except ValueError as problem:
+        return str(problem)
+    key, folder = path.stem[:12], str(path.absolute().parents[1])
+    alone = shlex.join([sys.executable, "-m", "helpers.sweep", "run", folder, key])
+    return f"{key} ({path}): {error[:200]}\n    alone: {alone}"

@@ -1,19 +1,15 @@
-"""A store of finished cells that cannot lie: one file each, under the cell's key, with digests that are verified."""
+"""Content-addressed result store: one verified file per experiment, under the experiment's key."""
 
 import json
-import os
+import time
+import traceback
 import warnings
 import zlib
-from contextlib import ExitStack, contextmanager
-from itertools import count
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from helpers.common.files import atomic_write, digest_bytes, digest_json
+from helpers.common.files import atomic_write, digest_json, read_tensors, write_tensors
 from helpers.sweep.compute import Result
 from helpers.sweep.experiment import Experiment
 
@@ -21,17 +17,18 @@ FORMAT = 1
 
 
 class Store:
-    """Outcomes of cells in a folder, made if need be.
+    """Results of experiments in a folder, made if need be, and records of those that failed.
 
-    A file is used only if it says the format, the cell and the digest that it should; otherwise it is moved to the
-    folder `damaged`, with a warning. Several processes may use a store at once.
+    A file is used only if its digest holds and it is of the experiment that is asked for; otherwise
+    it is moved to the folder `damaged`, with a warning. Several processes may use a store at once:
+    files are replaced whole.
 
     Raises:
-        ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file cannot be read, or has
-            a newer format.
+        ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file
+            cannot be read, or has a newer format.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         mark = self.folder / "format.json"
         try:
@@ -45,206 +42,175 @@ class Store:
             ) from None
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f"{mark} is damaged: delete it, and every cell will be verified when it is read"
+                f"{mark} is damaged: delete it, and every result will be verified when it is read"
             ) from None
-        if found > FORMAT:
-            raise ValueError(
-                f"store {self.folder} has format {found}, newer than {FORMAT}: update this software, or "
-                "name another folder"
-            )
+        _check_format(f"store {self.folder}", found, "update this software, or name another folder")
 
-    def path(self, key):
-        """Of the cell with a key."""
+    def path(self, key: str) -> Path:
+        """The file of the experiment with a key."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def keys(self):
-        """Of all files, sorted, whether they are sound or not."""
+    def keys(self) -> list[str]:
+        """The keys of all files, sorted, whether they are sound or not."""
         return sorted(path.stem for path in self.folder.glob("[0-9a-f][0-9a-f]/*.safetensors"))
 
-    def write(self, cell, outcome, *, noise=False):
-        """Keep an outcome, with or without its noise; a half-written file never has the name of a cell.
+    def write(self, experiment: Experiment, result: Result, *, noise: bool = False) -> None:
+        """Keep a result, with or without its noise, and forget that the experiment failed before.
 
         Raises:
             OSError: no space, or no permission.
         """
-        arrays = {f"iou.{name}": values for name, values in outcome.iou.items()}
-        arrays |= {
-            "linf": outcome.linf,
-            "loss": outcome.loss,
-            "predictions": _pack(outcome.predictions),
-        }
-        shapes = {"predictions": outcome.predictions.shape}
+        arrays = {f"iou.{name}": values for name, values in result.iou.items()}
+        arrays |= {"linf": result.linf, "loss": result.loss}
+        packed: dict = {"predictions": result.predictions}
         if noise:
-            arrays["noise"], shapes["noise"] = _pack(outcome.noise), outcome.noise.shape
+            packed["noise"] = result.noise
         about = {
-            "cell": cell.values(),
-            "shapes": shapes,
-            "warnings": outcome.warnings,
-            "seconds": outcome.seconds,
-            "about": outcome.about,
+            "cell": experiment.values(),
+            "shapes": {name: array.shape for name, array in packed.items()},
+            "warnings": result.warnings,
+            "seconds": result.seconds,
+            "about": result.about,
             "format": FORMAT,
         }
-        text = json.dumps(about, sort_keys=True)
-        with atomic_write(self.path(cell.key)) as file:
-            file.write(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
+        arrays |= {name: _pack(array) for name, array in packed.items()}
+        write_tensors(self.path(experiment.key), arrays, about)
+        self.forget_failure(experiment)
 
-    def read(self, cell, *, noise=False, arrays=True):
-        """The outcome of a cell, or None if the store has none that is sound (and, if asked, has its noise).
+    def read(
+        self, experiment: Experiment, *, noise: bool = False, arrays: bool = True
+    ) -> Result | None:
+        """The result of an experiment; None if there is none that is sound.
 
         Args:
-            cell: a Cell.
-            noise: whether the noise is needed.
-            arrays: without, predictions and noise stay packed and are left out.
+            experiment: what was computed.
+            noise: whether the noise is needed; a result without it then counts as none.
+            arrays: if False, predictions and noise are left out.
         """
-        return self._read(cell.key, noise, arrays, cell)[1]
+        found = self._read(experiment.key)
+        if found is None or (noise and "noise" not in found[0]):
+            return None
+        return _result(found, whole=arrays)
 
-    def read_key(self, key):
-        """(cell, outcome) of a file; (None, None) if it is not sound."""
-        return self._read(key, False, False, None)
+    def read_key(self, key: str) -> tuple[Experiment, Result] | None:
+        """Experiment and result without predictions and noise of a key; None if not sound."""
+        found = self._read(key)
+        if found is None:
+            return None
+        try:
+            experiment = Experiment.read(found[1]["cell"])
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            warnings.warn(
+                f"{key} in {self.folder} is of another version of this software ({error}), and is "
+                "left alone",
+                stacklevel=2,
+            )
+            return None
+        return experiment, _result(found, whole=False)
 
-    def _read(self, key, noise, arrays, cell, again=3):
+    def _read(self, key):
         path = self.path(key)
         try:
-            with path.open("rb") as file:
-                stamp = _stamp(file.fileno())
-            with safe_open(path, "numpy") as file:
-                found, metadata = (
-                    {name: file.get_tensor(name) for name in file.keys()},
-                    file.metadata() or {},
-                )
-            if metadata.get("digest") != _digest(found, metadata.get("about", "")):
-                raise ValueError("its digest does not hold")
-            about = json.loads(metadata["about"])
+            arrays, about = read_tensors(path)
             if digest_json(about["cell"]) != key:
-                raise ValueError("it is the file of another cell")
-            if (newer := about["format"]) > FORMAT:
-                raise _NewerError(
-                    f"{path} has format {newer}, newer than {FORMAT}: update this software"
-                )
-            if noise and "noise" not in found:
-                return cell, None
-            shapes = about["shapes"]
-            predictions = (
-                _unpack(found["predictions"], shapes["predictions"], np.uint8) if arrays else None
-            )
-            kept = (
-                _unpack(found["noise"], shapes["noise"], np.int8)
-                if arrays and "noise" in found
-                else None
-            )
+                raise ValueError("it is the file of another experiment")
         except FileNotFoundError:
-            return None, None
+            return None
         except OSError as error:
             why = error.strerror or error
             raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
-        except _NewerError:
-            raise
-        except (SafetensorError, ValueError, KeyError, TypeError, zlib.error) as error:
-            if (text := self._set_aside(path, stamp, error)) is None and again:
-                return self._read(key, noise, arrays, cell, again - 1)
+        except (ValueError, KeyError, TypeError) as error:
             warnings.warn(
-                f"{path.name} in {self.folder} {text or 'changes while it is read'}", stacklevel=3
+                f"{path.name} in {self.folder} is not used ({error}); {self._set_aside(path)}, "
+                "and a sweep computes it again",
+                stacklevel=3,
             )
-            return None, None
-        if cell is None:
-            try:
-                cell = Experiment.read(about["cell"])
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
-                text = f"is of another version of this software ({error}), and is left alone"
-                warnings.warn(f"{path.name} in {self.folder} {text}", stacklevel=3)
-                return None, None
-        scores = {name: found[f"iou.{name}"] for name in ("target", "truth")}
-        outcome = Result(
-            scores,
-            found["linf"],
-            found["loss"],
-            tuple(about["warnings"]),
-            predictions,
-            kept,
-            about["seconds"],
-            about["about"],
-        )
-        return cell, outcome
-
-    def _set_aside(self, path, stamp, error):
-        """Move a file that cannot be used, and say so; None if another process has put a new one there meanwhile."""
-        folder = self.folder / "damaged"
-        try:
-            folder.mkdir(exist_ok=True)
-            place = _new_file(folder / f"{path.stem}.{n}.safetensors" for n in count(1))
-            try:
-                os.replace(path, place)
-            except OSError:
-                place.unlink()
-                raise
-            if _stamp(place) != stamp:
-                os.replace(place, path)
-                return None
-        except FileNotFoundError:
             return None
-        except OSError as problem:
-            return f"is not used ({error}), and cannot be moved away ({problem.strerror}); a sweep computes it again"
-        return f"is not used ({error}); it was moved to damaged/{place.name}, and a sweep computes it again"
+        _check_format(str(path), about["format"], "update this software")
+        return arrays, about
 
-    @contextmanager
-    def claimed(self, keys):
-        """Keep other processes from computing the same cells while the block runs.
-
-        The operating system takes the claims of a process that dies away from it; no clock is asked.
-
-        Yields:
-            Those of the keys that no other process has.
-        """
-        with ExitStack() as stack:
-            mine = []
-            for key in keys:
-                lock = FileLock(self.folder / "claims" / f"{key}.lock")
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    continue
-                stack.callback(self._release, key, lock)
-                mine.append(key)
-            yield mine
-
-    def _release(self, key, lock):
-        if self.path(
-            key
-        ).exists():  # whoever gets hold of the file that goes will look for the cell first
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-class _NewerError(ValueError):
-    """A sound file of a newer format: not damaged."""
-
-
-def _stamp(file):
-    """What tells a file from one that was put in its place."""
-    found = os.stat(file)
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _new_file(paths):
-    """The first of the paths where there was no file; now there is an empty one."""
-    for path in paths:
+    def _set_aside(self, path):
+        """Move a damaged file away, and say how that went."""
+        place = self.folder / "damaged" / f"{path.stem}.{time.time_ns()}.safetensors"
         try:
-            path.touch(exist_ok=False)
-            return path
-        except FileExistsError:
-            continue
+            place.parent.mkdir(exist_ok=True)
+            path.replace(place)
+        except OSError as error:
+            return f"it cannot be moved away ({error.strerror})"
+        return f"it was moved to damaged/{place.name}"
+
+    def _failure(self, key):
+        return self.folder / "failed" / f"{key}.json"
+
+    def failures(self, start: str = "") -> list[Path]:
+        """The records of experiments that failed, those whose key begins with `start`."""
+        return sorted((self.folder / "failed").glob(f"{start}*.json"))
+
+    def forget_failure(self, experiment: Experiment) -> None:
+        """Delete the record of an earlier failure, if there is one."""
+        self._failure(experiment.key).unlink(missing_ok=True)
+
+    def write_failure(
+        self, experiment: Experiment, error: BaseException, origin: dict | None
+    ) -> Path:
+        """Record that an experiment failed.
+
+        Args:
+            experiment: what was to be computed.
+            error: what it raised.
+            origin: the arguments of `data.load` that give its dataset again.
+
+        Raises:
+            OSError: no space, or no permission.
+        """
+        path = self._failure(experiment.key)
+        text = "".join(traceback.format_exception(error))
+        record = {"cell": experiment.values(), "error": text, "origin": origin}
+        with atomic_write(path, "w") as file:
+            json.dump(record, file, indent=1)
+        return path
+
+
+def read_failure(path: Path) -> dict:
+    """The record of a failure: "cell", "error" and "origin".
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["error"].strip() and record["cell"] is not None and "origin" in record:
+            return record
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
+
+
+def _check_format(name, found, advice):
+    if found > FORMAT:
+        raise ValueError(f"{name} has format {found}, newer than {FORMAT}: {advice}")
+
+
+def _result(found, whole):
+    arrays, about = found
+    unpacked = {}
+    if whole:
+        for name, shape in about["shapes"].items():
+            kind = np.int8 if name == "noise" else np.uint8
+            values = np.frombuffer(zlib.decompress(arrays[name].tobytes()), dtype=kind)
+            unpacked[name] = values.reshape(shape).copy()
+    return Result(
+        {name: arrays[f"iou.{name}"] for name in ("target", "truth")},
+        arrays["linf"],
+        arrays["loss"],
+        tuple(about["warnings"]),
+        unpacked.get("predictions"),
+        unpacked.get("noise"),
+        about["seconds"],
+        about["about"],
+    )
 
 
 def _pack(array):
-    return np.frombuffer(zlib.compress(np.ascontiguousarray(array).tobytes(), 1), dtype=np.uint8)
-
-
-def _unpack(packed, shape, kind):
-    return np.frombuffer(zlib.decompress(packed.tobytes()), dtype=kind).reshape(shape).copy()
-
-
-def _digest(arrays, text):
-    parts = [text.encode()]
-    for name, array in sorted(arrays.items()):
-        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
-    return digest_bytes(*parts)
+    compressed = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
+    return np.frombuffer(compressed, dtype=np.uint8)

@@ -21,7 +21,7 @@ from helpers.attack import pgd
 from helpers.common.paths import RUNS
 from helpers.data import load
 from helpers.network import UNet
-from helpers.sweep import Experiment, Goal, compute_results, run
+from helpers.sweep import Experiment, Goal, compute_results, run, start_engine
 from helpers.sweep.compute import loss_of
 from helpers.sweep.report import status
 from helpers.tables import write_table
@@ -64,7 +64,7 @@ class Endless:
 
 
 def single_cases(count):
-    """Cells of one case and one step each, and the network that they attack."""
+    """Experiments of one case and one step each, and the network that they attack."""
     data = Endless()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -76,7 +76,7 @@ def single_cases(count):
 
 
 def grid():
-    """48 cells of a case of a 128×128 phantom each, and their network."""
+    """48 experiments of a case of a 128×128 phantom each, and their network."""
     data = load("phantom", size=128)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -92,12 +92,12 @@ def grid():
         goal=Goal("shape", "heart"),
         steps=60,
     )
-    cells = {
+    experiments = {
         (id, epsilon): replace(first, ids=(id,), epsilon=epsilon)
         for id in data.split["test"][:12]
         for epsilon in (0.01, 0.02, 0.03, 0.04)
     }
-    return cells, data, {"net": network}
+    return experiments, data, {"net": network}
 
 
 def timed(function):
@@ -108,11 +108,14 @@ def timed(function):
 
 def measure_workers():
     """Rows: seconds of a sweep in process, and with two workers; their ratio."""
-    cells, data, networks = grid()
-    sweep = lambda engine: timed(
-        lambda: _sweep(cells, data, networks, engine=engine, names=("id", "epsilon"))
-    )  # noqa: E731
-    one, two = sweep(""), sweep("workers=2 threads=1")
+    experiments, data, networks = grid()
+
+    def sweep(text):
+        with start_engine(text) as engine:  # its start counts too
+            _sweep(experiments, data, networks, engine=engine, names=("id", "epsilon"))
+
+    one = timed(lambda: sweep(""))
+    two = timed(lambda: sweep("workers=2 threads=1"))
     return [
         ["one thread in process", one, "s"],
         ["two workers", two, "s"],
@@ -122,22 +125,19 @@ def measure_workers():
 
 def measure_overhead():
     """Rows: a sweep in process beside the same attacks by `pgd` alone."""
-    cells, data, networks = grid()
-    cells = {name: cell for name, cell in cells.items() if name[1] == 0.04}
-    images, labels = data.take([id for id, _ in cells])
-    first = next(iter(cells.values()))
-    target = first.goal.labels(labels, None, data.structures, [id for id, _ in cells])
-    alone = lambda: pgd(
-        networks["net"],
-        images,
-        target,
-        loss=loss_of(first),
-        epsilon=0.04,
-        targeted=True,  # noqa: E731
-        steps=first.steps,
-        precision="fp32",
-    )
-    swept = lambda: _sweep(cells, data, networks, names=("id", "epsilon"), batch_size=8)  # noqa: E731
+    experiments, data, networks = grid()
+    experiments = {name: experiment for name, experiment in experiments.items() if name[1] == 0.04}
+    images, labels = data.take([id for id, _ in experiments])
+    first = next(iter(experiments.values()))
+    target = first.goal.labels(labels, None, data.structures, [id for id, _ in experiments])
+
+    def alone():
+        options = {"targeted": True, "steps": first.steps, "precision": "fp32"}
+        pgd(networks["net"], images, target, loss=loss_of(first), epsilon=0.04, **options)
+
+    def swept():
+        _sweep(experiments, data, networks, names=("id", "epsilon"), batch_size=8)
+
     times = [(timed(alone), timed(swept)) for _ in range(3)]
     direct, through = (min(column) for column in zip(*times, strict=True))
     return [
@@ -149,13 +149,13 @@ def measure_overhead():
 
 def measure_cases():
     """Rows: milliseconds a case that `run` takes beside the computing."""
-    cells, data, networks = single_cases(MANY[0])
-    listed, size = list(cells.values()), 32
+    experiments, data, networks = single_cases(MANY[0])
+    listed, size = list(experiments.values()), 32
 
     def compute_all():
         for start in range(0, len(listed), size):
             part = listed[start : start + size]
-            ids = [cell.ids[0] for cell in part]
+            ids = [experiment.ids[0] for experiment in part]
             images, truth = (dict(zip(ids, tensors, strict=True)) for tensors in data.take(ids))
             compute_results(
                 part, images, truth, structures=data.structures, networks=networks, batch_size=size
@@ -164,11 +164,11 @@ def measure_cases():
     compute_all()
     attack, sweep = (
         timed(compute_all),
-        timed(lambda: _sweep(cells, data, networks, names=("case",), batch_size=size)),
+        timed(lambda: _sweep(experiments, data, networks, names=("case",), batch_size=size)),
     )
     return [
-        ["one-step attack", 1000 * attack / len(cells), "ms per case"],
-        ["run() beside it", 1000 * (sweep - attack) / len(cells), "ms per case"],
+        ["one-step attack", 1000 * attack / len(experiments), "ms per case"],
+        ["run() beside it", 1000 * (sweep - attack) / len(experiments), "ms per case"],
     ]
 
 
@@ -192,21 +192,21 @@ def measure_memory():
 
 
 def child(work, count, store):
-    cells, data, networks = single_cases(int(count))
+    experiments, data, networks = single_cases(int(count))
     start = time.perf_counter()
     if work == "status":
         status(store)
     else:
-        run(cells, data, networks, store=store, names=("case",))
+        run(experiments, data, networks, store=store, names=("case",))
     spent = time.perf_counter() - start
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
     print(json.dumps({"peak": peak, "time": spent}))
 
 
-def _sweep(cells, data, networks, **options):
+def _sweep(experiments, data, networks, **options):
     with tempfile.TemporaryDirectory() as folder:
-        return run(cells, data, networks, store=folder, **options)
+        return run(experiments, data, networks, store=folder, **options)
 
 
 PARTS = {

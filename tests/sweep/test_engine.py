@@ -14,11 +14,17 @@ import pytest
 import torch
 from clusters import end, started, until
 
-import helpers.sweep.engine
-from helpers.sweep import LostEngine, parse, start_engine
-from helpers.sweep.engine import InProcess
+from helpers.sweep import LostEngine, cluster, open_engine, parse_engine, start_engine
+from helpers.sweep.engine import Engine
 
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def engines_closed(monkeypatch):
+    yield  # before PATH is as it was: closing cancels jobs
+    clusters.close_engines()
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
     ],
 )
 def test_the_text_of_an_engine_says_what_it_is(text, expected):
-    assert parse(text) == expected
+    assert parse_engine(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,10 +91,8 @@ def test_a_slurm_file_that_cannot_be_used_says_why_in_a_line(tmp_path, content):
 
 @pytest.mark.parametrize("listening", [False, True])
 def test_a_scheduler_that_does_not_answer_is_an_error_soon(listening, monkeypatch):
-    assert (
-        helpers.sweep.engine.PATIENCE <= 12
-    )  # and it takes some time to stop asking: 15 s are promised
-    monkeypatch.setattr(helpers.sweep.engine, "PATIENCE", 3)
+    assert cluster.TIMEOUT <= 12  # and it takes some time to stop asking: 15 s are promised
+    monkeypatch.setattr(cluster, "TIMEOUT", 3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         if listening:
@@ -157,9 +161,9 @@ def act(shared, task):
 
 
 def test_tasks_in_this_process():
-    check_map(InProcess())
-    check_following(InProcess(), [1])
-    lazy = InProcess().map(square, following(iter([1, 3, 2])), {"offset": 0})
+    check_map(Engine(CPU))
+    check_following(Engine(CPU), [1])
+    lazy = Engine(CPU).map(square, following(iter([1, 3, 2])), {"offset": 0})
     assert next(lazy)[1] == 1  # each when it is asked for
 
 
@@ -169,6 +173,45 @@ def test_workers_of_this_machine_leave_its_environment_alone(monkeypatch):
     with start_engine("workers=1"):
         pass
     assert dict(os.environ) == before
+
+
+def test_a_variable_that_is_set_while_workers_run_stays(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SET_MEANWHILE", raising=False)
+    with start_engine("workers=1"):
+        assert "OMP_NUM_THREADS" not in os.environ  # what is started now does not inherit it
+        monkeypatch.setenv("SET_MEANWHILE", "1")
+    assert os.environ["SET_MEANWHILE"] == "1" and "OMP_NUM_THREADS" not in os.environ
+
+
+def test_an_engine_is_opened_once_and_anew_after_it_was_lost(tmp_path):
+    assert open_engine("") is open_engine(" ") is open_engine(device="cpu")
+    with started(tmp_path, workers=1) as (address, scheduler):
+        place = open_engine(address)
+        assert open_engine(address) is place and not place.lost
+        end(scheduler, signal.SIGKILL)
+        until(lambda: place.lost)
+        with pytest.raises(LostEngine, match="no Dask scheduler answers"):
+            open_engine(address)
+        assert address not in {text for text, _ in clusters.engine._OPEN}
+
+
+AT_EXIT = """
+import sys
+from helpers.sweep import open_engine
+print(open_engine(sys.argv[1]).slots)
+"""
+
+
+def test_an_open_engine_is_closed_when_its_process_ends(tmp_path, monkeypatch):
+    clusters.slurm(tmp_path, monkeypatch)
+    path = tmp_path / "slurm.yaml"
+    path.write_text(f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n")
+    words = [sys.executable, "-c", AT_EXIT, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["1"]), done.stderr
+    jobs = (tmp_path / "jobs").read_text().split()
+    assert (tmp_path / "cancelled").read_text().split() == jobs and len(jobs) == 1
 
 
 def parent(shared, task):
@@ -247,7 +290,8 @@ def test_tasks_that_nobody_waits_for_any_more_end(tmp_path):
         assert [task for task, *_ in place.map(act, following(["x"]), None)] == ["x"]
 
 
-def test_workers_without_a_gpu_are_told_of_rather_than_waited_for(tmp_path):
+def test_workers_without_a_gpu_are_told_of_rather_than_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("helpers.sweep.engine.find_device", torch.device)  # as if there was a GPU
     with started(tmp_path, workers=1) as (address, _):
         with start_engine(address) as place:
             until(place.workers)
@@ -275,6 +319,7 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
     import dask
 
     clusters.slurm(tmp_path, monkeypatch)
+    monkeypatch.setattr("helpers.sweep.engine.find_device", torch.device)  # as if there was a GPU
     path, jobs = tmp_path / "slurm.yaml", tmp_path / "jobs"
     path.write_text(f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n")
     with (
@@ -287,6 +332,12 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
         (second,) = {result for _, result, _ in place.map(act, following(["b"]), None)}
     assert first[0] != second[0] and len(jobs.read_text().split()) == 2
     assert all("--resources GPU=1" in script.read_text() for script in tmp_path.glob("job.*.sh"))
+
+
+def test_slurm_leaves_the_interrupt_key_alone():
+    code = "import signal\nbefore = signal.getsignal(signal.SIGINT)\nimport helpers.sweep.slurm\n"
+    code += "assert signal.getsignal(signal.SIGINT) is before"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def listening(pid):
@@ -354,43 +405,40 @@ def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sba
     )
 
 
-def test_that_no_worker_comes_is_said_once_and_the_first_that_comes_is_used(tmp_path, monkeypatch):
-    told, late = [], []
-    monkeypatch.setattr(helpers.sweep.engine, "QUIET", 1)
+def test_that_no_worker_is_there_is_logged_and_the_first_that_comes_is_used(tmp_path, monkeypatch):
+    logged, late = [], []
     with started(tmp_path, workers=0) as (address, _):
 
-        def tell(line):
-            told.append(line)
-            late.append(
-                clusters.dask(
-                    "worker", address, "--nthreads", 1, "--no-dashboard", "--death-timeout", 60
-                )
-            )
+        def log(line):
+            logged.append(line)
+            words = ("worker", address, "--nthreads", 1, "--no-dashboard", "--death-timeout", 60)
+            late.append(clusters.dask(*words))
 
-        monkeypatch.setattr(helpers.sweep.engine, "log", tell)
+        monkeypatch.setattr(cluster, "log", log)
         try:
             with start_engine(address) as place:
                 (found,) = place.map(act, following(["a"]), None)
         finally:
             for worker in late:
                 end(worker)
-    assert (
-        found[2] is None
-        and len(told) == 1
-        and "no worker for 1 s" in told[0]
-        and "squeue" in told[0]
-    )
+    assert found[2] is None and len(logged) == 1
+    assert "no worker yet" in logged[0] and "squeue" in logged[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 @pytest.mark.parametrize(
-    "engine", ["_work(faults, None, None, 1)", "next(Here().map(faults, iter([0]).__next__))[1]"]
+    "engine",
+    [
+        "_work(faults, None, None, 1)",
+        "next(Engine(torch.device('cpu')).map(faults, iter([0]).__next__))[1]",
+    ],
 )
 def test_the_memory_of_a_tensor_is_kept_for_the_next(engine):
     code = f"""if True:
         import resource, sys
         import torch
-        from helpers.sweep.engine import InProcess, _work
+        from helpers.sweep.cluster import _work
+        from helpers.sweep.engine import Engine
         def faults(*_):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             for _ in range(60):

@@ -1,4 +1,4 @@
-"""Cells: each equals its attack run alone, its key is stable and says all, and its noise rebuilds the image."""
+"""Experiments: each equals its attack run alone, its key is stable and says all, and its noise rebuilds the image."""
 
 import json
 from dataclasses import asdict, fields, replace
@@ -7,7 +7,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from toys import NETWORKS, cell, dataset, grid
+from toys import NETWORKS, dataset, experiment, grid
 
 from helpers import attack as attacks
 from helpers import noise
@@ -69,10 +69,10 @@ OTHER = {
 }
 
 
-def outcomes(cells, data=DATA, *, batch_size=8, order=None):
+def results(experiments, data=DATA, *, batch_size=8, order=None):
     images, truth = (dict(zip(data.ids, part, strict=True)) for part in (data.images, data.labels))
-    order = list(order or cells)
-    listed = [cells[name] for name in order]
+    order = list(order or experiments)
+    listed = [experiments[name] for name in order]
     found = compute_results(
         listed, images, truth, structures=data.structures, networks=NETWORKS, batch_size=batch_size
     )
@@ -80,16 +80,16 @@ def outcomes(cells, data=DATA, *, batch_size=8, order=None):
 
 
 @cache
-def by_itself(cell):
-    return outcomes({"": cell})[""]
+def by_itself(experiment):
+    return results({"": experiment})[""]
 
 
 def on_a(**values):
-    return cell(DATA, **{"attacked": "a", "crafted_on": "a", "epsilon": 0.05} | values)
+    return experiment(DATA, **{"attacked": "a", "crafted_on": "a", "epsilon": 0.05} | values)
 
 
 def same(one, other):
-    """Whether two outcomes are equal to the last bit, but for the seconds."""
+    """Whether two results are equal to the last bit, but for the seconds."""
     arrays = [
         (one.iou["target"], other.iou["target"]),
         (one.iou["truth"], other.iou["truth"]),
@@ -101,30 +101,30 @@ def same(one, other):
     return one.warnings == other.warnings and all(a.tobytes() == b.tobytes() for a, b in arrays)
 
 
-def assert_is(outcome, cell, adv_images, labels, doubts=None):
-    """An outcome is that of these adversarial images."""
-    images, truth = DATA.take(cell.ids)
+def assert_is(result, experiment, adv_images, labels, doubts=None):
+    """An result is that of these adversarial images."""
+    images, truth = DATA.take(experiment.ids)
     noise = adv_images - images
     linf = noise.abs().flatten(1).amax(dim=1)
-    assert torch.equal(torch.from_numpy(outcome.linf), linf)
+    assert torch.equal(torch.from_numpy(result.linf), linf)
     steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round()
-    assert np.array_equal(outcome.noise, steps.numpy().astype(np.int8))
-    maps = predict(NETWORKS[cell.attacked], adv_images)
-    assert np.array_equal(outcome.predictions, maps.numpy())
+    assert np.array_equal(result.noise, steps.numpy().astype(np.int8))
+    maps = predict(NETWORKS[experiment.attacked], adv_images)
+    assert np.array_equal(result.predictions, maps.numpy())
     for name, other in (("target", labels), ("truth", truth)):
         assert np.array_equal(
-            outcome.iou[name], iou(maps, other, classes=DATA.classes).numpy(), equal_nan=True
+            result.iou[name], iou(maps, other, classes=DATA.classes).numpy(), equal_nan=True
         )
     with torch.no_grad():
-        loss = loss_of(cell)(NETWORKS[cell.attacked](adv_images), labels)
-    assert outcome.loss == pytest.approx(loss.numpy(), abs=1e-6)
+        loss = loss_of(experiment)(NETWORKS[experiment.attacked](adv_images), labels)
+    assert result.loss == pytest.approx(loss.numpy(), abs=1e-6)
     if doubts is not None:
-        assert outcome.warnings == tuple(
+        assert result.warnings == tuple(
             "; ".join(t for t, which in doubts.items() if which[k]) for k in range(len(maps))
         )
 
 
-# --- each cell is its attack alone ------------------------------------------------------------------------------------
+# --- each experiment is its attack alone ------------------------------------------------------------------------------------
 
 KINDS = {
     "untargeted": {},
@@ -146,53 +146,62 @@ KINDS = {
 }
 
 
-def alone(cell, images, truth):
-    """(adversarial images, labels, doubts) of a cell's attack, written out."""
-    clean = predict(NETWORKS[cell.attacked], images)
-    labels = cell.goal.labels(truth, clean, DATA.structures, cell.ids)
+def alone(experiment, images, truth):
+    """(adversarial images, labels, doubts) of an experiment's attack, written out."""
+    clean = predict(NETWORKS[experiment.attacked], images)
+    labels = experiment.goal.labels(truth, clean, DATA.structures, experiment.ids)
     options = {
-        "loss": loss_of(cell),
-        "epsilon": cell.epsilon,
-        "targeted": cell.goal.kind != "untargeted",
+        "loss": loss_of(experiment),
+        "epsilon": experiment.epsilon,
+        "targeted": experiment.goal.kind != "untargeted",
         "precision": "fp32",
-        "seed": [(cell.seed, id) for id in cell.ids],
+        "seed": [(experiment.seed, id) for id in experiment.ids],
     }
-    if cell.region.kind != "everywhere":
-        options["region"] = cell.region.masks(truth, DATA.structures, cell.ids)
-    if cell.stop_at is not None:
-        options |= {"stop_at": cell.stop_at, "classes": [DATA.class_of(cell.goal.structure)]}
-    function = {"pgd": attacks.pgd, "fgsm": attacks.fgsm, "fast pgd": attacks.fast_pgd}[cell.attack]
+    if experiment.region.kind != "everywhere":
+        options["region"] = experiment.region.masks(truth, DATA.structures, experiment.ids)
+    if experiment.stop_at is not None:
+        options |= {
+            "stop_at": experiment.stop_at,
+            "classes": [DATA.class_of(experiment.goal.structure)],
+        }
+    function = {"pgd": attacks.pgd, "fgsm": attacks.fgsm, "fast pgd": attacks.fast_pgd}[
+        experiment.attack
+    ]
     result = function(
-        NETWORKS[cell.crafted_on],
+        NETWORKS[experiment.crafted_on],
         images,
         labels,
-        **options | ({} if cell.attack == "fgsm" else {"steps": cell.steps}),
+        **options | ({} if experiment.attack == "fgsm" else {"steps": experiment.steps}),
     )
     adv_images = (
-        noise.round_to_bits(result.adv_images, cell.bits) if cell.bits else result.adv_images
+        noise.round_to_bits(result.adv_images, experiment.bits)
+        if experiment.bits
+        else result.adv_images
     )
-    return adv_images, labels, result.doubts
+    return adv_images, labels, result.findings
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_is_its_attack_run_alone(kind):
+def test_an_experiment_is_its_attack_run_alone(kind):
     one = on_a(**KINDS[kind])
-    assert_is(outcomes({kind: one})[kind], one, *alone(one, *DATA.take(one.ids)))
+    assert_is(results({kind: one})[kind], one, *alone(one, *DATA.take(one.ids)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-def test_a_cell_is_the_same_in_any_company_order_and_batch(batch_size):
-    cells = {kind: on_a(**values) for kind, values in KINDS.items()} | grid(DATA)
-    together = outcomes(cells, batch_size=batch_size, order=sorted(cells, key=str, reverse=True))
-    for name, one in cells.items():
+def test_an_experiment_is_the_same_in_any_company_order_and_batch(batch_size):
+    experiments = {kind: on_a(**values) for kind, values in KINDS.items()} | grid(DATA)
+    together = results(
+        experiments, batch_size=batch_size, order=sorted(experiments, key=str, reverse=True)
+    )
+    for name, one in experiments.items():
         assert same(together[name], by_itself(one)), name
 
 
-def test_a_case_is_the_same_with_any_others_in_its_cell():
-    whole = outcomes({"all": on_a()})["all"]
+def test_a_case_is_the_same_with_any_others_in_its_experiment():
+    whole = results({"all": on_a()})["all"]
     for ids in (["c3"], ["c4", "c1"]):
-        part = outcomes({"": replace(on_a(), ids=tuple(ids))})[""]
+        part = results({"": replace(on_a(), ids=tuple(ids))})[""]
         rows = [DATA.ids.index(id) for id in ids]
         assert (
             part.linf.tobytes() == whole.linf[rows].tobytes()
@@ -202,10 +211,10 @@ def test_a_case_is_the_same_with_any_others_in_its_cell():
         assert np.array_equal(part.predictions, whole.predictions[rows])
 
 
-def test_the_goal_of_an_untargeted_cell_is_the_truth_and_no_attack_has_no_noise():
-    found = outcomes({"away": on_a(), "none": on_a(attack="no attack")})
-    for outcome in found.values():
-        assert np.array_equal(outcome.iou["target"], outcome.iou["truth"], equal_nan=True)
+def test_the_goal_of_an_untargeted_experiment_is_the_truth_and_no_attack_has_no_noise():
+    found = results({"away": on_a(), "none": on_a(attack="no attack")})
+    for result in found.values():
+        assert np.array_equal(result.iou["target"], result.iou["truth"], equal_nan=True)
     assert not found["none"].noise.any() and not found["none"].linf.any()
     assert found["away"].linf == pytest.approx(3 * 0.05 / 20, abs=1e-6)
 
@@ -213,7 +222,7 @@ def test_the_goal_of_an_untargeted_cell_is_the_truth_and_no_attack_has_no_noise(
 def test_stop_at_ends_an_attack_when_the_structure_is_there():
     goal = Goal("shape", "heart")
     full, stopped = (
-        outcomes({"": on_a(goal=goal, stop_at=stop, steps=8)})[""] for stop in (100.0, 1.0)
+        results({"": on_a(goal=goal, stop_at=stop, steps=8)})[""] for stop in (100.0, 1.0)
     )
     reached = full.iou["target"][:, 0] >= 1
     assert (
@@ -225,8 +234,8 @@ def test_stop_at_ends_an_attack_when_the_structure_is_there():
 
 
 def test_rounded_images_are_on_the_grid_of_their_bits():
-    outcome = outcomes({"": on_a(bits=4, epsilon=0.2)})[""]
-    levels = (restore_images(DATA.images, outcome) + 1) / 2 * 15
+    result = results({"": on_a(bits=4, epsilon=0.2)})[""]
+    levels = (restore_images(DATA.images, result) + 1) / 2 * 15
     assert (levels - levels.round()).abs().max() < 0.02
 
 
@@ -234,10 +243,10 @@ def test_rounded_images_are_on_the_grid_of_their_bits():
 
 
 def noise_of(name, **values):
-    outcome = outcomes({name: on_a(attack=name, **values)})[name]
+    result = results({name: on_a(attack=name, **values)})[name]
     return (
-        torch.from_numpy(outcome.noise).float()
-        * torch.from_numpy(outcome.linf)[:, None, None, None]
+        torch.from_numpy(result.noise).float()
+        * torch.from_numpy(result.linf)[:, None, None, None]
         / 127
     )
 
@@ -277,7 +286,7 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
         found[0].noise[0], found[0].noise[1]
     )
     assert np.array_equal(
-        found[0].noise[1], outcomes({"": on_a(attack="random noise")})[""].noise[0]
+        found[0].noise[1], results({"": on_a(attack="random noise")})[""].noise[0]
     )
     torch.testing.assert_close(noise_of("random noise", epsilon=0.2), whole * 4, atol=0.004, rtol=0)
     for control in ("random noise", "shuffled noise"):
@@ -288,7 +297,7 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_is_that_of_the_cell_s_canonical_json_and_never_changes():
+def test_a_key_is_that_of_the_experiment_s_canonical_json_and_never_changes():
     assert LITERAL.values() == asdict(LITERAL)
     text = json.dumps(LITERAL.values(), sort_keys=True, separators=(",", ":"))
     assert LITERAL.key == digest_json(json.loads(text)) == PINNED
@@ -298,9 +307,28 @@ def test_a_key_is_that_of_the_cell_s_canonical_json_and_never_changes():
 PINNED = "ce0a18474b061cd467f3b8f23e2aa97411594136cce19b1a6cb20cf83a8f5e13"
 
 
+def test_an_experiment_of_the_first_release_has_the_key_it_had():
+    one = Experiment(
+        "jsrt",
+        "f00",
+        256,
+        ("JPCLN001",),
+        "aa",
+        "bb",
+        (1, 2, 3, 4, 5),
+        goal=Goal("resize", "left lung", 0.8, basis="prediction"),
+        attack="fast pgd",
+        steps=30,
+        stop_at=96.0,
+        bits=8,
+        precision="bf16",
+    )
+    assert one.key == "a74c5ccdfbbfb6520bdf39527db5ba4193f16c10680e5540da3e6d6d429b0a1d"
+
+
 def test_every_field_changes_the_key():
     assert set(OTHER) == {field.name for field in fields(Experiment)}
-    cells = [LITERAL, *(replace(LITERAL, **{name: value}) for name, value in OTHER.items())]
+    experiments = [LITERAL, *(replace(LITERAL, **{name: value}) for name, value in OTHER.items())]
     goals = {
         "kind": "resize",
         "structure": "lung",
@@ -309,12 +337,12 @@ def test_every_field_changes_the_key():
         "basis": "prediction",
     }
     regions = {"kind": "around", "structure": "lung", "extent": 5}
-    cells += [
+    experiments += [
         replace(LITERAL, goal=replace(LITERAL.goal, **{name: value}))
         for name, value in goals.items()
         if name != "ratio"
     ]
-    cells += [
+    experiments += [
         replace(LITERAL, region=replace(LITERAL.region, **{n: v}))
         for n, v in regions.items()
         if n != "extent"
@@ -322,10 +350,10 @@ def test_every_field_changes_the_key():
     assert set(goals) == {field.name for field in fields(Goal)} and set(regions) == {
         f.name for f in fields(Region)
     }
-    assert len({each.key for each in cells}) == len(cells)
+    assert len({each.key for each in experiments}) == len(experiments)
 
 
-def test_a_cell_comes_back_from_json():
+def test_an_experiment_comes_back_from_json():
     for one in [LITERAL, *grid(DATA).values()]:
         back = Experiment.read(json.loads(json.dumps(one.values())))
         assert back == one and back.key == one.key and hash(back) == hash(one)
@@ -336,16 +364,16 @@ def test_a_cell_comes_back_from_json():
 def test_the_kept_noise_rebuilds_the_images_to_half_a_step(epsilon):
     one = on_a(epsilon=epsilon)
     for kind in ("pgd", "random noise"):
-        outcome = outcomes({"": replace(one, attack=kind)})[""]
+        result = results({"": replace(one, attack=kind)})[""]
         images, truth = DATA.take(one.ids)
         random = noise.uniform_noise(images, epsilon=epsilon, seed=[(0, id) for id in one.ids])
         adv_images = (
             alone(one, images, truth)[0] if kind == "pgd" else (images + random).clamp(-1, 1)
         )
-        off = (restore_images(images, outcome) - adv_images).abs().flatten(1).amax(dim=1)
-        assert (off <= torch.from_numpy(outcome.linf) / 254 + 1e-6).all()
+        off = (restore_images(images, result) - adv_images).abs().flatten(1).amax(dim=1)
+        assert (off <= torch.from_numpy(result.linf) / 254 + 1e-6).all()
     with pytest.raises(ValueError, match="noise=True"):
-        restore_images(images, replace(outcome, noise=None))
+        restore_images(images, replace(result, noise=None))
 
 
 def test_a_template_is_the_white_box_attack_on_a_split():
@@ -388,27 +416,27 @@ SAME = {  # what version 1 of the attacks makes of three cases: a weighted sum o
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change, expected", SAME.values(), ids=SAME)
-def test_a_cell_comes_to_what_its_version_came_to_before(change, expected):
+def test_an_experiment_comes_to_what_its_version_came_to_before(change, expected):
     """If it no longer does and shall not: raise VERSION of `helpers.attack`, so that no store mixes the two."""
     data = dataset(3)
-    one = cell(
+    one = experiment(
         data,
         **{"attacked": "a", "crafted_on": "b", "epsilon": 0.05, "steps": 5, "version": 1} | change,
     )
-    found = outcomes({"": one}, data)[""]
+    found = results({"": one}, data)[""]
     weights = np.arange(256).reshape(16, 16) % 7 - 3
     np.testing.assert_allclose(
         (found.noise[:, 0] * weights).sum(axis=(1, 2)), expected, atol=800
     )  # a pixel may differ
 
 
-def test_a_cell_of_another_version_of_the_attacks_is_not_computed():
+def test_an_experiment_of_another_version_of_the_attacks_is_not_computed():
     data = dataset(1)
-    one = cell(data, attacked="a", crafted_on="b", version=99)
+    one = experiment(data, attacked="a", crafted_on="b", version=99)
     with pytest.raises(
         ValueError, match="asks for version 99 of the attacks, this machine has 1: update this"
     ):
-        outcomes({"": one}, data)
+        results({"": one}, data)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -449,7 +477,7 @@ def test_a_shape_is_no_file_since_files_change(shape):
         (lambda: replace(LITERAL, ids=("a", "a")), "each once"),
     ],
 )
-def test_a_cell_that_cannot_be_says_so_in_a_line(make, text):
+def test_an_experiment_that_cannot_be_says_so_in_a_line(make, text):
     with pytest.raises(ValueError) as caught:
         make()
     assert text in str(caught.value) and "\n" not in str(caught.value)

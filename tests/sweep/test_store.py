@@ -1,31 +1,29 @@
 """The store: what it gives back is what was put in, or nothing; also after damage, and with several at work."""
 
+import base64
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 import warnings
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save
-from toys import cell, dataset
+from toys import dataset, experiment
 
-from helpers.common.files import digest_json
-from helpers.sweep import Result, Store
-from helpers.sweep.store import FORMAT, _digest
+from helpers.common.files import digest_json, read_tensors, write_tensors
+from helpers.sweep import Experiment, Result, Store
+from helpers.sweep.store import FORMAT
 
 DATA = dataset(3)
-CELL = cell(DATA)
+EXPERIMENT = experiment(DATA)
 
 
-def outcome(seed=0, n=3, noise=True):
+def example(seed=0, n=3, noise=True):
     draw = np.random.default_rng(seed)
     scores = {name: draw.random((n, 2), dtype=np.float32) * 100 for name in ("target", "truth")}
     scores["truth"][0, 1] = np.nan
@@ -67,71 +65,73 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_what_is_read_is_what_was_written(store, noise):
-    assert store.read(CELL) is None and store.keys() == []
-    store.write(CELL, outcome(), noise=noise)
-    assert store.keys() == [CELL.key]
-    assert_same(Store(store.folder).read(CELL), outcome(), noise)
-    found, result = store.read_key(CELL.key)
-    assert found == CELL and result.predictions is None and result.iou["target"].shape == (3, 2)
+    assert store.read(EXPERIMENT) is None and store.keys() == []
+    store.write(EXPERIMENT, example(), noise=noise)
+    assert store.keys() == [EXPERIMENT.key]
+    assert_same(Store(store.folder).read(EXPERIMENT), example(), noise)
+    found, result = store.read_key(EXPERIMENT.key)
+    assert (
+        found == EXPERIMENT and result.predictions is None and result.iou["target"].shape == (3, 2)
+    )
 
 
-def test_a_cell_without_noise_does_not_count_where_noise_is_asked_for(store):
-    store.write(CELL, outcome())
-    assert store.read(CELL, noise=True) is None and store.read(CELL) is not None
-    store.write(CELL, outcome(), noise=True)
-    assert_same(store.read(CELL, noise=True), outcome(), True)
+def test_an_experiment_without_noise_does_not_count_where_noise_is_asked_for(store):
+    store.write(EXPERIMENT, example())
+    assert store.read(EXPERIMENT, noise=True) is None and store.read(EXPERIMENT) is not None
+    store.write(EXPERIMENT, example(), noise=True)
+    assert_same(store.read(EXPERIMENT, noise=True), example(), True)
 
 
 def test_nothing_half_written_is_left_after_an_error(store):
-    broken = replace(outcome(), about={"threads": object()})
+    broken = replace(example(), about={"threads": object()})
     with pytest.raises(TypeError):
-        store.write(CELL, broken)
-    store.write(CELL, outcome())
-    assert [path.name for path in store.path(CELL.key).parent.iterdir()] == [
-        f"{CELL.key}.safetensors"
+        store.write(EXPERIMENT, broken)
+    store.write(EXPERIMENT, example())
+    assert [path.name for path in store.path(EXPERIMENT.key).parent.iterdir()] == [
+        f"{EXPERIMENT.key}.safetensors"
     ]
 
 
 def test_a_file_is_small_where_maps_are_smooth(store):
-    smooth = replace(outcome(), predictions=np.zeros((3, 256, 256), np.uint8))
-    store.write(CELL, smooth)
-    assert store.path(CELL.key).stat().st_size < 6000
+    smooth = replace(example(), predictions=np.zeros((3, 256, 256), np.uint8))
+    store.write(EXPERIMENT, smooth)
+    assert store.path(EXPERIMENT.key).stat().st_size < 6000
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def damaged(store):
-    """Read a cell that is damaged: the file goes aside, with a warning, and can be written again."""
-    before = store.path(CELL.key).read_bytes()
+    """Read an experiment that is damaged: the file goes aside, with a warning, and can be written again."""
+    before = store.path(EXPERIMENT.key).read_bytes()
     with pytest.warns(
         UserWarning, match="moved to damaged/.*, and a sweep computes it again"
     ) as caught:
-        assert store.read(CELL) is None
+        assert store.read(EXPERIMENT) is None
     assert (
         len(caught) == 1
-        and CELL.key[:12] in str(caught[0].message)
+        and EXPERIMENT.key[:12] in str(caught[0].message)
         and "\n" not in str(caught[0].message)
     )
-    assert not store.path(CELL.key).exists() and store.keys() == []
+    assert not store.path(EXPERIMENT.key).exists() and store.keys() == []
     kept = {path.read_bytes() for path in (store.folder / "damaged").iterdir()}
     assert before in kept  # set aside, not altered
-    store.write(CELL, outcome())
-    assert_same(store.read(CELL), outcome(), False)
+    store.write(EXPERIMENT, example())
+    assert_same(store.read(EXPERIMENT), example(), False)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 100, -1])
 def test_a_truncated_file_is_set_aside(store, length):
-    store.write(CELL, outcome())
-    content = store.path(CELL.key).read_bytes()
-    store.path(CELL.key).write_bytes(content[:length])
+    store.write(EXPERIMENT, example())
+    content = store.path(EXPERIMENT.key).read_bytes()
+    store.path(EXPERIMENT.key).write_bytes(content[:length])
     damaged(store)
 
 
 def test_any_flipped_bit_is_noticed(tmp_path):
     store = Store(tmp_path)
-    store.write(CELL, outcome(), noise=True)
-    path = store.path(CELL.key)
+    store.write(EXPERIMENT, example(), noise=True)
+    path = store.path(EXPERIMENT.key)
     content = path.read_bytes()
 
     @given(st.integers(0, len(content) - 1), st.integers(0, 7))
@@ -141,30 +141,30 @@ def test_any_flipped_bit_is_noticed(tmp_path):
         path.write_bytes(changed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = store.read(CELL, noise=True)
+            found = store.read(EXPERIMENT, noise=True)
         if found is not None:  # a space of the header, or a name that stayed the same in effect
-            assert_same(found, outcome(), True)
+            assert_same(found, example(), True)
         else:
             assert not path.exists()
 
     flip()
 
 
-def test_the_file_of_another_cell_is_set_aside(store):
-    other = replace(CELL, seed=5)
-    store.write(other, outcome(1))
-    store.path(CELL.key).parent.mkdir(exist_ok=True)
-    shutil.copy(store.path(other.key), store.path(CELL.key))
-    with pytest.warns(UserWarning, match="file of another cell"):
-        assert store.read_key(CELL.key) == (None, None)
-    assert_same(store.read(other), outcome(1), False)
-    assert store.read(CELL) is None
+def test_the_file_of_another_experiment_is_set_aside(store):
+    other = replace(EXPERIMENT, seed=5)
+    store.write(other, example(1))
+    store.path(EXPERIMENT.key).parent.mkdir(exist_ok=True)
+    shutil.copy(store.path(other.key), store.path(EXPERIMENT.key))
+    with pytest.warns(UserWarning, match="file of another experiment"):
+        assert store.read_key(EXPERIMENT.key) is None
+    assert_same(store.read(other), example(1), False)
+    assert store.read(EXPERIMENT) is None
 
 
 def test_a_second_damaged_file_does_not_take_the_place_of_the_first(store):
     for text in (b"one", b"two", b"three"):
-        store.write(CELL, outcome())
-        store.path(CELL.key).write_bytes(text)
+        store.write(EXPERIMENT, example())
+        store.path(EXPERIMENT.key).write_bytes(text)
         damaged(store)
     assert sorted(path.read_bytes() for path in (store.folder / "damaged").iterdir()) == [
         b"one",
@@ -183,53 +183,25 @@ def test_a_store_of_a_newer_format_is_left_alone(store):
 
 
 def test_a_damaged_file_that_cannot_be_moved_is_told_as_that(store, monkeypatch):
-    store.write(CELL, outcome())
-    store.path(CELL.key).write_bytes(b"")
+    store.write(EXPERIMENT, example())
+    store.path(EXPERIMENT.key).write_bytes(b"")
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("helpers.sweep.store.os.replace", refuse)
+    monkeypatch.setattr("helpers.sweep.store.Path.replace", refuse)
     with pytest.warns(
-        UserWarning, match="cannot be moved away .Permission denied.; a sweep computes it again"
+        UserWarning, match="cannot be moved away .Permission denied., and a sweep computes it again"
     ):
-        assert store.read(CELL) is None
-
-
-def test_a_cell_that_another_process_has_mended_meanwhile_is_used_and_stays(store, monkeypatch):
-    store.write(CELL, outcome())
-    store.path(CELL.key).write_bytes(b"damaged")
-    aside = Store._set_aside
-
-    def late(self, *words):
-        monkeypatch.undo()
-        Store(store.folder).write(CELL, outcome(1))
-        return aside(self, *words)
-
-    monkeypatch.setattr(Store, "_set_aside", late)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_same(store.read(CELL), outcome(1), False)
-    assert store.keys() == [CELL.key] and not list((store.folder / "damaged").iterdir())
-
-
-def test_a_cell_that_changes_each_time_that_it_is_read_is_given_up(store, monkeypatch):
-    store.write(CELL, outcome())
-    store.path(CELL.key).write_bytes(b"damaged")
-    stamps = iter(range(99))
-    monkeypatch.setattr("helpers.sweep.store._stamp", lambda file: next(stamps))
-    with pytest.warns(UserWarning, match="changes while it is read"):
-        assert store.read(CELL) is None
+        assert store.read(EXPERIMENT) is None
 
 
 def about(store, **changed):
     """Write a sound file whose description has other entries."""
-    store.write(CELL, outcome())
-    path = store.path(CELL.key)
-    with safe_open(path, "numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-        text = json.dumps(json.loads(file.metadata()["about"]) | changed)
-    path.write_bytes(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
+    store.write(EXPERIMENT, example())
+    path = store.path(EXPERIMENT.key)
+    arrays, found = read_tensors(path)
+    write_tensors(path, arrays, found | changed)
     return path
 
 
@@ -238,29 +210,31 @@ def test_a_file_of_a_newer_format_is_left_alone(store):
     with pytest.raises(
         ValueError, match=f"{path.name} has format {FORMAT + 1}, newer than {FORMAT}: update"
     ):
-        store.read(CELL)
+        store.read(EXPERIMENT)
     assert path.exists() and not (store.folder / "damaged").exists()
 
 
 @pytest.mark.parametrize(
-    "values", [CELL.values() | {"restarts": 3}, CELL.values() | {"goal": None}, {"size": 3}]
+    "values",
+    [EXPERIMENT.values() | {"restarts": 3}, EXPERIMENT.values() | {"goal": None}, {"size": 3}],
 )
-def test_a_cell_of_other_fields_is_left_alone(store, values):
+def test_an_experiment_of_other_fields_is_left_alone(store, values):
     path, key = about(store, cell=values), digest_json(values)
     other = store.path(key)
     other.parent.mkdir(exist_ok=True)
     path.rename(other)
     with pytest.warns(UserWarning, match="another version of this software .* is left alone"):
-        assert store.read_key(key) == (None, None)
+        assert store.read_key(key) is None
     assert other.exists()
 
 
-def test_a_cell_that_cannot_be_read_is_not_one_that_is_missing(store):
-    store.path(CELL.key).mkdir(parents=True)
+def test_an_experiment_that_cannot_be_read_is_not_one_that_is_missing(store):
+    store.path(EXPERIMENT.key).mkdir(parents=True)
     with pytest.raises(
-        ValueError, match=f"{CELL.key}.safetensors cannot be read .*: mend that, or move it away"
+        ValueError,
+        match=f"{EXPERIMENT.key}.safetensors cannot be read .*: mend that, or move it away",
     ):
-        store.read(CELL)
+        store.read(EXPERIMENT)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": "x"}', '{"format": null}'])
@@ -278,53 +252,38 @@ def test_a_folder_that_is_a_file_cannot_be_a_store(tmp_path):
 
 @pytest.mark.parametrize("years", [-30, 30])
 def test_clocks_decide_nothing(store, years):
-    store.write(CELL, outcome())
-    with store.claimed([replace(CELL, seed=1).key]):
-        for path in store.folder.rglob("*.*"):
-            os.utime(path, (time.time() + years * 3e7,) * 2)
-        stamp = store.path(CELL.key).stat().st_mtime_ns
-        assert_same(store.read(CELL), outcome(), False)
-        assert store.path(CELL.key).stat().st_mtime_ns == stamp
-        with Store(store.folder).claimed([replace(CELL, seed=1).key]) as mine:
-            assert mine == []
+    store.write(EXPERIMENT, example())
+    for path in store.folder.rglob("*.*"):
+        os.utime(path, (time.time() + years * 3e7,) * 2)
+    stamp = store.path(EXPERIMENT.key).stat().st_mtime_ns
+    assert_same(store.read(EXPERIMENT), example(), False)
+    assert store.path(EXPERIMENT.key).stat().st_mtime_ns == stamp
 
 
-# --- claims -----------------------------------------------------------------------------------------------------------
+OLD = (  # a file of commit 7754d39, compressed
+    "c-oazL2lGA6ip?hN~}1-$ZXS*<4I;FBO#!RiVLvnjDq8QXRK!ID0b+SYSa_-4%`HmEZFxL2(dy4fnz5_MJZCFEaGRs"
+    "|KERk$@@ovyDm|dZNSii8k%Kjafu31f;MP@BAm_>GMUmOr4$o9P10zd(}-Y_Bs2!jSPnVoIKg?r*^DyGX+fq*p7IDL"
+    "ISLWYRoj)iT>8f)T8!*7Q=5%&izS-PlDL?pOBC9LSvNon-R(rX4q#AKJ&77a*_kKRW#I`Pgu=rTjE8e!ToLSQR8(tl"
+    ">(eM4k(C1*$_*5ml7CS<BQ*5ljJohB)LK;jEFR;ygGxmQX*tzG_l%}BYtK0ove(s0Lz@x|^r{<bgmOcUokG2)HTa`z"
+    "piQqt+gi-DO~125&Jp45Ikh9;C33S=O84D`YCX4ZfC(*z>3BUMeQPLt)ar(<0crL|{Sgdrp}9C;L)ZI$DH^=-eg^T*"
+    "?K*F?Y8wW7509dwcqn9@bdzJxGOEs~lOWrw>LA;C5biU;RkQI&BHxuM=}o|6lI;D{{ZLW~4a3W}w-pqxdQS?$tn+f8"
+    "1-Iv#oYO`MSq|PxH7Xlg2xre~XXov_9sAelz7lg$gH86ygxH)r0cc@M+H|=HWr}kfBW*z(&Q}A!OUDE0^Dvrr{7Ojv"
+    "AL?CVGz|%MOq-7fF$oSy=Zp99Hud%V7Lz3ZpvGaGcGO#L-&-J>+$|8N;gqa)yOF<w;MH*ue7p*R&o6`E)A8e*r_bzf"
+    ">%;co$JcK+U!Gt6`dPjya!!FA2Kn~z`}Tm@^^21rxDKBD28)D$X8"
+)
 
 
-def test_a_claim_keeps_others_away_until_it_ends(store):
-    one, two = CELL.key, replace(CELL, seed=1).key
-    other = Store(store.folder)
-    with store.claimed([one]) as mine:
-        assert mine == [one]
-        with other.claimed([one, two]) as theirs:
-            assert theirs == [two]
-    with other.claimed([one]) as theirs:
-        assert theirs == [one]
-
-
-def test_the_claim_of_a_finished_cell_leaves_no_file(store):
-    with store.claimed([CELL.key]):
-        store.write(CELL, outcome())
-    assert not list((store.folder / "claims").iterdir())
-
-
-HOLDER = """
-import sys, time
-from helpers.store import Store
-with Store(sys.argv[1]).claimed([sys.argv[2]]) as mine:
-    print(len(mine), flush=True)
-    time.sleep(60)
-"""
-
-
-def test_the_claim_of_a_killed_process_is_free_at_once(store):
-    words = [sys.executable, "-c", HOLDER, store.folder, CELL.key]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "1\n"
-        with store.claimed([CELL.key]) as mine:
-            assert mine == []
-        process.kill()
-        process.wait()
-    with store.claimed([CELL.key]) as mine:
-        assert mine == [CELL.key]
+def test_a_file_of_the_first_release_is_still_read(store):
+    experiment = Experiment("toy", "toy-1-4", 4, ("c0",), "net", "net", (1, 2))
+    path = store.path(experiment.key)
+    path.parent.mkdir()
+    path.write_bytes(zlib.decompress(base64.b85decode("".join(OLD))))
+    result = store.read(experiment, noise=True)
+    assert np.array_equal(result.iou["target"], [[50, np.nan]], equal_nan=True)
+    assert np.array_equal(result.iou["truth"], [[25.5, 100]])
+    assert (result.linf, result.loss) == (np.float32(0.04), np.float32(-0.5))
+    assert np.array_equal(result.predictions, np.arange(16).reshape(1, 4, 4) % 3)
+    assert np.array_equal(result.noise, np.arange(16).reshape(1, 1, 4, 4) - 8)
+    assert (result.warnings, result.seconds) == (("no gradient",), 0.25)
+    assert result.about == {"commit": "7754d39", "threads": 1}
+    assert store.read_key(experiment.key)[0] == experiment

@@ -1,0 +1,230 @@
+"""Engines with Dask workers: processes on this machine, or those of a scheduler or of Slurm jobs.
+
+Scheduler and workers that are started here listen on the loopback interface only, unless the Slurm
+file names another.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import dask
+import torch
+from distributed import Client, LocalCluster, Security, wait
+from distributed.comm import connect
+from distributed.utils import get_mp_context
+
+from helpers.common.progress import log
+from helpers.sweep.engine import Done, Engine, LostEngine, keep_memory
+
+TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
+GONE = "the Dask scheduler has gone"
+BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connection raises
+
+
+class DaskEngine(Engine):
+    """Workers of a Dask client.
+
+    A task is retried when its worker dies, and abandoned after two worker deaths
+    (`allowed-failures` + 1 on an external scheduler).
+    """
+
+    in_process = False
+
+    def __init__(self, client: Client, device: torch.device, threads: int) -> None:
+        self.client = client
+        self.device = device
+        self.threads = threads
+        self.resources = {"GPU": 1} if device.type == "cuda" else None
+
+    @property
+    def lost(self) -> bool:  # type: ignore[override]
+        return self.client.status != "running"
+
+    def workers(self) -> list:
+        """What the scheduler knows of each worker; nothing, if it has gone.
+
+        Not `client.scheduler_info`, which at times returns the client's own periodic question,
+        without workers.
+        """
+        if not self.lost:
+            with suppress(*BROKEN):
+                found = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+                return list(found["workers"].values())
+        return []
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        """Tasks at a time: the threads of all workers, or their GPUs."""
+        if self.resources:
+            counts = [worker["resources"].get("GPU", 0) for worker in self.workers()]
+        else:
+            counts = [worker["nthreads"] for worker in self.workers()]
+        return max(1, int(sum(counts)))
+
+    def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
+        """See `Engine.map`."""
+        running: dict = {}
+        try:
+            with _noticing_loss():
+                # keys of their own, or Dask would see other maps' tasks as one group with these,
+                # and prefer the worker that holds `common` to idle ones
+                group = secrets.token_hex(8)
+                # a task, not scattered data: it is made again if the worker that holds it dies
+                common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
+                while True:
+                    slots = self.slots
+                    while len(running) < slots and (task := next_task()) is not None:
+                        work = (_work, function, common, task, self.threads)
+                        key = (f"work{group}", secrets.token_hex(8))
+                        future = self.client.submit(*work, key=key, resources=self.resources)
+                        running[future] = task
+                    if not running:
+                        return
+                    for future in self._wait(list(running)):
+                        error = future.exception()
+                        result = None if error else future.result()
+                        if future.cancelled():
+                            raise LostEngine(GONE)
+                        yield running.pop(future), result, error
+        finally:
+            with suppress(*BROKEN):
+                if self.lost:
+                    self.client.close(TIMEOUT)  # or it goes on asking for the scheduler
+                else:
+                    self.client.cancel(list(running), force=True)
+
+    def _wait(self, futures):
+        """Those that are done after a second at most; LostEngine if the scheduler stays away."""
+        try:
+            with self.client.as_current():
+                done = wait(futures, timeout=1, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            done = set()
+        end = time.monotonic() + TIMEOUT
+        while self.client.status == "connecting" and time.monotonic() < end:
+            time.sleep(0.2)
+        if self.lost:
+            raise LostEngine(GONE)
+        return done
+
+
+@contextmanager
+def _noticing_loss():
+    """Turn what Dask raises on a broken connection into LostEngine."""
+    try:
+        yield
+    except BROKEN as error:
+        raise LostEngine(GONE) from error
+
+
+def _same(value):
+    return value
+
+
+def _work(function, shared, task, threads):
+    torch.set_num_threads(threads)
+    keep_memory()
+    return function(shared, task)
+
+
+@contextmanager
+def start_cluster(kind: str, options: dict, device: torch.device) -> Iterator[DaskEngine]:
+    """An engine of workers, see `engine.start_engine`.
+
+    Args:
+        kind, options: from `engine.parse_engine`.
+        device: where tasks compute.
+    """
+    gpu = device.type == "cuda"
+    threads = options.get("threads", 1)
+    place: Any
+    with ExitStack() as stack:
+        if kind == "workers":
+            workers = options["workers"]
+            threads = options.get("threads", max(1, (os.cpu_count() or 1) // workers))
+            place = stack.enter_context(_local_cluster(workers, gpu))
+        elif kind == "slurm":
+            from helpers.sweep.slurm import slurm_cluster
+
+            place, threads = stack.enter_context(slurm_cluster(options["path"], gpu))
+        else:
+            place = options["address"]
+            _check_reachable(place)
+        client = stack.enter_context(Client(place, timeout=TIMEOUT, set_as_default=False))
+        engine = DaskEngine(client, device, threads)
+        found = engine.workers()
+        if not found:
+            log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
+        elif gpu and not any(worker["resources"].get("GPU") for worker in found):
+            raise ValueError(
+                f"engine {place}: none of its workers has a GPU: start them with --resources GPU=1"
+            )
+        yield engine
+
+
+@contextmanager
+def _local_cluster(workers, gpu):
+    """Workers are forked, where the system can, from one process that has imported torch."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.active-memory-manager.start": False,  # see the README beside
+    }
+    forking = "forkserver" in multiprocessing.get_all_start_methods()
+    if forking:
+        settings["distributed.worker.multiprocessing-method"] = "forkserver"
+    with _environment_restored(), dask.config.set(settings):
+        if forking:
+            get_mp_context().set_forkserver_preload(["distributed", "helpers.sweep"])
+        with _environment_restored():  # what is started meanwhile shall not inherit it either
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+                resources={"GPU": 1} if gpu else None,
+                silence_logs=50,
+            )
+        try:
+            yield cluster
+        finally:
+            cluster.close(timeout=TIMEOUT)
+
+
+@contextmanager
+def _environment_restored():
+    """Undo what Dask sets for its workers in this process too, such as OMP_NUM_THREADS=1."""
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ")]
+    names += ["PYTHONHASHSEED", "__DASK_PARENT_PID"]
+    added = [name for name in names if name not in os.environ]
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _check_reachable(address):
+    """Raise LostEngine if no scheduler answers.
+
+    A Dask client ignores its time-out at a port that listens and says nothing.
+    """
+
+    async def reach():
+        arguments = Security().get_connection_args("client")
+        comm = await asyncio.wait_for(connect(address, timeout=TIMEOUT, **arguments), TIMEOUT)
+        await comm.close()
+
+    try:
+        with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
+            pool.submit(asyncio.run, reach()).result()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:120] or "no answer"
+        raise LostEngine(f"no Dask scheduler answers at {address} ({why})") from None

@@ -1,0 +1,65 @@
+"""The smallest noise level at which an attack succeeds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from helpers.data import Dataset
+from helpers.sweep.runner import Networks, run
+
+
+def smallest_epsilon(
+    experiments: Mapping,
+    dataset: Dataset,
+    networks: Networks,
+    *,
+    reached: float = 95.0,
+    low: float = 0.001,
+    high: float = 0.16,
+    rounds: int = 6,
+    **options: Any,
+) -> dict:
+    """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection.
+
+    Each round is a sweep of its own, of experiments of one case, which end once they are past the
+    IoU. A case that fails at `high` is not searched further.
+
+    Args:
+        experiments: each with a target; its ε does not matter.
+        dataset, networks, **options: as in `run`.
+        reached: IoU × 100 of the goal's structure that counts as success.
+        low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
+        rounds: of bisection, after one at `high`.
+
+    Returns:
+        From the same names to float (N,): the least ε that was tried and was enough, at most
+        (high / low)^(1 / 2^rounds) times too high; infinity where `high` was not enough. A case for
+        which `low` is enough ends just above it.
+    """
+    # the attack's own precision may count a pixel more than the judge
+    beyond = min(reached + 1, 100.0)
+    single = {
+        (name, id): replace(experiment, ids=(id,), stop_at=beyond)
+        for name, experiment in experiments.items()
+        for id in experiment.ids
+    }
+    best = dict.fromkeys(single, math.inf)
+    failed = dict.fromkeys(single, low)
+    tried = dict.fromkeys(single, high)
+    for _ in range(rounds + 1):
+        now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
+        table = run(now, dataset, networks, **options | {"names": ("name", "case")})
+        targets = table[table["compared_with"] == "target"]
+        scores = targets.set_index(["name", "case", "structure"])["iou"]
+        for key, epsilon in tried.items():
+            enough = scores[*key, single[key].goal.structure] >= reached
+            (best if enough else failed)[key] = epsilon
+        tried = {
+            key: round(math.sqrt(failed[key] * most), 9)
+            for key, most in best.items()
+            if most < math.inf
+        }
+    return {name: np.array([best[name, id] for id in e.ids]) for name, e in experiments.items()}
