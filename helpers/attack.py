@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from helpers.adapters import frozen_copy, input_of, logits_of
 from helpers.checks import find_warnings
+from helpers.common.arguments import require, whole_number
 from helpers.loss import Guide, Loss, check_tensor, cross_entropy
-from helpers.noise import Seed, per_image, random_keys, require, uniform_noise, whole_number
+from helpers.noise import Seed, per_image, random_keys, uniform_noise
 from helpers.recorder import AttackResult, Batch, Objective, Recorder
 
 Schedule = Callable[[float], float]

@@ -7,6 +7,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from helpers.common.arguments import require, whole_number
+
 Seed = int | Iterable[Hashable]
 
 
@@ -85,12 +87,6 @@ def _generators(seed, n):
         yield torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
 
 
-def require(fits: bool, name: str, value: object, wanted: str) -> None:
-    """Raise a ValueError that names an argument's value and what is wanted, unless it fits."""
-    if not fits:
-        raise ValueError(f"{name} is {value!r}; {wanted}")
-
-
 def per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """An argument that is one number or one for each image, as (N, 1, 1, 1) like the images."""
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
@@ -102,13 +98,3 @@ def per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
         bool(fits.all()), name, value.tolist(), "it must be 0 or more, in the units of the images"
     )
     return value.expand(len(images))[:, None, None, None]
-
-
-def whole_number(name: str, value: float) -> int:
-    """An argument that counts something, 1 or more; a float will do if it is a whole number."""
-    try:
-        whole = int(value)
-    except (TypeError, ValueError, OverflowError):
-        whole = 0
-    require(1 <= whole == value, name, value, "give a whole number of 1 or more")
-    return whole

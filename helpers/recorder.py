@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from helpers.common.arguments import require
 from helpers.evaluation import iou
 from helpers.loss import Guide, Loss, check_classes, check_labels
-from helpers.noise import require
 
 KEEP = ("last", "loss", "iou")
 

@@ -1,6 +1,6 @@
 """Attacks on one case at a time: from memory, from a store, or computed step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path

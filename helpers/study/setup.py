@@ -159,7 +159,7 @@ def prepare(
     if steps is not None:
         made_in = find_precision(precision, place.device)
         attack = {"steps": steps, "seed": seed, "precision": made_in}
-    about = {"seed": seed, "device": place.device.type} | attack
+    about: dict[str, Any] = {"seed": seed, "device": place.device.type} | attack
     source = provenance(data, networks.values(), **about)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

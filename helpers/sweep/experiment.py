@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import attack as attacks
+from helpers.common.arguments import require_choice
 from helpers.common.files import digest_json
 from helpers.data import Dataset
 from helpers.network import find_device, find_precision
@@ -49,8 +50,8 @@ class Goal:
     basis: str = "truth"
 
     def __post_init__(self) -> None:
-        _check_choice("goal", self.kind, ("untargeted", "shape", "resize"))
-        _check_choice("basis", self.basis, ("truth", "prediction"))
+        require_choice("goal", self.kind, ("untargeted", "shape", "resize"))
+        require_choice("basis", self.basis, ("truth", "prediction"))
         if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
             name = "factor" if self.kind == "resize" else "area ratio"
             raise ValueError(f"{name} is {self.ratio!r}; it must be above 0")
@@ -105,7 +106,7 @@ class Region:
     extent: int = 0
 
     def __post_init__(self) -> None:
-        _check_choice("region", self.kind, ("everywhere", "around", "box"))
+        require_choice("region", self.kind, ("everywhere", "around", "box"))
 
     def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
         """Masks, bool (N, H, W), of label maps (N, H, W)."""
@@ -162,9 +163,9 @@ class Experiment:
     version: int = attacks.VERSION
 
     def __post_init__(self) -> None:
-        _check_choice("attack", self.attack, ATTACKS)
-        _check_choice("loss", self.loss, LOSSES)
-        _check_choice("precision", self.precision, ("bf16", "fp32"))
+        require_choice("attack", self.attack, ATTACKS)
+        require_choice("loss", self.loss, LOSSES)
+        require_choice("precision", self.precision, ("bf16", "fp32"))
         if not (isinstance(self.epsilon, int | float) and 0 <= self.epsilon < math.inf):
             raise ValueError(
                 f"epsilon is {self.epsilon!r}; it must be 0 or more, in the units of the images"
@@ -281,11 +282,6 @@ def attack_of(experiment: Experiment) -> Experiment:
     """The attack that an experiment's noise comes from, before it is shuffled or rounded."""
     attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
     return replace(experiment, bits=0, attack=attack)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(choices)}")
 
 
 def _check_structure(structure, structures):
