@@ -11,6 +11,7 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
+import clusters
 import nbformat
 import papermill
 import pytest
@@ -331,3 +332,34 @@ def test_every_figure_of_the_paper_has_its_counterpart(tiny):
     names = "04_heart_attack 04_even_and_faster_steps 06_settings 03_predictions_under_attack"
     for name in [*names.split(), "04_symbols_under_attack", "05_resized"]:
         assert (tiny / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_notebook_submits_its_slurm_jobs_once(tiny, tmp_path, monkeypatch):
+    """Notebook 04 trains, sweeps five times and searches the least noise by bisection."""
+    clusters.slurm(tmp_path, monkeypatch)
+    options = f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n"
+    (tmp_path / "slurm.yaml").write_text(options)
+    changed = TINY | {"seed": 2, "step_counts": [2], "engine": str(tmp_path / "slurm.yaml")}
+    overrides = [(name, str(value)) for name, value in changed.items()]
+    steps = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
+    assert runner.run(steps, "slurm", tmp_path / "results") == 0
+    assert len((tmp_path / "jobs").read_text().split()) == 1
+    assert (tmp_path / "results" / "smallest_epsilon.csv").exists()
+
+
+@pytest.mark.slow
+def test_a_network_that_has_learned_nothing_is_told_in_a_line(tmp_path, capfd):
+    overrides = [(n, str(v)) for n, v in (TINY | {"epochs": 1, "features": 2}).items()]
+    for notebook in ("04", "05", "06"):
+        steps = parameters.plan(paths.NOTEBOOKS, "quick", overrides, [notebook])
+        code = runner.run(steps, "weak", tmp_path)
+        told = capfd.readouterr().err
+        assert code == 0 or "no test image has heart in the truth and the clean prediction" in told
+
+
+def test_every_set_up_cell_has_four_lines_and_prepares_the_same_way():
+    for path in NOTEBOOKS:
+        (cell,) = [cell for cell in code(read(path)) if cell.source.startswith("study = prepare(")]
+        lines = cell.source.splitlines()
+        assert len(lines) <= 4 and lines[-1] == "data = study.data"
