@@ -136,6 +136,7 @@ def test_a_second_load_builds_nothing_and_gives_the_same(few_phantoms, own, monk
         and same(first[1], second[1])
         and first[1].split == second[1].split
     )
+    assert same(load(size=32.0, seed=0.0, jitter=1), first[0]), "a whole float is a whole number"
     for change in ({"size": 33}, {"seed": 1}, {"jitter": 0.0}):
         with pytest.raises(AssertionError, match="built again"):
             load(**{"size": 32} | change)
