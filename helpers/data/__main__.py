@@ -2,15 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from helpers.data.check import check
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0 if training could start, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.data",
+        "python -m helpers.data",
         description="Read every file of a dataset and report counts, sizes and unusable files by "
         "name. The exit status is 0 if training could start and 1 if not. Without an option: the "
         "JSRT copy in $JSRT_DIR or data/jsrt.",
@@ -23,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         ready = check("folder" if options.folder else "jsrt", options.folder or options.jsrt)
-        return 0 if ready else 1
     except FileNotFoundError as error:
         print(error)
-        return 1
+        ready = False
+    return int(not ready)
 
 
 if __name__ == "__main__":

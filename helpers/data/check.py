@@ -1,14 +1,12 @@
 """The report on a copy on disk, before anything is trained on it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
 from helpers.data.dataset import in_threads, split_cases
 from helpers.data.folders import JSRT_IDS, read_case, scan
 from helpers.data.formats import format_shape
-
-SHOWN = 20  # lines of each kind
 
 
 def check(name: str, root: str | Path | None = None) -> bool:
@@ -22,24 +20,21 @@ def check(name: str, root: str | Path | None = None) -> bool:
         FileNotFoundError: the folder is missing.
     """
     source = scan(name, root)
-    print(f"Dataset {source.name} in {source.root}", flush=True)
     patients = set(source.patients.values())
-    total = f"{len(patients)} patients"
+    counted = f"{len(source.images)} images of {len(patients)} patients"
+    print(f"Dataset {source.name} in {source.root}: {counted}", flush=True)
     if name == "jsrt":
-        total = "247"
-        _note_missing(source)
-    _print_counts(source, total)
+        missing = [id for id in JSRT_IDS if id not in source.images]
+        print(f"  {len(missing)} of 247 images are missing:", ", ".join(missing[:5]) or "none")
+    _print_sizes(source)
     try:
-        split = split_cases(source, test_cases=20, seed=0)
+        split = split_cases(source)
         parts = [f"{len(ids)} {part}" for part, ids in split.items()]
         print("  split:", ", ".join(parts))
     except ValueError as error:
         source.problems.append(str(error))
     for title, lines in (("Notes", source.notes), ("Problems", source.problems)):
-        if lines:
-            print(f"{title} ({len(lines)}):", *lines[:SHOWN], sep="\n  ")
-        if len(lines) > SHOWN:
-            print(f"  and {len(lines) - SHOWN} more")
+        print(f"{title} ({len(lines)}, at most 20 are shown):", *lines[:20], sep="\n  ")
     if source.problems:
         print("Training cannot start before the problems are solved.")
         return False
@@ -47,36 +42,20 @@ def check(name: str, root: str | Path | None = None) -> bool:
     return True
 
 
-def _note_missing(source):
-    missing = [id for id in JSRT_IDS if id not in source.images]
-    if missing:
-        listed = ", ".join(missing[:5])
-        if len(missing) > 5:
-            listed += ", …"
-        source.notes.insert(0, f"{len(missing)} of 247 images are missing: {listed}")
-
-
-def _print_counts(source, total):
+def _print_sizes(source):
     """Read all files; print how many there are of each size, and note what is odd or wrong."""
-    sizes = {"images": Counter(), "masks": Counter()}
-    found = dict.fromkeys(source.masks, 0)
+    sizes = defaultdict(Counter)
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
     for id, (image, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
         if image is not None:
             sizes["images"][format_shape(image)] += 1
         for structure, mask in masks.items():
-            found[structure] += 1
-            sizes["masks"][format_shape(mask)] += 1
-            path = source.masks[structure][id]
+            sizes[f"{structure} masks"][format_shape(mask)] += 1
             share = mask.mean()
-            if share == 0:
-                source.notes.append(f"{path} is empty")
-            elif share > 0.6:
-                source.notes.append(f"{path} covers {share:.0%} of the image: is it inverted?")
-    print(f"  {len(source.images)} images of {total}")
-    listed = [f"{count} {structure}" for structure, count in found.items()]
-    print("  masks:", ", ".join(listed) or "none")
+            if not 0 < share < 0.6:
+                path = source.masks[structure][id]
+                source.notes.append(f"{path} covers {share:.0%} of the image: is it right?")
     for kind, counts in sizes.items():
         listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
-        print(f"  size of {kind}:", ", ".join(listed) or "unknown")
+        print(f"  {counts.total()} {kind}:", ", ".join(listed))

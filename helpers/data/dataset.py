@@ -2,11 +2,11 @@
 
 import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from helpers import phantom
-from helpers.common.files import digest_bytes, digest_json
+from helpers.common.arguments import require, require_choice, whole_number
+from helpers.common.files import digest_bytes, digest_json, read_tensors, write_tensors
 from helpers.common.paths import DATA
 from helpers.common.progress import progress_bar
-from helpers.data.cache import load_or_build
 from helpers.data.folders import JSRT_IDS, Source, read_case, scan
 from helpers.data.formats import area_average
 
@@ -28,6 +28,7 @@ from helpers.data.formats import area_average
 VERSION = 1
 CACHE = DATA / "cache"
 PHANTOM_IDS = tuple(f"phantom-{case:03d}" for case in range(1, len(JSRT_IDS) + 1))
+Split = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Dataset:
     structures: tuple[str, ...]
     images: torch.Tensor
     labels: torch.Tensor
-    split: dict[str, tuple[str, ...]]
+    split: Split
     digest: str
-    origin: dict[str, Any] | None = None
+    origin: dict | None = None
 
     @property
     def num_classes(self) -> int:
@@ -74,9 +75,7 @@ class Dataset:
         Raises:
             ValueError: there is no such structure; the message names those there are.
         """
-        if structure not in self.structures:
-            known = ", ".join(self.structures)
-            raise ValueError(f"there is no structure {structure!r}; choose from {known}")
+        require_choice("structure", structure, self.structures)
         return self.structures.index(structure) + 1
 
     def take(self, which: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,23 +88,14 @@ class Dataset:
             ValueError: there is no such part or case.
         """
         if isinstance(which, str):
-            if which not in self.split:
-                known = ", ".join(self.split)
-                raise ValueError(
-                    f"there is no split {which!r}: choose from {known}, or give a list of ids"
-                )
+            require_choice("split", which, self.split)
             which = self.split[which]
-        try:
-            rows = torch.tensor([self._rows[id] for id in which], dtype=torch.long)
-        except KeyError as error:
-            raise ValueError(
-                f"{self.name} has no case {error}: its ids go from {self.ids[0]} to {self.ids[-1]}"
-            ) from None
-        return self.images[rows], self.labels[rows]
-
-    @cached_property
-    def _rows(self):
-        return {id: row for row, id in enumerate(self.ids)}
+        rows = {id: row for row, id in enumerate(self.ids)}
+        unknown = [id for id in which if id not in rows]
+        wanted = f"{self.name} has {self.ids[0]} to {self.ids[-1]}"
+        require(not unknown, "unknown cases", unknown, wanted)
+        chosen = [rows[id] for id in which]
+        return self.images[chosen], self.labels[chosen]
 
 
 def load(
@@ -116,7 +106,6 @@ def load(
     test_cases: int | None = 20,
     seed: int = 0,
     jitter: float = 1.0,
-    cache: bool = True,
 ) -> Dataset:
     """A dataset at `size`; from the cache, if its sources have not changed since.
 
@@ -131,7 +120,6 @@ def load(
         test_cases: so many test cases at most, always the first ones of the same order; None: all.
         seed: of the split, and of the phantoms.
         jitter: strength of the observer's jitter in the phantoms' labels.
-        cache: whether to read and write data/cache.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -141,33 +129,29 @@ def load(
     images) 100 for training and 23 for validation, other 23 for the surrogate's; 20 of the
     odd-numbered for testing.
     """
-    _check_arguments(name, size, root, test_cases, seed, jitter)
+    require_choice("dataset", name, ("phantom", "jsrt", "folder"))
+    size = whole_number("size", size, 32)
+    seed = whole_number("seed", seed, 0)
+    if test_cases is not None:
+        test_cases = whole_number("test_cases", test_cases)
+    jitter = float(jitter)
+    require(0 <= jitter < math.inf, "jitter", jitter, "give a number of 0 or more")
+    fits = name != "phantom" if root else name != "folder"
+    require(fits, "root", root, "give one with the dataset folder, and none with phantom")
     if name == "phantom":
         source = _phantom_source()
-        place = f"phantom-{size}-seed{seed}-jitter{float(jitter)}"
-        make = partial(_draw_case, size=size, seed=seed, jitter=jitter)
-        digest = partial(_digest, phantom.VERSION, seed, float(jitter))
-        stamp = digest()
+        place = f"seed{seed}-jitter{jitter}"
     else:
         source = _usable_source(name, root)
-        root = str(source.root.resolve())
-        place = f"{source.name}-{size}-{digest_bytes(root.encode())[:8]}"
-        make = partial(_load_case, source, size=size)
-        digest = partial(_content_digest, source)
-        stamp = _stamp(source)
-    split = split_cases(source, test_cases=test_cases, seed=seed)
-    key = digest_json([VERSION, list(source.masks), source.patients, source.folds])
-    build = partial(_build, source, make, size)
-    if cache:
-        path = CACHE / f"{place}.safetensors"
-        arrays, found = load_or_build(path, key, stamp, digest, build)
-    else:
-        arrays, found = build(), digest()
-    images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]).long()
+        root = str(source.root)
+        place = digest_bytes(root.encode())[:8]
+    split = split_cases(source, test_cases, seed)
+    path = CACHE / f"{source.name}-{size}-{place}.safetensors"
+    images, labels, digest = _arrays(path, source, size, seed, jitter)
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter}
     ids, structures = tuple(source.patients), tuple(source.masks)
-    return Dataset(source.name, size, ids, structures, images, labels, split, found, origin)
+    return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
 
 
 @lru_cache(maxsize=1)
@@ -193,40 +177,28 @@ def label_map(masks: ArrayLike) -> np.ndarray:
     return np.where(inside.any(-3), inside.argmax(-3) + 1, 0)
 
 
-def _check_arguments(name, size, root, test_cases, seed, jitter):
-    if name not in ("phantom", "jsrt", "folder"):
-        raise ValueError(f"there is no dataset {name!r}: choose phantom, jsrt or folder")
-    for what, value, least, hint in (
-        ("size", size, 32, "pixels"),
-        ("test_cases", 1 if test_cases is None else test_cases, 1, "or None for all"),
-        ("seed", seed, 0, "0 is the usual one"),
-    ):
-        if type(value) is not int or value < least:
-            allowed = f"give a whole number, at least {least} ({hint})"
-            raise ValueError(f"{what} is {value!r}: {allowed}")
-    if type(jitter) not in (int, float) or not 0 <= jitter < math.inf:
-        raise ValueError(f"jitter is {jitter!r}: give a number, at least 0 (1 is the usual one)")
-    if name == "phantom" and root:
-        raise ValueError(f"root is {str(root)!r}: leave it out, or choose jsrt or folder")
-    if name == "folder" and not root:
-        raise ValueError("root is missing: name the folder that holds images and masks")
+def _phantom_source():
+    source = Source("phantom", None, dict.fromkeys(phantom.STRUCTURES, {}))
+    source.patients = {id: id for id in PHANTOM_IDS}
+    source.folds = {id: 2 - case % 2 for case, id in enumerate(PHANTOM_IDS, 1)}
+    return source
 
 
 def _usable_source(name, root):
     """The files of a folder; an error about the first problem, a warning about the first note."""
     source = scan(name, root)
-    report = f"python -m helpers.data check --{name} {source.root}"
+    hint = f"(`python -m helpers.data check --{name} {source.root}` lists all)"
     if source.problems:
-        raise ValueError(f"{source.problems[0]} (all problems: {report})")
+        raise ValueError(f"{source.problems[0]} {hint}")
     if source.notes:
-        warnings.warn(f"{source.notes[0]} (all notes: {report})", stacklevel=3)
+        warnings.warn(f"{source.notes[0]} {hint}", stacklevel=3)
     return source
 
 
 # ---- The split
 
 
-def split_cases(source: Source, *, test_cases: int | None, seed: int) -> dict[str, tuple[str, ...]]:
+def split_cases(source: Source, test_cases: int | None = 20, seed: int = 0) -> Split:
     """Name of each part → ids.
 
     Folds say which cases may be tested on; without folds, a quarter of the cases is drawn. No
@@ -236,44 +208,38 @@ def split_cases(source: Source, *, test_cases: int | None, seed: int) -> dict[st
     Raises:
         ValueError: there are too few cases.
     """
-    ids, patients, folds = list(source.patients), source.patients, source.folds
-    if folds:
-        official = [id for id in ids if folds[id] == 1]
-        count = len(official)
-    else:
-        official, count = ids, round(len(ids) / 4)
-    test = _draw(official, patients, count, f"{seed} test")
-    pool = _without(ids, test)
+    patients = source.patients
+    candidates = [id for id in patients if source.folds.get(id, 1) == 1]
+    share = 1 if source.folds else 1 / 4
+    test = _draw(candidates, patients, round(len(candidates) * share), f"{seed} test")
+    pool = _without(patients, test)
+    free = pool
     count = round(len(pool) * 23 / 123)
-    target = _draw(pool, patients, count, f"{seed} validation")
-    surrogate = _draw(_without(pool, target), patients, count, f"{seed} validation")
-    if not test or len(pool) <= len(target) + len(surrogate):
-        need = (
-            "one odd-numbered case and three even-numbered" if folds else "cases of four patients"
-        )
-        raise ValueError(
-            f"{source.root} has too few cases to split ({len(ids)}, of "
-            f"{len(set(patients.values()))} patients): add some, there must be at least {need}"
-        )
     split = {}
-    for network, validation in (("target", target), ("surrogate", surrogate)):
-        training = _without(pool, validation)
+    for network in ("target", "surrogate"):
+        drawn = _draw(free, patients, count, f"{seed} validation")
+        free = _without(free, drawn)
+        training = _without(pool, drawn)
         split[f"{network}-training"] = training
         split[f"{network}-validation"] = _without(pool, training)
+    if not (test and free):
+        raise ValueError(
+            f"{source.root} has too few cases to split: {len(patients)} of "
+            f"{len(set(patients.values()))} patients; there must be four patients, "
+            "of JSRT one odd-numbered and three even-numbered"
+        )
     return split | {"test": tuple(test[:test_cases])}
 
 
 def _draw(ids, patients, count, salt):
     """About `count` of the ids, a patient's all or none; one patient's if that is too few."""
-    groups = defaultdict(list)
-    for id in ids:
-        groups[patients[id]].append(id)
-    order = sorted(groups, key=lambda patient: digest_json([salt, patient]))
+    ordered = sorted(ids, key=lambda id: digest_json([salt, patients[id]]))
+    groups = [list(group) for _, group in groupby(ordered, patients.get)]
     drawn = []
-    for group in map(groups.get, order):
+    for group in groups:
         if len(drawn) + len(group) <= count:
             drawn += group
-    return drawn or min(map(groups.get, order), key=len, default=[])
+    return drawn or min(groups, key=len, default=[])
 
 
 def _without(ids, others):
@@ -282,43 +248,55 @@ def _without(ids, others):
     return tuple(id for id in ids if id not in others)
 
 
-# ---- The arrays and their digests
+# ---- The arrays and their digest
 
 
-def _phantom_source():
-    source = Source("phantom", None, dict.fromkeys(phantom.STRUCTURES, {}))
-    for case, id in enumerate(PHANTOM_IDS, 1):
-        source.patients[id] = id
-        source.folds[id] = 2 - case % 2
-    return source
-
-
-def _draw_case(id, *, size, seed, jitter):
-    case = PHANTOM_IDS.index(id) + 1
-    image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
-    return image, label_map(masks)
-
-
-def _load_case(source, id, *, size):
-    image, masks, problems = read_case(source, id)
-    if problems:
-        raise ValueError(problems[0])
-    covered = np.stack([area_average(masks[structure], size) for structure in source.masks])
-    return area_average(image, size), label_map(covered >= 0.5 - 1e-9)
+def _arrays(path, source, size, seed, jitter):
+    """Images, labels and their digest, from the cache if no source has changed since."""
+    stamps = []
+    for file in source.files():
+        stat = file.stat()
+        stamps.append([str(file), stat.st_size, stat.st_mtime_ns])
+    versions = VERSION, phantom.VERSION
+    key = digest_json([versions, list(source.masks), source.patients, source.folds, stamps])
+    try:
+        arrays, saved = read_tensors(path)
+    except (OSError, ValueError):  # none, or a damaged one
+        saved = {}
+    if saved.get("key") != key:
+        arrays = _build(source, partial(_make_case, source, size, seed, jitter), size)
+        saved = {"key": key, "digest": _digest(source, seed, jitter)}
+        try:
+            write_tensors(path, arrays, saved)
+        except OSError as error:
+            text = f"{path} could not be written, so the next load takes as long: {error}"
+            warnings.warn(text, stacklevel=3)
+    images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    return images, labels.long(), saved["digest"]
 
 
 def _build(source, make, size):
     """Images (N, 1, size, size) float32 and labels (N, size, size) uint8, made case by case."""
-    ids = list(source.patients)
-    images = np.empty((len(ids), 1, size, size), np.float32)
-    labels = np.empty((len(ids), size, size), np.uint8)
     threads = 8 if source.root else 1  # drawing holds the interpreter's lock, reading does not
-    cases = in_threads(make, ids, f"{source.name} at {size}", threads)
+    cases = in_threads(make, list(source.patients), f"{source.name} at {size}", threads)
     # More threads sum in another order: other last bits, which attacks amplify.
     with threadpool_limits(1, "blas"):
-        for row, (image, label) in enumerate(cases):
-            images[row, 0], labels[row] = np.clip(image, -1, 1), label
-    return {"images": images, "labels": labels}
+        images, labels = zip(*cases, strict=True)
+    return {"images": np.stack(images)[:, None], "labels": np.stack(labels)}
+
+
+def _make_case(source, size, seed, jitter, id):
+    if source.root:
+        image, masks, problems = read_case(source, id)
+        if problems:
+            raise ValueError(problems[0])
+        image = area_average(image, size)
+        covered = np.stack([area_average(masks[structure], size) for structure in source.masks])
+        masks = covered >= 0.5 - 1e-9
+    else:
+        case = PHANTOM_IDS.index(id) + 1
+        image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
+    return np.clip(image, -1, 1).astype(np.float32), label_map(masks).astype(np.uint8)
 
 
 def in_threads(function: Callable, items: Sequence, title: str, threads: int = 8) -> Iterator:
@@ -328,23 +306,17 @@ def in_threads(function: Callable, items: Sequence, title: str, threads: int = 8
         yield from progress_bar(iterable=results, desc=title, total=len(items))
 
 
-def _content_digest(source):
-    """Digest of the files' content and roles, wherever they are and whatever their dates."""
-    digests = in_threads(lambda path: digest_bytes(path.read_bytes()), source.files(), "reading")
-    kind, ids, structures = source.name.split("-")[0], list(source.images), list(source.masks)
-    return _digest(kind, ids, structures, list(digests), source.patients, source.folds)
+def _digest(source, seed, jitter):
+    """Digest of a drawing's settings, or of files' content and roles wherever the files are.
 
-
-def _digest(*parts):
-    """Digest with the version; the first version is left out, so that its digests stay."""
+    The first version is left out, so that its digests stay.
+    """
+    parts = [phantom.VERSION, seed, jitter]
+    if source.root:
+        contents = in_threads(
+            lambda path: digest_bytes(path.read_bytes()), source.files(), "reading"
+        )
+        kind = source.name.split("-")[0]
+        parts = [kind, list(source.images), list(source.masks), list(contents)]
+        parts += [source.patients, source.folds]
     return digest_json(parts if VERSION == 1 else [*parts, VERSION])
-
-
-def _stamp(source):
-    """Digest of the files' names, sizes and dates: while it stays, nobody reads their content."""
-    parts = []
-    for path in source.files():
-        stat = path.stat()
-        name = path.relative_to(source.root).as_posix()
-        parts.append([name, stat.st_size, stat.st_mtime_ns])
-    return digest_json(parts)

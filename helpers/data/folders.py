@@ -5,8 +5,8 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
-from statistics import mode
 
 import numpy as np
 
@@ -51,10 +51,10 @@ class Source:
     root: Path | None
     masks: dict[str, Files]
     images: Files = field(default_factory=dict)
-    patients: dict[str, str] = field(default_factory=dict)
-    folds: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    patients: dict = field(default_factory=dict)
+    folds: dict = field(default_factory=dict)
+    problems: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
 
     def files(self) -> list[Path]:
         """Images, then masks by case and structure."""
@@ -78,36 +78,36 @@ def scan(name: str, root: str | Path | None = None) -> Source:
     Raises:
         FileNotFoundError: the folder is missing.
     """
-    root = Path(root or os.environ.get("JSRT_DIR") or DATA / "jsrt").expanduser()
+    root = Path(root or os.environ.get("JSRT_DIR") or DATA / "jsrt").expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: {HOW_TO[name]}")
     source = _scan_jsrt(root) if name == "jsrt" else _scan_folder(root)
-    for kind, found in (("images", source.images), ("masks", any(source.masks.values()))):
-        if not found:
-            source.problems.insert(0, f"{root} holds no {kind}: {HOW_TO[name]}")
-            return source
+    if not (source.images and any(source.masks.values())):
+        missing = "masks" if source.images else "images"
+        source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
+        return source
     for structure, masks in source.masks.items():
         for id, image in source.images.items():
             if id not in masks:
                 source.problems.append(
                     f"{image} has no {structure!r} mask: add one of that name, or remove the image"
                 )
-    found = [item for masks in source.masks.values() for item in masks.items()]
-    stray = [path for id, path in found if id not in source.images]
+    stray = set().union(*source.masks.values()) - source.images.keys()
     if stray:
-        listed = f"{len(stray)}, among them {stray[0]}"
-        source.notes.append(f"masks without an image, left out: {listed}")
+        listed = f"{len(stray)}, among them {min(stray)}"
+        source.notes.append(f"cases with a mask but without an image, left out: {listed}")
     return source
 
 
-def read_case(
-    source: Source, id: str
-) -> tuple[np.ndarray | None, dict[str, np.ndarray], list[str]]:
+def read_case(source: Source, id: str) -> tuple[np.ndarray | None, dict, list]:
     """A case at its files' sizes.
 
+    A folder's masks must have their image's size; SCR's are smaller than JSRT's images, but all of
+    one size.
+
     Returns:
-        The image (h, w) in [−1, 1], None if it cannot be used; the usable masks (h, w) bool by
-        structure; and a line about each file that cannot be used.
+        The image (h, h) in [−1, 1], None if it cannot be used; the masks (h, h) bool by structure;
+        and a line about each file that cannot be used.
     """
     image, masks, problems = None, {}, []
     read = read_jsrt if source.name == "jsrt" else read_grey
@@ -121,58 +121,38 @@ def read_case(
                 masks[structure] = read_mask(files[id])
             except (OSError, ValueError) as error:
                 problems.append(str(error))
-    if image is not None:
-        problems += _size_problems(source, id, image, masks)
+    peers = masks.values() if source.name == "jsrt" or image is None else [image]
+    side = max(map(len, peers), default=0)
+    for structure, mask in masks.items():
+        if mask.shape != (side, side):
+            path, shape = source.masks[structure][id], format_shape(mask)
+            problems.append(
+                f"{path} is {shape} but should be {side}×{side}: export it at that size"
+            )
     return image, masks, problems
-
-
-def _size_problems(source, id, image, masks):
-    """Lines about what is not square or does not fit.
-
-    A folder's masks must have their image's size; SCR's are smaller than JSRT's images, but all of
-    one size.
-    """
-    side = len(image)
-    if image.shape != (side, side):
-        shape = format_shape(image)
-        return [f"{source.images[id]} is {shape}: crop or pad it to a square, and its masks alike"]
-    if source.name == "jsrt" and masks:
-        side = mode(map(len, masks.values()))
-    return [
-        f"{source.masks[structure][id]} is {format_shape(mask)} but should be {side}×{side}: "
-        "export it at that size"
-        for structure, mask in masks.items()
-        if mask.shape != (side, side)
-    ]
 
 
 def _scan_jsrt(root):
     """Images and masks by their names wherever they are; a mask's folder says its structure."""
     source = Source("jsrt", root, {structure: {} for structure in phantom.STRUCTURES})
-    structures = {_plain(structure): masks for structure, masks in source.masks.items()}
+    structures = {structure.replace(" ", ""): masks for structure, masks in source.masks.items()}
     images, folds = {}, defaultdict(set)
-    for path in _walk(root):
-        id, suffix = path.stem.upper(), path.suffix.lower()
-        if suffix not in (".img", *MASK_TYPES) or not re.match("JPC[LN]N", id):
-            continue
-        folders = [_plain(folder) for folder in path.relative_to(root).parts[:-1]]
-        masks = structures.get(_plain(path.parent.name))
+    for name in sorted(glob("**", root_dir=root, recursive=True)):
+        path, plain = root / name, Path(re.sub("[ _-]", "", name.lower()))
+        id, folder = path.stem.upper(), plain.parent.name
         if id not in JSRT_IDS:
-            source.notes.append(f"{path} is none of JSRT's 247: left out")
-        elif masks is not None and suffix in MASK_TYPES:
-            source.enter(masks, id, path)
-        elif suffix in (".img", *IMAGE_TYPES) and "mask" not in " ".join(folders):
-            source.enter(images, id, path)
-        else:
-            source.notes.append(f"{path} is neither an image nor in a structure's folder: left out")
             continue
-        folds[id] |= {"fold1", "fold2"}.intersection(folders)
-    for number, id in enumerate(JSRT_IDS, 1):
+        if folder in structures and plain.suffix in MASK_TYPES:
+            source.enter(structures[folder], id, path)
+        elif plain.suffix in (".img", *IMAGE_TYPES) and "mask" not in str(plain):
+            source.enter(images, id, path)
+        folds[id].update(re.findall("fold([12])/", str(plain)))
+    for id in JSRT_IDS:
         if id in images:
             source.images[id] = images[id]
             source.patients[id] = id
-            own = folds[id] or {f"fold{2 - number % 2}"}
-            source.folds[id] = int(min(own)[-1])
+            own = folds[id] or {2 - int(id[-3:]) % 2}
+            source.folds[id] = int(min(own))
             if len(own) > 1:
                 source.problems.append(
                     f"{images[id]} and its masks are in fold 1 and in fold 2: keep one fold"
@@ -182,16 +162,12 @@ def _scan_jsrt(root):
 
 def _scan_folder(root):
     """images/<id>.png, masks/<structure>/<id>.png, and index.csv where there is one."""
-    source = Source(f"folder-{root.resolve().name}", root, {})
-    for path in _entries(root / "images"):
-        if path.suffix.lower() in IMAGE_TYPES:
-            source.enter(source.images, path.stem, path)
-            source.patients[path.stem] = path.stem
-    for folder in filter(Path.is_dir, _entries(root / "masks")):
+    source = Source(f"folder-{root.name}", root, {})
+    _enter_all(source, source.images, root / "images", IMAGE_TYPES)
+    source.patients = {id: id for id in source.images}
+    for folder in sorted(root.glob("masks/[!.]*/")):
         masks = {}
-        for path in _entries(folder):
-            if path.suffix.lower() in MASK_TYPES:
-                source.enter(masks, path.stem, path)
+        _enter_all(source, masks, folder, MASK_TYPES)
         if masks:
             source.masks[folder.name] = masks
         else:
@@ -201,44 +177,25 @@ def _scan_folder(root):
     return source
 
 
+def _enter_all(source, files, folder, types):
+    for path in sorted(folder.glob("[!.]*")):
+        if path.suffix.lower() in types:
+            source.enter(files, path.stem, path)
+
+
 def _read_patients(source, path):
+    """Each image's patient, from the one line that there must be for it."""
+    patients = defaultdict(list)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.DictReader(file)
-        columns = rows.fieldnames or []
-        if not {"id", "patient"} <= set(columns):
-            found = ", ".join(columns) or "none"
-            source.problems.append(f"{path} has the columns {found}: it needs id and patient")
-            return
-        named = set()
-        for row in rows:
-            id, patient = ((row[column] or "").strip() for column in ("id", "patient"))
-            if id in named:
-                source.problems.append(f"{path} has several lines for {id}: keep one")
-            elif id not in source.images:
-                source.notes.append(f"{path} lists {id}, of which there is no image")
-            elif patient:
-                source.patients[id] = patient
-                named.add(id)
+        for row in csv.DictReader(file):
+            id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
+            if patient:
+                patients[id].append(patient)
     for id, image in source.images.items():
-        if id not in named:
-            source.problems.append(
-                f"{path} names no patient for {image}: add the line {id},<patient>"
-            )
-
-
-def _entries(folder):
-    """What is in a folder, in order of the names, hidden entries left out."""
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def _walk(folder):
-    """All files below a folder, in order of their names."""
-    for path in _entries(folder):
-        if path.is_dir():
-            yield from _walk(path)
+        if len(patients[id]) == 1:
+            source.patients[id] = patients[id][0]
         else:
-            yield path
-
-
-def _plain(name):
-    return re.sub("[ _-]", "", name.lower())
+            source.problems.append(
+                f"{path} has {len(patients[id])} patients for {image}: it needs the columns id and "
+                f"patient, and one line {id},<patient>"
+            )

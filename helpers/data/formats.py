@@ -6,13 +6,14 @@ import numpy as np
 from PIL import Image
 from skimage.transform import resize_local_mean
 
+from helpers.common.arguments import require
+
 IMAGE_TYPES = (".png", ".tif", ".tiff")
 MASK_TYPES = (*IMAGE_TYPES, ".gif", ".bmp")
-JSRT_SIDE = 2048
 
 
 def read_jsrt(path: Path) -> np.ndarray:
-    """Grey values (h, w) in [−1, 1], bones bright, of a JSRT image.
+    """Grey values (h, h) in [−1, 1], bones bright, of a JSRT image.
 
     The original .IMG is high where dark; a copy in another format is taken to be bright already.
 
@@ -20,29 +21,25 @@ def read_jsrt(path: Path) -> np.ndarray:
         OSError, ValueError: the file cannot be read or used; the message names it.
     """
     if path.suffix.lower() == ".img":
-        raw = _read_img(path)
-        pixels, highest = 4095 - np.minimum(raw, 4095), 4095
+        pixels, highest = _read_img(path), 4095
     else:
-        pixels = _read_pixels(path)
-        if pixels.dtype.kind not in "ui" or pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(
-                f"{path} is neither 8- nor 16-bit ({pixels.dtype}): save it as 8- or 16-bit grey"
-            )
-        highest = 255
+        pixels, highest = _read_pixels(path), 255
+        wanted = "save it as 8- or 16-bit grey"
+        require(pixels.dtype.kind == "u", f"the type of {path}", pixels.dtype.name, wanted)
         if pixels.dtype != np.uint8:
             highest = 4095 if pixels.max() <= 4095 else 65535
-    _refuse_blank(path, pixels)
+    _check_image(path, pixels)
     return pixels * np.float32(2 / highest) - 1
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Grey values (h, w) of an image, float32, its lowest at −1 and its highest at 1.
+    """Grey values (h, h) of an image, float32, its lowest at −1 and its highest at 1.
 
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
     pixels = _read_pixels(path).astype(np.float64)
-    _refuse_blank(path, pixels)
+    _check_image(path, pixels)
     low, high = pixels.min(), pixels.max()
     return ((pixels - low) / (high - low) * 2 - 1).astype(np.float32)
 
@@ -54,11 +51,11 @@ def read_mask(path: Path) -> np.ndarray:
         ValueError: the file cannot be read or used; the message names it.
     """
     pixels = _read_pixels(path)
-    if not ((pixels == 0) | (pixels == pixels.max())).all():
-        values = np.unique(pixels)
-        listed = ", ".join(f"{value:g}" for value in values[:4]) + ", …" * (len(values) > 4)
+    values = np.unique(pixels)
+    if np.count_nonzero(values) > 1:
         raise ValueError(
-            f"{path} is not binary, its values are {listed}: save it as 0 outside and 255 inside"
+            f"{path} is not binary, its first values are {values[:4].tolist()}: "
+            "save it as 0 outside and 255 inside"
         )
     return pixels != 0
 
@@ -78,33 +75,27 @@ def format_shape(pixels: np.ndarray) -> str:
 
 
 def _read_img(path):
-    """Raw values (2048, 2048) of an .IMG: big-endian, 12 bits, no header."""
+    """Values (2048, 2048), bones bright, of an .IMG: big-endian, 12 bits, no header."""
     data = path.read_bytes()
-    if len(data) != 2 * JSRT_SIDE**2:
-        raise ValueError(
-            f"{path} has {len(data)} bytes, a JSRT .IMG has {2 * JSRT_SIDE**2}: copy it again"
-        )
-    raw = np.frombuffer(data, ">u2").reshape(JSRT_SIDE, JSRT_SIDE)
-    if (raw > 4095).mean() > 0.001:  # a few stray values occur; swapped bytes give many
-        raise ValueError(
-            f"{path} has values up to {raw.max()}, 12 bits end at 4095: use the big-endian original"
-        )
-    return raw
+    wanted = "copy it again, a JSRT .IMG has 8388608 bytes"
+    require(len(data) == 2 * 2048**2, f"the size of {path}", len(data), wanted)
+    raw = np.frombuffer(data, ">u2").reshape(2048, 2048)
+    stray = (raw > 4095).mean()  # a few such values occur; swapped bytes give many
+    wanted = "12 bits end at 4095: use the big-endian original"
+    require(stray <= 0.001, f"the highest value of {path}", int(raw.max()), wanted)
+    return 4095 - np.minimum(raw, 4095)
 
 
 def _read_pixels(path):
     """Values (h, w) of an image file; of a colour file whose channels are equal, of one of them."""
     try:
         with Image.open(path) as file:
-            if file.mode in ("P", "PA"):  # a palette's indices are no grey values
+            if file.mode in ("P", "PA", "LA", "RGBA"):  # a palette's indices are no grey values
                 file = file.convert("RGB")
             pixels = np.asarray(file)
-            if file.mode in ("LA", "RGBA"):
-                pixels = pixels[..., :-1]
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{path} cannot be read ({reason}): put an intact copy in its place"
+            f"{path} cannot be read ({error!r}): put an intact copy in its place"
         ) from error
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
@@ -115,8 +106,9 @@ def _read_pixels(path):
     return pixels
 
 
-def _refuse_blank(path, pixels):
-    if pixels.min() == pixels.max():
-        raise ValueError(
-            f"{path} has the value {pixels.min():g} everywhere: put an intact copy in its place"
-        )
+def _check_image(path, pixels):
+    height, width = pixels.shape
+    wanted = "crop or pad it to a square, and its masks alike"
+    require(height == width, f"the size of {path}", format_shape(pixels), wanted)
+    wanted = "put an intact copy in its place"
+    require(np.ptp(pixels), f"every value of {path}", pixels[0, 0].item(), wanted)

@@ -24,7 +24,7 @@ def swap_bytes(root):
 def blank_img(root):
     path = root / "All247images/JPCLN002.IMG"
     path.write_bytes(bytes(2 * 2048 * 2048))
-    return path, "everywhere"
+    return path, "every value", "intact"
 
 
 def shrink_mask(root):
@@ -123,7 +123,7 @@ def nan_image(root):
 
 
 def blank_image(root):
-    return write(root / "images/case1.png", np.full((64, 64), 7, np.uint8)), "7 everywhere"
+    return write(root / "images/case1.png", np.full((64, 64), 7, np.uint8)), "every value", "is 7.0"
 
 
 def oblong_image(root):
@@ -164,7 +164,7 @@ def same_stem(root):
 def twice_in_index(root):
     with open(root / "index.csv", "a") as file:
         file.write("case1,p9\n")
-    return root / "index.csv", "case1", "keep one"
+    return root / "index.csv", "2 patients", "case1", "one line"
 
 
 def not_in_index(root):
@@ -182,7 +182,7 @@ def short_line_in_index(root):
 
 def no_patients(root):
     (root / "index.csv").write_text("id,age\ncase1,50\n")
-    return root / "index.csv", "id, age", "patient"
+    return root / "index.csv", "0 patients", "columns id and patient"
 
 
 def too_few_patients(root):
@@ -242,14 +242,13 @@ def test_the_report_counts_what_is_there_and_names_what_is_not(jsrt, capsys):
     assert check("jsrt", jsrt)
     report = capsys.readouterr().out
     for part in (
-        "4 images of 247",
-        "4 heart",
-        "2048×2048 (4)",
-        "1024×1024 (20)",
+        "4 images of 4 patients",
+        "4 heart masks: 1024×1024 (4)",
+        "4 images: 2048×2048 (4)",
         "243 of 247 images are missing: JPCLN003",
         "left out: 1, among them",
-        "JPCLN006.gif",
-        "left lung/JPCLN001.gif is empty",
+        "JPCLN006",
+        "left lung/JPCLN001.gif covers 0%",
         "right lung/JPCLN001.gif covers 100%",
         "1 target-validation",
         "Training can start.",
@@ -263,7 +262,7 @@ def test_the_report_names_every_bad_file_but_not_without_end(own, capsys):
     assert not check("folder", own)
     report = capsys.readouterr().out
     assert (
-        "Problems (2):" in report
+        "Problems (2, " in report
         and "images/case1.png" in report
         and "masks/spleen/case1.png" in report
     )
@@ -271,7 +270,7 @@ def test_the_report_names_every_bad_file_but_not_without_end(own, capsys):
         path.write_bytes(b"")
     assert not check("folder", own)
     report = capsys.readouterr().out
-    assert "Problems (24):" in report and "and 4 more" in report and len(report.splitlines()) < 40
+    assert "Problems (24, at most 20 are shown):" in report and len(report.splitlines()) < 40
 
 
 def test_without_a_copy_the_report_says_where_to_put_one(tmp_path, capsys):

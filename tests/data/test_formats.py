@@ -79,7 +79,7 @@ def test_images_of_odd_sizes_are_averaged_to_the_size_asked_for(own):
 def test_masks_at_their_own_size_are_taken_exactly_and_smaller_ones_keep_what_is_half_covered(
     jsrt, true_cases
 ):
-    at_1024, at_64 = (load("jsrt", root=jsrt, size=size, cache=False) for size in (1024, 64))
+    at_1024, at_64 = (load("jsrt", root=jsrt, size=size) for size in (1024, 64))
     for row, (_, masks) in enumerate(true_cases.values()):
         assert np.array_equal(at_1024.labels[row], blow_up(label_map(masks), 4))
         covered = masks.reshape(5, 64, 4, 64, 4).sum((2, 4))

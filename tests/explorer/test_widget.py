@@ -652,9 +652,9 @@ def test_the_factor_says_whether_it_is_of_lengths_or_of_areas(complete):
         ({"epsilons": [-0.1]}, "epsilons are [-0.1]; give noise levels above 0"),
         ({"epsilons": []}, "give noise levels"),
         ({"epsilons": [float("nan")]}, "give noise levels"),
-        ({"structure": "liver"}, "there is no structure 'liver'; choose from heart, lung"),
+        ({"structure": "liver"}, "structure 'liver' is unknown; choose one of heart, lung"),
         ({"goal": "crown"}, "goal 'crown' is unknown; choose one of untargeted"),
-        ({"which": "exam"}, "there is no split 'exam'"),
+        ({"which": "exam"}, "split 'exam' is unknown; choose one of"),
         ({"steps": 0}, "steps is 0"),
     ],
 )
