@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy import (
     arange,
+    arctan2,
     clip,
     column_stack,
     concatenate,
@@ -34,6 +35,7 @@ from numpy import (
 from numpy.linalg import inv, norm
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from skimage.draw import polygon2mask
 
 from helpers.common.arguments import require, whole_number
 
@@ -74,10 +76,13 @@ def draw_case(
     case = whole_number("case", case, 0)
     size = whole_number("size", size, 32)
     seed = whole_number("seed", seed, 0)
-    fits = isinstance(jitter, Real) and 0 <= jitter < np.inf
-    require(fits, "jitter", jitter, "give a finite number of 0 or more")
-    streams = np.random.SeedSequence([seed, case]).spawn(4)
-    body, texture, noise, observer = map(np.random.default_rng, streams)
+    require(
+        isinstance(jitter, Real) and 0 <= jitter < np.inf,
+        "jitter",
+        jitter,
+        "give a finite number of 0 or more",
+    )
+    body, texture, noise, observer = np.random.default_rng([seed, case]).spawn(4)
     a = _sample_anatomy(body)
     _add_pixels(a, size)
     a.texture = texture
@@ -169,25 +174,29 @@ def _dome(x, a, side):
 
 
 def _lungs(a, rng, normal):
-    """Outlines (700, 2) of all that holds air, the part behind the heart included."""
+    """Closed outlines (701, 2) of all that holds air, the part behind the heart included."""
     knob = 0.065 + normal(0.022, 0.008)  # of the aorta
     form = rng.integers(2**31)
     apex_x = [0.060, 0.072, 0.098, 0.135, 0.170, 0.203]
     apex_y = np.add(a.apex, [0.085, 0.045, 0.013, 0, 0.007, 0.030])
-    left_x = [0.055, 0.06, 0.09, 0.078, knob, 0.062]
-    left_y = [0.60, 0.50, 0.425, 0.385, 0.325, 0.27]
-    right_x = [0.070, 0.075, 0.080, 0.072, 0.062]
-    right_y = [0.60, 0.52, 0.44, 0.34, 0.26]
     lungs = []
-    for side, x, y, corner in ((LEFT, left_x, left_y, 0.10), (RIGHT, right_x, right_y, 0.07)):
+    for side, corner, x, y in (
+        (
+            LEFT,
+            0.10,
+            [0.055, 0.06, 0.09, 0.078, knob, 0.062],
+            [0.60, 0.50, 0.425, 0.385, 0.325, 0.27],
+        ),
+        (RIGHT, 0.07, [0.070, 0.075, 0.080, 0.072, 0.062], [0.60, 0.52, 0.44, 0.34, 0.26]),
+    ):
         wall_y = linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
         wall_x = _half_width(wall_y, a) + a.asymmetry * side * (wall_y - a.apex)
         upper = column_stack([[*x, *apex_x, *wall_x], [*y, *apex_y, *wall_y]])
         foot = linspace(wall_x[-1] - 0.008, corner, 60)
         lower = column_stack([foot, _dome(foot, a, side)])
         outline = _closed([*_curve(upper, 160), *lower], 700) * (side, 1)
-        # Both lungs wander alike.
-        lungs.append(_wander(np.random.default_rng(form), outline, 0.004, 0.11))
+        lung = _wander(np.random.default_rng(form), outline, 0.004, 0.11)  # both sides alike
+        lungs.append(concatenate([lung, lung[:1]]))
     return lungs
 
 
@@ -205,10 +214,10 @@ def _heart(a, rng, normal):
     t = linspace(-pi, pi, 360, endpoint=False)
     turned = t - axis
     r = 1 + 0.11 * cos(2 * turned) + 0.075 * cos(3 * turned) - 0.015 * cos(4 * turned)
-    waves = enumerate(rng.normal(0, 0.012, 4), 2)
-    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in waves)
-    outline = r[:, None] * column_stack([cos(t), sin(t)])
-    stretch = (width, height) / np.ptp(outline, axis=0)
+    waves = rng.normal(0, 0.012, 4)
+    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in enumerate(waves, 2))
+    outline = column_stack([r * cos(t), r * sin(t)])
+    stretch = (width, height) / np.ptp(outline, 0)
     centre = middle - stretch * (outline.max(0) + outline.min(0)) / 2
     return dict(heart_centre=centre, heart=centre + stretch * outline)
 
@@ -223,26 +232,29 @@ def _clavicles(a, normal):
     t = linspace(0, 1, 160)
     x = start + (0.42 - start) * t
     radius = thickness * (1 + 0.22 * _bump(t, 0.15) + 0.12 * t)
-    turn = linspace(-pi / 2, pi / 2, 20)[1:-1, None]  # around the medial end
-    tubes, outlines = [], []
+    turn = linspace(-pi / 2, pi / 2, 20)[1:-1]  # around the medial end
+    tubes = []
+    outlines = []
     for side in SIDES:
         y = height - rise[side] * t - bend[side] * sin(2 * pi * t) + 0.3 * side * a.asymmetry
-        line = column_stack([side * x, y])
+        tubes.append(column_stack([side * x, y, radius, _ramp(linspace(7, 0, 160))]))
         drawn = x < _half_width(y, a) + 0.004  # over the ribs
-        across = gradient(line, axis=0)[:, ::-1] * (-1, 1)
-        across *= (radius / norm(across, axis=1))[:, None]
-        end = line[0] + sin(turn) * across[0] + cos(turn) * across[0, ::-1] * (-1, 1)
-        outline = [*(line + across)[drawn], *(line - across)[drawn][::-1], *end]
-        outlines.append(_closed(outline, 300))
-        tubes.append(column_stack([line, radius, _ramp(linspace(7, 0, 160))]))
+        line = side * x + 1j * y
+        across = 1j * gradient(line)
+        across *= radius / abs(across)
+        end = line[0] + across[0] * (sin(turn) + 1j * cos(turn))
+        outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end])
+        outlines.append(_closed(column_stack([outline.real, outline.imag]), 300))
     return dict(clavicle_tubes=tubes, clavicles=outlines)
 
 
 def _ribs(a, normal):
     """Posterior and anterior halves of eleven pairs of ribs, each a helix, as tubes (n, 4)."""
-    space, slope = normal(0.060, 0.002), normal(1, 0.12)
+    space = normal(0.060, 0.002)
+    slope = normal(1, 0.12)
     first = a.apex + normal(0.018, 0.008)
-    posterior, anterior = [], []
+    posterior = []
+    anterior = []
     for k in range(11):
         drop = slope * (0.055 + 0.090 * (1 - exp(-k / 2.5)) + 0.004 * k)
         start = first + space * k
@@ -254,8 +266,10 @@ def _ribs(a, normal):
         path = norm(step, axis=1) / norm(step[:, :2], axis=1)  # of the ray
         weight = minimum(path, 1.7) * _ramp(phi, -0.02, 0.3) * _ramp(phi, phi[-1], -0.3)
         front = _ramp(phi, deg2rad(75), deg2rad(30))
-        halves = (posterior, 1 - front, 0.0115), (anterior, 0.85 * front, 0.0130)
-        for half, share, radius in halves:
+        for half, share, radius in (
+            (posterior, 1 - front, 0.0115),
+            (anterior, 0.85 * front, 0.0130),
+        ):
             radii = np.full(140, radius + 0.0003 * k)
             tube = column_stack([helix[:, :2], radii, weight * share])[share > 0]
             half += [tube, tube * (-1, 1, 1, 1)]
@@ -269,13 +283,14 @@ def _add_pixels(a, size):
     It gets `x` and `y` (size, size), the coordinates of the pixels' centres; `edge` (size,), the
     place of the centres along an edge [image widths]; and `unit`, the pixels in a unit of length.
     """
-    c, s = cos(a.rotation), sin(a.rotation)
+    c = cos(a.rotation)
+    s = sin(a.rotation)
     a.turn = a.scale * np.array([[c, -s], [s, c]])
     a.size = size
     a.unit = a.scale * size
     a.edge = (arange(size) + 0.5) / size
     film = np.meshgrid(*(a.edge - middle for middle in a.middle))
-    a.x, y = np.tensordot(inv(a.turn), film, 1).astype(float32)
+    a.x, y = float32(np.tensordot(inv(a.turn), film, 1))
     a.y = y + 0.5
 
 
@@ -304,7 +319,7 @@ def _wander(rng, points, rms, length):
     return points + rms * ((weights[:, 0] @ noise) * weights[:, 1]).sum(2).T
 
 
-def _weights(at, knots, width, dtype=np.float64):
+def _weights(at, knots, width, dtype=float):
     """Weight (…, k) of each knot of a smooth random field; their squares sum to 1."""
     weights = exp(-0.5 * ((at[..., None] - knots) / width) ** 2).astype(dtype)
     return weights / norm(weights, axis=-1, keepdims=True)
@@ -312,15 +327,7 @@ def _weights(at, knots, width, dtype=np.float64):
 
 def _fill(a, outline):
     """Mask (size, size) of the pixels whose centres lie within a closed outline (even–odd rule)."""
-    corners, rows = _pixels(a, outline), arange(a.size)
-    sides = np.roll(corners, -1, 0) - corners
-    above = corners[:, 0] <= rows[:, None]
-    row, edge = np.nonzero(above != np.roll(above, -1, 1))  # where a row crosses an edge
-    y, x, dy, dx = column_stack([corners, sides])[edge].T
-    x += (row - y) / dy * dx
-    inside = np.zeros((a.size, a.size), bool)
-    np.logical_xor.at(inside, row, rows >= x[:, None])
-    return inside
+    return polygon2mask((a.size, a.size), _pixels(a, outline))
 
 
 def _nearest(a, lines):
@@ -331,7 +338,7 @@ def _nearest(a, lines):
     points = concatenate(lines)
     tangent = concatenate([gradient(line[:, :2], axis=0) for line in lines])
     step = norm(tangent, axis=1, keepdims=True)
-    table = column_stack([tangent / step, 1.5 * step, points]).astype(float32)
+    table = float32(column_stack([tangent / step, 1.5 * step, points]))
     cells = max(128, a.size // 2)
     seeds = np.floor((_pixels(a, points[:, :2]) + 0.5) * (cells / a.size)).astype(int)
     seen = ((seeds >= 0) & (seeds < cells)).all(1)
@@ -341,8 +348,9 @@ def _nearest(a, lines):
     pick = arange(a.size) * cells // a.size
     # The index is coarse, but the distance is perpendicular to the line there.
     index = grid[*nearest][np.ix_(pick, pick)]
-    tx, ty, reach, px, py, *more = np.take(table.T, index, axis=1)
-    dx, dy = a.x - px, a.y - py
+    tx, ty, reach, px, py, *more = np.take(table.T, index, 1)
+    dx = a.x - px
+    dy = a.y - py
     beyond = maximum(abs(dx * tx + dy * ty) - reach, 0)
     return hypot(dx * ty - dy * tx, beyond), *more
 
@@ -382,9 +390,8 @@ def _strokes(a, points, radius, step):
     for corner in np.ndindex(2, 2):  # each pixel's share of a point between four
         share = where(corner, place - low, 1 - (place - low))
         np.add.at(plate, (*(low + corner).T,), share.prod(1))
-    plate = (step * plate).astype(float32)
     peak = sqrt(2 * pi) * 0.6 * radius * a.unit**2
-    return peak * _blur(a, plate, max(0.6 * radius, 0.45 / a.unit))
+    return peak * _blur(a, float32(step * plate), max(0.6 * radius, 0.45 / a.unit))
 
 
 def _blur(a, field, length):
@@ -397,7 +404,7 @@ def _blur(a, field, length):
     cells = len(whole) // factor
     coarse = whole.reshape(cells, factor, cells, factor).mean((1, 3))
     at = clip((arange(a.size) + 0.5) / factor - 0.5, 0, cells - 1)
-    linear = maximum(1 - abs(at[:, None] - arange(cells)), 0).astype(float32)
+    linear = float32(maximum(1 - abs(at[:, None] - arange(cells)), 0))
     return linear @ gaussian_filter(coarse, sigma / factor, mode="nearest") @ linear.T
 
 
@@ -410,7 +417,8 @@ def _field(a, n):
 # ------------------------------------------------------------------------------------- attenuations
 def _attenuation(a):
     """Sum of all attenuations along each ray (size, size)."""
-    flesh, air = a.thickness * _body(a), _air(a)
+    flesh = a.thickness * _body(a)
+    air = _air(a)
     total = flesh * (1 + 0.012 * _field(a, 9)) - a.air * air
     total -= _airways(a) + a.stomach * _stomach(a)
     total += _vessels(a) * a.vessels * _ramp(1.6 * air) + a.breast * _breasts(a)
@@ -423,7 +431,8 @@ def _attenuation(a):
 
 def _body(a):
     """Soft tissue of trunk, shoulders, neck and arms without lungs; 1 where it is thickest."""
-    x, y = abs(a.x), a.y
+    x = abs(a.x)
+    y = a.y
     trunk = a.cage + a.flesh + 0.03 * (y - 0.6) + 0.35 * _ramp(y, 0.45, -0.25)
     shoulder = a.shoulder - 0.05 + 0.55 * maximum(x - 0.11, 0) ** 1.25
     body = sqrt(maximum(1 - (x / trunk) ** 3.5, 0) * clip((y - shoulder) / 0.22, 0, 1))
@@ -434,19 +443,22 @@ def _body(a):
 
 def _air(a):
     """Air of both lungs, also behind the diaphragm, without the heart; 1 in the deepest lung."""
-    x, y = abs(a.x), a.y
+    x = abs(a.x)
+    y = a.y
     inside = sum(_fill(a, lung) for lung in a.lungs)
-    (distance,) = _nearest(a, [concatenate([lung, lung[:1]]) for lung in a.lungs])
+    (distance,) = _nearest(a, a.lungs)
     depth = _chord(clip(1 - distance / 0.125, 0, 1)) * (0.55 + 0.45 * _ramp(y, a.apex, 0.30))
     depth *= clip(0.5 + where(inside, 1, -1) * distance * a.unit, 0, 1)
     below = maximum(y - where(a.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
-    width = _half_width(y[:, :1], a).astype(float32)
+    width = float32(_half_width(y[:, :1], a))
     wall = _ramp(x, width, -0.03) * _ramp(x, 0.04, 0.05)
     depth = maximum(depth, a.recess * wall * _bump(below, 0.05) * (y > 0.6))
     spokes = a.heart - a.heart_centre
-    angle, radius = np.arctan2(*spokes.T[::-1]), norm(spokes, axis=1)
-    dx, dy = a.x - a.heart_centre[0], y - a.heart_centre[1]
-    border = np.interp(np.arctan2(dy, dx), angle, radius, period=2 * pi).astype(float32)
+    angle = arctan2(*spokes.T[::-1])
+    radius = norm(spokes, axis=1)
+    dx = a.x - a.heart_centre[0]
+    dy = y - a.heart_centre[1]
+    border = float32(np.interp(arctan2(dy, dx), angle, radius, period=2 * pi))
     beat = _chord(0.99 * hypot(dx, dy) / border) ** 1.2  # moving, so softer than a sphere
     grain = 1 + 0.037 * _field(a, 16) + 0.028 * _field(a, 80)
     return grain * (depth - minimum(a.heart_depth * beat, 0.88 * depth))
@@ -460,23 +472,23 @@ def _airways(a):
 
     width = 0.0165 + 0.004 * _ramp(a.y, 0.30, 0.07)
     trachea = _chord((a.x - lean(a.y)) / width) ** 1.3 * _ramp(a.y, 0.395, -0.07)
-    fork, t = (lean(0.35), 0.35), linspace(0, 1, 80)[:, None]
+    fork = lean(0.35), 0.35
+    t = linspace(0, 1, 80)[:, None]
     bronchi = concatenate([fork + t * (-0.085, 0.09), fork + t * (0.10, 0.07)])
     return 0.27 * trachea + 0.12 * _strokes(a, bronchi, 0.013, 0.0015)
 
 
 def _vessels(a):
     """Hila, and from each two trees of vessels, arteries and veins, that fork and thin."""
-    rng = a.texture
-    total, trees = 0, []
+    total = 0
+    trees = []
     for side, x, y in ((RIGHT, -0.098, 0.447), (LEFT, 0.105, 0.425)):
-        hilum = -(((a.x - x) / 0.03) ** 2) - ((a.y - y) / 0.055) ** 2
-        total += 0.16 * exp(hilum)
+        total += 0.16 * exp(-(((a.x - x) / 0.03) ** 2) - ((a.y - y) / 0.055) ** 2)
         for spread in (0.02, 0.035):
             fan = np.r_[linspace(-1.35, 0.5, 5), linspace(0.55, 1.5, 5)]
-            angle = fan + rng.normal(0, 0.12, 10)
-            start = rng.normal(0, spread, (10, 2)) * (0.7, 1.8)
-            tree = _tree(rng, start, angle)
+            angle = fan + a.texture.normal(0, 0.12, 10)
+            start = a.texture.normal(0, spread, (10, 2)) * (0.7, 1.8)
+            tree = _tree(a.texture, start, angle)
             trees += [(path * (side, 1) + (x, y), radius) for path, radius in tree]
     points, radii = map(concatenate, zip(*trees, strict=True))
     for high, low in pairwise((0.0085, 0.0058, 0.0038, 0.0024, 0)):
@@ -490,12 +502,13 @@ def _tree(rng, start, angle):
     """Yield points (n, 2) and radii (n,) of each generation of vessels that grow to positive x."""
     radius = 0.0085 * rng.uniform(0.6, 1, len(start))
     while len(start):
-        bend = angle + cumsum(rng.normal(0, 0.05, (24, len(start))), axis=0)
-        path = start + cumsum(0.002 * np.dstack([cos(bend), sin(bend)]), axis=0)
+        bend = angle + cumsum(rng.normal(0, 0.05, (24, len(start))), 0)
+        path = start + cumsum(0.002 * np.dstack([cos(bend), sin(bend)]), 0)
         yield path.reshape(-1, 2), np.outer(linspace(1, 0.9, 24), radius).ravel()
         keep = (rng.random(len(start)) < 0.93) & (radius > 0.0016)
         fork = rng.normal(0.38, 0.13, keep.sum())
-        start, angle = np.repeat(path[-1, keep], 2, 0), bend[-1, keep]
+        start = np.repeat(path[-1, keep], 2, 0)
+        angle = bend[-1, keep]
         angle = column_stack([angle + 0.5 * fork, angle - fork]).ravel()
         thinner = rng.uniform((0.78, 0.6), (0.92, 0.82), (len(fork), 2))
         radius = (radius[keep, None] * thinner).ravel()
@@ -508,11 +521,14 @@ def _spine(a):
     middle = a.spine_curve * sin(2 * pi * a.y + a.vertebra)
     u = abs(a.x - middle) / (0.034 + 0.010 * a.y)
     body = maximum(1 - (u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
-    plate, gap = _bump(abs(v) - 0.80, 0.10), _bump(abs(v) - 1, 0.10)
-    pedicle = _bump(hypot((u - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)
-    spinous = _bump(u, 0.16) * _bump(v - 0.35, 0.45)
+    body *= (
+        0.62
+        + 0.16 * _bump(abs(v) - 0.80, 0.10)  # end plates
+        - 0.24 * _bump(abs(v) - 1, 0.10)  # gaps
+        + 0.18 * _bump(hypot((u - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)  # pedicles
+        + 0.18 * (_bump(u, 0.16) * _bump(v - 0.35, 0.45))  # spinous process
+    )
     transverse = _bump(u - 1.25, 0.5) * _bump(v + 0.2, 0.38)
-    body *= 0.62 + 0.16 * plate - 0.24 * gap + 0.18 * pedicle + 0.18 * spinous
     return a.spine_density * (body + 0.12 * transverse)
 
 
@@ -522,14 +538,18 @@ def _scapulae(a):
     def both(line):
         return [(line + (a.scapula + side * a.asymmetry, 0)) * (side, 1) for side in SIDES]
 
-    x = [0.285, 0.335, 0.365, 0.392, 0.425, 0.44, 0.36, 0.285]
-    y = [0.185, 0.33, 0.47, 0.44, 0.27, 0.19, 0.16, 0.185]
-    blade = _curve(column_stack([x, y]), 600)
+    blade = column_stack(
+        [
+            [0.285, 0.335, 0.365, 0.392, 0.425, 0.44, 0.36, 0.285],
+            [0.185, 0.33, 0.47, 0.44, 0.27, 0.19, 0.16, 0.185],
+        ]
+    )
+    blade = _curve(blade, 600)
     t = linspace(0, 1, 120)[:, None]
     ridge = (0.29, 0.215) + t * (0.15, -0.08)
     shaft = (0.485, 0.21) + t * (0.06, 0.25)
     area = sum(_fill(a, outline) for outline in both(blade))
-    total = 0.07 * _blur(a, area.astype(float32), 0.004)
+    total = 0.07 * _blur(a, float32(area), 0.004)
     for line, radius, step, density in (
         (blade, 0.008, 0.0016, 0.06),
         (ridge, 0.012, 0.0014, 0.10),
@@ -570,7 +590,7 @@ def _develop(attenuation, a, noise):
     grain = quanta * exp(-0.35 * (density - density.mean()))
     value += 2.2 * a.noise * clip(a.size / 512, 0.2, 1) * grain  # larger pixels average quanta
     grey = np.tanh(gaussian_filter(value, max(0.001 * a.unit, 0.3)))
-    return clip(_on_film(grey, a), -1, 1).astype(float32)
+    return float32(clip(_on_film(grey, a), -1, 1))
 
 
 def _on_film(grey, a):
@@ -593,9 +613,8 @@ def _on_film(grey, a):
 
 def _window(a, soft, *spans):
     """1 between (low, high) of the rows and of the columns, and softly 0 outside."""
-    edge = a.edge
     sides = [
-        _ramp((edge - low) / soft + 1) * _ramp((high - edge) / soft + 1) for low, high in spans
+        _ramp((a.edge - low) / soft + 1) * _ramp((high - a.edge) / soft + 1) for low, high in spans
     ]
     return np.outer(*sides)
 
@@ -603,14 +622,12 @@ def _window(a, soft, *spans):
 # ------------------------------------------------------------------------------------------- labels
 def _masks(a, jitter, rng):
     """The five masks (5, size, size), as drawn by an observer whose hand wanders smoothly."""
-
-    def drawn(outline, rms, length):
-        return _wander(rng, outline, jitter * rms, length)
-
-    masks = [_fill(a, drawn(a.heart, 0.0061, 0.12))]
-    masks += [_fill(a, drawn(clavicle, 0.0025, 0.05)) for clavicle in a.clavicles]
+    # The hand's deviation at a jitter of 1: rms and correlation length [image widths].
+    masks = [_fill(a, _wander(rng, a.heart, jitter * 0.0061, 0.12))]
+    for clavicle in a.clavicles:
+        masks.append(_fill(a, _wander(rng, clavicle, jitter * 0.0025, 0.05)))
     for outline in a.lungs:
-        both = drawn(concatenate([outline, a.heart]), 0.0026, 0.10)
+        both = _wander(rng, concatenate([outline, a.heart]), jitter * 0.0026, 0.10)
         lung, hole = np.split(both, [len(outline)])
         parts, _ = label(_fill(a, lung) & ~_fill(a, hole))
         masks.append(parts == np.bincount(parts[parts > 0]).argmax())
