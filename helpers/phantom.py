@@ -119,14 +119,13 @@ def _sample_anatomy(rng):
         **_clavicles(a, normal),
         rib_density=rng.uniform(0.22, 0.36),
         ribs=_ribs(a, normal),
-        **_sample_tissue(rng, normal),
-        **_sample_film(rng, normal),
+        **_sample_rest(rng, normal),
     )
     return a
 
 
-def _sample_tissue(rng, normal):
-    """Shoulder blades, spine, soft tissue and gas."""
+def _sample_rest(rng, normal):
+    """Shoulder blades, spine, soft tissue and gas; exposure, development and marks on the film."""
     return dict(
         scapula=normal(0, 0.02),
         spine_density=rng.uniform(0.18, 0.32),
@@ -141,12 +140,6 @@ def _sample_tissue(rng, normal):
         trachea=normal(-0.006, 0.006),
         stomach=rng.uniform(0.25, 0.60) if rng.random() < 0.8 else 0.0,
         stomach_shape=(normal(0.165, 0.02), normal(0.095, 0.014), normal(0.055, 0.014)),
-    )
-
-
-def _sample_film(rng, normal):
-    """Exposure, development and what lies on the film."""
-    return dict(
         scatter=rng.uniform(0.12, 0.45),  # share of the exposure that comes back blurred
         contrast=rng.uniform(0.75, 1.15),  # slope of the film's response
         noise=rng.uniform(0.004, 0.011),  # of quanta, in units of the grey range, at 512 pixels
@@ -232,7 +225,7 @@ def _clavicles(a, normal):
     t = linspace(0, 1, 160)
     x = start + (0.42 - start) * t
     radius = thickness * (1 + 0.22 * _bump(t, 0.15) + 0.12 * t)
-    turn = linspace(-pi / 2, pi / 2, 20)[1:-1]  # around the medial end
+    turn = linspace(pi, 0, 20)[1:-1]  # around the medial end
     tubes = []
     outlines = []
     for side in SIDES:
@@ -242,7 +235,7 @@ def _clavicles(a, normal):
         line = side * x + 1j * y
         across = 1j * gradient(line)
         across *= radius / abs(across)
-        end = line[0] + across[0] * (sin(turn) + 1j * cos(turn))
+        end = line[0] + across[0] * exp(1j * turn)
         outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end])
         outlines.append(_closed(column_stack([outline.real, outline.imag]), 300))
     return dict(clavicle_tubes=tubes, clavicles=outlines)
@@ -289,7 +282,7 @@ def _add_pixels(a, size):
     a.size = size
     a.unit = a.scale * size
     a.edge = (arange(size) + 0.5) / size
-    film = np.meshgrid(*(a.edge - middle for middle in a.middle))
+    film = np.meshgrid(a.edge - a.middle[0], a.edge - a.middle[1])
     a.x, y = float32(np.tensordot(inv(a.turn), film, 1))
     a.y = y + 0.5
 
@@ -538,13 +531,9 @@ def _scapulae(a):
     def both(line):
         return [(line + (a.scapula + side * a.asymmetry, 0)) * (side, 1) for side in SIDES]
 
-    blade = column_stack(
-        [
-            [0.285, 0.335, 0.365, 0.392, 0.425, 0.44, 0.36, 0.285],
-            [0.185, 0.33, 0.47, 0.44, 0.27, 0.19, 0.16, 0.185],
-        ]
-    )
-    blade = _curve(blade, 600)
+    x = [0.285, 0.335, 0.365, 0.392, 0.425, 0.44, 0.36, 0.285]
+    y = [0.185, 0.33, 0.47, 0.44, 0.27, 0.19, 0.16, 0.185]
+    blade = _curve(column_stack([x, y]), 600)
     t = linspace(0, 1, 120)[:, None]
     ridge = (0.29, 0.215) + t * (0.15, -0.08)
     shaft = (0.485, 0.21) + t * (0.06, 0.25)
@@ -562,8 +551,9 @@ def _scapulae(a):
 def _breasts(a):
     """Both breasts, denser towards their lower border."""
     x, y, radius = a.breast_shape
-    half = _chord(hypot(abs(a.x) - x, a.y - y) / radius) ** 0.8
-    return half * clip(0.35 + 0.65 * (a.y - y) / radius, 0, 1)
+    down = a.y - y
+    half = _chord(hypot(abs(a.x) - x, down) / radius) ** 0.8
+    return half * clip(0.35 + 0.65 * down / radius, 0, 1)
 
 
 def _stomach(a):
