@@ -3,7 +3,7 @@
 A case is an anatomy sampled from a seed, in coordinates that know no pixels: x from the midline to
 the image's right (the patient's left), y downwards, lengths in image widths. Attenuations of
 tissue, air and bone are summed along each ray, then exposed, scattered and developed like film. A
-case has the same anatomy (`a` in the formulas) at every size.
+case (`a` in the formulas) has the same anatomy at every size.
 """
 
 from itertools import pairwise
@@ -111,11 +111,11 @@ def _sample_anatomy(rng):
     vars(a).update(
         lungs=_lungs(a, rng, normal),
         air=normal(1.62, 0.10),
-        recess=rng.uniform(0.10, 0.35),
+        recess=rng.uniform(0.10, 0.35),  # lung behind the diaphragm [deepest lung]
         vessels=rng.uniform(0.75, 1.3),
         **_heart(a, rng, normal),
-        heart_depth=rng.uniform(0.85, 1.15),
-        clavicle_density=rng.uniform(0.26, 0.44),
+        heart_depth=rng.uniform(0.85, 1.15),  # air that the heart displaces [deepest lung]
+        clavicle_density=rng.uniform(0.26, 0.44),  # attenuation along the clavicle's middle
         **_clavicles(a, normal),
         rib_density=rng.uniform(0.22, 0.36),
         ribs=_ribs(a, normal),
@@ -207,8 +207,7 @@ def _heart(a, rng, normal):
     t = linspace(-pi, pi, 360, endpoint=False)
     turned = t - axis
     r = 1 + 0.11 * cos(2 * turned) + 0.075 * cos(3 * turned) - 0.015 * cos(4 * turned)
-    waves = rng.normal(0, 0.012, 4)
-    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in enumerate(waves, 2))
+    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in enumerate(rng.normal(0, 0.012, 4), 2))
     outline = column_stack([r * cos(t), r * sin(t)])
     stretch = (width, height) / np.ptp(outline, 0)
     centre = middle - stretch * (outline.max(0) + outline.min(0)) / 2
@@ -576,8 +575,7 @@ def _develop(attenuation, a, noise):
     low, high = np.percentile(density[chest, chest], (7, 88))  # mediastinum and lung
     value = a.contrast * ((high - density) / (high - low) - 0.5) + a.brightness
     value += 0.02 * _field(a, 6) + 0.013 * _field(a, 110)
-    quanta = noise.standard_normal(density.shape, float32)
-    grain = quanta * exp(-0.35 * (density - density.mean()))
+    grain = noise.standard_normal(density.shape, float32) * exp(-0.35 * (density - density.mean()))
     value += 2.2 * a.noise * clip(a.size / 512, 0.2, 1) * grain  # larger pixels average quanta
     grey = np.tanh(gaussian_filter(value, max(0.001 * a.unit, 0.3)))
     return float32(clip(_on_film(grey, a), -1, 1))
@@ -612,10 +610,9 @@ def _window(a, soft, *spans):
 # ------------------------------------------------------------------------------------------- labels
 def _masks(a, jitter, rng):
     """The five masks (5, size, size), as drawn by an observer whose hand wanders smoothly."""
-    # The hand's deviation at a jitter of 1: rms and correlation length [image widths].
+    # What the hand strays by at a jitter of 1: rms and correlation length [image widths].
     masks = [_fill(a, _wander(rng, a.heart, jitter * 0.0061, 0.12))]
-    for clavicle in a.clavicles:
-        masks.append(_fill(a, _wander(rng, clavicle, jitter * 0.0025, 0.05)))
+    masks += [_fill(a, _wander(rng, each, jitter * 0.0025, 0.05)) for each in a.clavicles]
     for outline in a.lungs:
         both = _wander(rng, concatenate([outline, a.heart]), jitter * 0.0026, 0.10)
         lung, hole = np.split(both, [len(outline)])
