@@ -3,21 +3,23 @@
 A case is an anatomy sampled from a seed, in coordinates that know no pixels: x from the midline to
 the image's right (the patient's left), y downwards, lengths in image widths. Attenuations of
 tissue, air and bone are summed along each ray, then exposed, scattered and developed like film. A
-case has the same anatomy (`a` in the formulas) at every size.
+case (`a` in the formulas) has the same anatomy at every size.
 """
 
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
 from types import SimpleNamespace
 
 import numpy as np
 from numpy import (
     arange,
+    arctan2,
     clip,
     column_stack,
     concatenate,
     cos,
     cumsum,
+    deg2rad,
     exp,
     float32,
     gradient,
@@ -33,27 +35,15 @@ from numpy import (
 from numpy.linalg import inv, norm
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from skimage.draw import polygon2mask
+
+from helpers.common.arguments import require, whole_number
 
 # Raise it with a change that alters a drawing. The first is the digest of this file's text at the
 # time when that was the version, so that the networks and results of then are still found.
 VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 LEFT, RIGHT = SIDES = 1, -1  # the patient's side, as the sign of x
-
-# An observer's deviation at jitter=1: rms and correlation length [image widths].
-HEART_JITTER = 0.0061, 0.12
-CLAVICLE_JITTER = 0.0025, 0.05
-LUNG_JITTER = 0.0026, 0.10
-LUNG_FORM = 0.004, 0.11  # likewise, how one lung's border differs from the next
-
-# What makes a case hard: (low, high) of a uniform distribution.
-HEART_DEPTH = 0.85, 1.15  # air that the heart displaces [deepest lung]; the rest shines through
-RECESS_DEPTH = 0.10, 0.35  # lung behind the diaphragm [deepest lung]
-CLAVICLE_DENSITY = 0.26, 0.44  # attenuation along the clavicle's middle
-RIB_DENSITY = 0.22, 0.36
-SCATTER = 0.12, 0.45  # share of the exposure that comes back blurred
-CONTRAST = 0.75, 1.15  # slope of the film's response
-NOISE = 0.004, 0.011  # quantum noise, in units of the grey range, at 512 pixels
 
 RIB_CAGE = PchipInterpolator(  # width by height, both relative
     [-0.3, 0, 0.08, 0.2, 0.35, 0.55, 0.8, 1, 1.5],
@@ -83,21 +73,21 @@ def draw_case(
         ValueError: `case`, `size` or `seed` is not a whole number in its range, or `jitter` not a
             number from 0.
     """
-    for name, value, kind, least in (
-        ("case", case, Integral, 0),
-        ("size", size, Integral, 32),
-        ("seed", seed, Integral, 0),
-        ("jitter", jitter, Real, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < np.inf:
-            words = "whole" if kind is Integral else "finite"
-            raise ValueError(f"{name} must be a {words} number of at least {least}, not {value!r}")
-    streams = np.random.SeedSequence([seed, case]).spawn(4)
-    body, texture, noise, observer = map(np.random.default_rng, streams)
-    anatomy = _sample_anatomy(body)
-    canvas = _Canvas(int(size), anatomy)
-    image = _develop(_attenuation(canvas, anatomy, texture), canvas, anatomy, texture, noise)
-    return image, _masks(canvas, anatomy, jitter, observer)
+    case = whole_number("case", case, 0)
+    size = whole_number("size", size, 32)
+    seed = whole_number("seed", seed, 0)
+    require(
+        isinstance(jitter, Real) and 0 <= jitter < np.inf,
+        "jitter",
+        jitter,
+        "give a finite number of 0 or more",
+    )
+    body, texture, noise, observer = np.random.default_rng([seed, case]).spawn(4)
+    a = _sample_anatomy(body)
+    _add_pixels(a, size)
+    a.texture = texture
+    image = _develop(_attenuation(a), a, noise)
+    return image, _masks(a, jitter, observer)
 
 
 # ------------------------------------------------------------------------------------------ anatomy
@@ -108,9 +98,9 @@ def _sample_anatomy(rng):
         return mean + sd * min(max(rng.standard_normal(), -2), 2)
 
     a = SimpleNamespace(
-        rotation=np.deg2rad(rng.uniform(-3, 3)),
+        rotation=deg2rad(rng.uniform(-3, 3)),
         scale=normal(1, 0.025),
-        shift=np.array([normal(0, 0.01), normal(0, 0.01)]),
+        middle=[normal(0.5, 0.01), normal(0.5, 0.01)],
         cage=normal(0.388, 0.013),
         apex=normal(0.095, 0.012),
         asymmetry=normal(0, 0.012),
@@ -121,22 +111,21 @@ def _sample_anatomy(rng):
     vars(a).update(
         lungs=_lungs(a, rng, normal),
         air=normal(1.62, 0.10),
-        recess=rng.uniform(*RECESS_DEPTH),
+        recess=rng.uniform(0.10, 0.35),  # lung behind the diaphragm [deepest lung]
         vessels=rng.uniform(0.75, 1.3),
-        heart=_heart(a, rng, normal),
-        heart_depth=rng.uniform(*HEART_DEPTH),
-        clavicle_density=rng.uniform(*CLAVICLE_DENSITY),
-        clavicles=_clavicles(a, normal),
-        rib_density=rng.uniform(*RIB_DENSITY),
+        **_heart(a, rng, normal),
+        heart_depth=rng.uniform(0.85, 1.15),  # air that the heart displaces [deepest lung]
+        clavicle_density=rng.uniform(0.26, 0.44),  # attenuation along the clavicle's middle
+        **_clavicles(a, normal),
+        rib_density=rng.uniform(0.22, 0.36),
         ribs=_ribs(a, normal),
-        **_sample_tissue(rng, normal),
-        **_sample_film(rng, normal),
+        **_sample_rest(rng, normal),
     )
     return a
 
 
-def _sample_tissue(rng, normal):
-    """Shoulder blades, spine, soft tissue and gas."""
+def _sample_rest(rng, normal):
+    """Shoulder blades, spine, soft tissue and gas; exposure, development and marks on the film."""
     return dict(
         scapula=normal(0, 0.02),
         spine_density=rng.uniform(0.18, 0.32),
@@ -151,22 +140,15 @@ def _sample_tissue(rng, normal):
         trachea=normal(-0.006, 0.006),
         stomach=rng.uniform(0.25, 0.60) if rng.random() < 0.8 else 0.0,
         stomach_shape=(normal(0.165, 0.02), normal(0.095, 0.014), normal(0.055, 0.014)),
-    )
-
-
-def _sample_film(rng, normal):
-    """Exposure, development and what lies on the film."""
-    film = dict(
-        scatter=rng.uniform(*SCATTER),
-        contrast=rng.uniform(*CONTRAST),
-        noise=rng.uniform(*NOISE),
+        scatter=rng.uniform(0.12, 0.45),  # share of the exposure that comes back blurred
+        contrast=rng.uniform(0.75, 1.15),  # slope of the film's response
+        noise=rng.uniform(0.004, 0.011),  # of quanta, in units of the grey range, at 512 pixels
         brightness=normal(0, 0.035),
-        tilt=(normal(0, 0.06), normal(0, 0.05)),
-        marker=rng.choice(["", "", "R", "L"]),
-    )
-    side = LEFT if film["marker"] == "L" else RIGHT
-    return film | dict(
-        marker_place=(rng.uniform(0.38, 0.44) * side, rng.uniform(0.06, 0.2)),
+        tilt_x=normal(0, 0.06),
+        tilt_y=normal(0, 0.05),
+        marker=rng.choice([0, 0, RIGHT, LEFT]),  # the side that a letter names, or none
+        marker_x=rng.uniform(0.38, 0.44),
+        marker_y=rng.uniform(0.06, 0.2),
         patch=rng.random() < 0.15,
         collimation=rng.uniform(0, 0.02, 4) * (rng.random() < 0.2),
     )
@@ -185,123 +167,129 @@ def _dome(x, a, side):
 
 
 def _lungs(a, rng, normal):
-    """Outlines (700, 2) of all that holds air, the part behind the heart included."""
-    knob = (0.065 + normal(0.022, 0.008), 0.325)  # of the aorta
+    """Closed outlines (701, 2) of all that holds air, the part behind the heart included."""
+    knob = 0.065 + normal(0.022, 0.008)  # of the aorta
     form = rng.integers(2**31)
-    medial = {
-        LEFT: [(0.055, 0.60), (0.06, 0.50), (0.09, 0.425), (0.078, 0.385), knob, (0.062, 0.27)],
-        RIGHT: [(0.070, 0.60), (0.075, 0.52), (0.080, 0.44), (0.072, 0.34), (0.062, 0.26)],
-    }
-    rise = [(0.060, 0.085), (0.072, 0.045), (0.098, 0.013)]
-    fall = [(0.135, 0), (0.170, 0.007), (0.203, 0.030)]
-    apex = np.array(rise + fall) + (0, a.apex)
+    apex_x = [0.060, 0.072, 0.098, 0.135, 0.170, 0.203]
+    apex_y = np.add(a.apex, [0.085, 0.045, 0.013, 0, 0.007, 0.030])
     lungs = []
-    for side, corner in ((LEFT, 0.10), (RIGHT, 0.07)):
-        y = linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
-        wall = column_stack([_half_width(y, a) + a.asymmetry * side * (y - a.apex), y])
-        upper = _curve([*medial[side], *apex, *wall], 160)
-        foot = linspace(wall[-1, 0] - 0.008, corner, 60)
+    for side, corner, x, y in (
+        (
+            LEFT,
+            0.10,
+            [0.055, 0.06, 0.09, 0.078, knob, 0.062],
+            [0.60, 0.50, 0.425, 0.385, 0.325, 0.27],
+        ),
+        (RIGHT, 0.07, [0.070, 0.075, 0.080, 0.072, 0.062], [0.60, 0.52, 0.44, 0.34, 0.26]),
+    ):
+        wall_y = linspace(a.apex + 0.075, a.angle[side] - 0.012, 12)
+        wall_x = _half_width(wall_y, a) + a.asymmetry * side * (wall_y - a.apex)
+        upper = column_stack([[*x, *apex_x, *wall_x], [*y, *apex_y, *wall_y]])
+        foot = linspace(wall_x[-1] - 0.008, corner, 60)
         lower = column_stack([foot, _dome(foot, a, side)])
-        outline = _curve([*upper, *lower, upper[0]], 701)[:-1] * (side, 1)
-        lungs.append(_wander(np.random.default_rng(form), LUNG_FORM, outline))
+        outline = _closed([*_curve(upper, 160), *lower], 700) * (side, 1)
+        lung = _wander(np.random.default_rng(form), outline, 0.004, 0.11)  # both sides alike
+        lungs.append(concatenate([lung, lung[:1]]))
     return lungs
 
 
 def _heart(a, rng, normal):
-    """Centre (2,) of the heart and its outline (360, 2), in which each direction occurs once.
+    """The heart's centre (2,) and its outline (360, 2), in which each direction occurs once.
 
     Its width comes from the cardiothoracic ratio, and it rests on the left dome.
     """
-    ratio = min(max(normal(0.475, 0.042), 0.385), 0.575)
+    ratio = clip(normal(0.475, 0.042), 0.385, 0.575)
     width = ratio * 2 * a.cage
     height = normal(0.338, 0.014) * (ratio / 0.475) ** 0.4
     bottom = a.dome[LEFT] + normal(0.030, 0.008)
-    middle = np.array([width * normal(0.155, 0.025), bottom - height / 2])
+    middle = width * normal(0.155, 0.025), bottom - height / 2
     axis = normal(0.60, 0.10)
-    t = linspace(-pi, pi, 361)[:-1]
+    t = linspace(-pi, pi, 360, endpoint=False)
     turned = t - axis
     r = 1 + 0.11 * cos(2 * turned) + 0.075 * cos(3 * turned) - 0.015 * cos(4 * turned)
-    waves = enumerate(rng.normal(0, 0.012, 4), 2)
-    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in waves)
-    outline = r[:, None] * column_stack([cos(t), sin(t)])
-    stretch = (width, height) / np.ptp(outline, axis=0)
+    r += sum(wave * cos(k * (t + 7 * axis)) for k, wave in enumerate(rng.normal(0, 0.012, 4), 2))
+    outline = column_stack([r * cos(t), r * sin(t)])
+    stretch = (width, height) / np.ptp(outline, 0)
     centre = middle - stretch * (outline.max(0) + outline.min(0)) / 2
-    return centre, centre + stretch * outline
+    return dict(heart_centre=centre, heart=centre + stretch * outline)
 
 
 def _clavicles(a, normal):
     """Both clavicles as tubes (160, 4) from sternum to shoulder, and their outlines (300, 2)."""
     thickness = normal(0.0209, 0.0013)
-    start = normal(0.070, 0.006), a.apex + normal(0.105, 0.012)
-    rises = [normal(0.065, 0.025) for _ in SIDES]
-    bends = [normal(0.016, 0.006) for _ in SIDES]
-    tubes, outlines = [], []
-    for side, rise, bend in zip(SIDES, rises, bends, strict=True):
-        (x, y), t = start, linspace(0, 1, 160)
-        x = x + (0.42 - x) * t
-        y = y - rise * t - bend * sin(2 * pi * t) + 0.3 * side * a.asymmetry
-        radius = thickness * (1 + 0.22 * _bump(t, 0.15) + 0.12 * t)
-        line = column_stack([side * x, y])
+    start = normal(0.070, 0.006)
+    height = a.apex + normal(0.105, 0.012)
+    rise = {side: normal(0.065, 0.025) for side in SIDES}
+    bend = {side: normal(0.016, 0.006) for side in SIDES}
+    t = linspace(0, 1, 160)
+    x = start + (0.42 - start) * t
+    radius = thickness * (1 + 0.22 * _bump(t, 0.15) + 0.12 * t)
+    turn = linspace(pi, 0, 20)[1:-1]  # around the medial end
+    tubes = []
+    outlines = []
+    for side in SIDES:
+        y = height - rise[side] * t - bend[side] * sin(2 * pi * t) + 0.3 * side * a.asymmetry
+        tubes.append(column_stack([side * x, y, radius, _ramp(linspace(7, 0, 160))]))
         drawn = x < _half_width(y, a) + 0.004  # over the ribs
-        across = gradient(line, axis=0)[:, ::-1] * (-1, 1)
-        across *= (radius / norm(across, axis=1))[:, None]
-        t = linspace(-pi / 2, pi / 2, 20)[:, None]  # the round medial end
-        end = line[0] + sin(t) * across[0] + cos(t) * across[0, ::-1] * (-1, 1)
-        outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end[1:-1]])
-        outlines.append(_curve([*outline, outline[0]], 301)[:-1])
-        tubes.append(column_stack([line, radius, _ramp(linspace(7, 0, 160))]))
-    return tubes, outlines
+        line = side * x + 1j * y
+        across = 1j * gradient(line)
+        across *= radius / abs(across)
+        end = line[0] + across[0] * exp(1j * turn)
+        outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end])
+        outlines.append(_closed(column_stack([outline.real, outline.imag]), 300))
+    return dict(clavicle_tubes=tubes, clavicles=outlines)
 
 
 def _ribs(a, normal):
     """Posterior and anterior halves of eleven pairs of ribs, each a helix, as tubes (n, 4)."""
-    space, slope = normal(0.060, 0.002), normal(1, 0.12)
+    space = normal(0.060, 0.002)
+    slope = normal(1, 0.12)
     first = a.apex + normal(0.018, 0.008)
-    posterior, anterior = [], []
+    posterior = []
+    anterior = []
     for k in range(11):
         drop = slope * (0.055 + 0.090 * (1 - exp(-k / 2.5)) + 0.004 * k)
         start = first + space * k
         width = _half_width(start + drop, a) + 0.006
-        phi = linspace(0.04, np.deg2rad(146 - 4 * k), 140)  # from the spine around to the front
+        phi = linspace(0.04, deg2rad(146 - 4 * k), 140)  # from the spine around to the front
         rise = drop * (0.55 * (1 - cos(phi)) + 0.45 * phi / (pi / 2))
         helix = column_stack([width * sin(phi), start + rise, 0.75 * width * cos(phi)])
         step = gradient(helix, axis=0)
         path = norm(step, axis=1) / norm(step[:, :2], axis=1)  # of the ray
         weight = minimum(path, 1.7) * _ramp(phi, -0.02, 0.3) * _ramp(phi, phi[-1], -0.3)
-        front = _ramp(phi, np.deg2rad(75), np.deg2rad(30))
-        halves = (posterior, 1 - front, 0.0115), (anterior, 0.85 * front, 0.0130)
-        for side in SIDES:
-            for half, share, radius in halves:
-                radii = np.full(140, radius + 0.0003 * k)
-                tube = column_stack([helix[:, :2] * (side, 1), radii, weight * share])
-                half.append(tube[share > 0])
+        front = _ramp(phi, deg2rad(75), deg2rad(30))
+        for half, share, radius in (
+            (posterior, 1 - front, 0.0115),
+            (anterior, 0.85 * front, 0.0130),
+        ):
+            radii = np.full(140, radius + 0.0003 * k)
+            tube = column_stack([helix[:, :2], radii, weight * share])[share > 0]
+            half += [tube, tube * (-1, 1, 1, 1)]
     return posterior, anterior
 
 
 # ----------------------------------------------------------------------------------------- geometry
-class _Canvas:
-    """The pixel grid of one size: its pixels' coordinates, and the way back from points to pixels.
+def _add_pixels(a, size):
+    """Place a case on a film of one size.
 
-    Attributes:
-        x, y: (size, size), coordinates of the pixels' centres.
-        edge: (size,), place of the centres along an edge [image widths].
-        unit: pixels in a unit of length.
+    It gets `x` and `y` (size, size), the coordinates of the pixels' centres; `edge` (size,), the
+    place of the centres along an edge [image widths]; and `unit`, the pixels in a unit of length.
     """
+    c = cos(a.rotation)
+    s = sin(a.rotation)
+    a.turn = a.scale * np.array([[c, -s], [s, c]])
+    a.size = size
+    a.unit = a.scale * size
+    a.edge = (arange(size) + 0.5) / size
+    film = np.meshgrid(a.edge - a.middle[0], a.edge - a.middle[1])
+    a.x, y = float32(np.tensordot(inv(a.turn), film, 1))
+    a.y = y + 0.5
 
-    def __init__(self, size, a):
-        c, s = cos(a.rotation), sin(a.rotation)
-        self.turn = a.scale * np.array([[c, -s], [s, c]])
-        self.middle = 0.5 + a.shift
-        self.size = size
-        self.unit = a.scale * size
-        self.edge = (arange(size) + 0.5) / size
-        film = np.meshgrid(*(self.edge - middle for middle in self.middle))
-        self.x, y = np.tensordot(inv(self.turn), film, 1).astype(float32)
-        self.y = y + float32(0.5)
 
-    def pixels(self, points):
-        """Column and row (n, 2) of points (n, 2); whole numbers are the pixels' centres."""
-        return ((points - (0, 0.5)) @ self.turn.T + self.middle) * self.size - 0.5
+def _pixels(a, points):
+    """Row and column (n, 2) of points (n, 2) x, y; whole numbers are the pixels' centres."""
+    place = ((points - (0, 0.5)) @ a.turn.T + a.middle) * a.size - 0.5
+    return np.flip(place, 1)
 
 
 def _curve(points, n):
@@ -310,66 +298,61 @@ def _curve(points, n):
     return PchipInterpolator(along, points)(linspace(0, along[-1], n))
 
 
-def _wander(rng, strength, points, scale=1.0):
-    """Points (n, 2) displaced by a smooth random field.
+def _closed(points, n):
+    """`n` evenly spaced points (n, 2) of a closed curve through the given ones."""
+    return _curve([*points, points[0]], n + 1)[:-1]
 
-    Its `strength` is its rms, which `scale` multiplies, and its correlation length.
-    """
-    rms, length = strength
+
+def _wander(rng, points, rms, length):
+    """Points (n, 2) displaced by a smooth random field of that rms and correlation length."""
     knots = arange(-0.7, 1.2, length)
     weights = _weights(points, knots, 0.7 * length)
     noise = rng.standard_normal((2, len(knots), len(knots)))
-    return points + scale * rms * ((weights[:, 0] @ noise) * weights[:, 1]).sum(2).T
+    return points + rms * ((weights[:, 0] @ noise) * weights[:, 1]).sum(2).T
 
 
-def _weights(at, knots, width, dtype=np.float64):
+def _weights(at, knots, width, dtype=float):
     """Weight (…, k) of each knot of a smooth random field; their squares sum to 1."""
     weights = exp(-0.5 * ((at[..., None] - knots) / width) ** 2).astype(dtype)
     return weights / norm(weights, axis=-1, keepdims=True)
 
 
-def _fill(canvas, outline):
+def _fill(a, outline):
     """Mask (size, size) of the pixels whose centres lie within a closed outline (even–odd rule)."""
-    size, p = canvas.size, canvas.pixels(outline)
-    above = p[:, 1] <= arange(size)[:, None]
-    row, edge = np.nonzero(above != np.roll(above, -1, axis=1))  # where a row crosses an edge
-    (px, py), (qx, qy) = p[edge].T, np.roll(p, -1, axis=0)[edge].T
-    x = px + (row - py) / (qy - py) * (qx - px)
-    inside = np.zeros((size, size), bool)
-    np.logical_xor.at(inside, row, arange(size) >= x[:, None])
-    return inside
+    return polygon2mask((a.size, a.size), _pixels(a, outline))
 
 
-def _nearest(canvas, lines):
-    """Index of the nearest of the lines' points to each pixel, and the distance from its line."""
+def _nearest(a, lines):
+    """Each pixel's distance from the nearest of the lines, and that point's further columns.
+
+    A line's rows are x, y and whatever else is known of the points along it.
+    """
     points = concatenate(lines)
-    tangent = concatenate([gradient(line, axis=0) for line in lines])
+    tangent = concatenate([gradient(line[:, :2], axis=0) for line in lines])
     step = norm(tangent, axis=1, keepdims=True)
-    table = column_stack([points, tangent / step, 1.5 * step]).astype(float32)
-    cells = max(128, canvas.size // 2)
-    seeds = np.floor((canvas.pixels(points) + 0.5) * (cells / canvas.size)).astype(int)
+    table = float32(column_stack([tangent / step, 1.5 * step, points]))
+    cells = max(128, a.size // 2)
+    seeds = np.floor((_pixels(a, points[:, :2]) + 0.5) * (cells / a.size)).astype(int)
     seen = ((seeds >= 0) & (seeds < cells)).all(1)
-    column, row = seeds[seen].T
     grid = np.full((cells, cells), -1)
-    grid[row, column] = np.flatnonzero(seen)
+    grid[*seeds[seen].T] = np.flatnonzero(seen)
     nearest = distance_transform_edt(grid < 0, return_distances=False, return_indices=True)
-    pick = arange(canvas.size) * cells // canvas.size
+    pick = arange(a.size) * cells // a.size
     # The index is coarse, but the distance is perpendicular to the line there.
     index = grid[*nearest][np.ix_(pick, pick)]
-    px, py, tx, ty, reach = np.take(table.T, index, axis=1)
-    dx, dy = canvas.x - px, canvas.y - py
+    tx, ty, reach, px, py, *more = np.take(table.T, index, 1)
+    dx = a.x - px
+    dy = a.y - py
     beyond = maximum(abs(dx * tx + dy * ty) - reach, 0)
-    return index, hypot(dx * ty - dy * tx, beyond)
+    return hypot(dx * ty - dy * tx, beyond), *more
 
 
-def _tubes(canvas, tubes):
+def _tubes(a, tubes):
     """The ray's path through bones with a dense cortex around marrow; 1 if solid.
 
     A tube's rows are x, y, radius and weight of the points along its middle.
     """
-    index, distance = _nearest(canvas, [tube[:, :2] for tube in tubes])
-    table = concatenate(tubes)[:, 2:].astype(float32)
-    radius, weight = np.take(table.T, index, axis=1)
+    distance, radius, weight = _nearest(a, tubes)
     d = distance / radius
     return weight * (_chord(d) - 0.42 * _chord(d / 0.76))
 
@@ -390,58 +373,58 @@ def _bump(t, width):
     return exp(-((t / width) ** 2))
 
 
-def _strokes(canvas, points, radius, step):
+def _strokes(a, points, radius, step):
     """Soft strokes through points (n, 2) that are `step` apart; 1 in a straight one's middle."""
-    size, p = canvas.size, canvas.pixels(points)
-    p = p[((p >= 0) & (p < size - 1)).all(1)]
-    low = p.astype(int)
-    plate = np.zeros(size * size)
-    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):  # each pixel's share of a point between four
-        share = where(corner, p - low, 1 - (p - low))
-        np.add.at(plate, (low + corner) @ (1, size), share.prod(1))
-    plate = (step * plate).reshape(size, size).astype(float32)
-    peak = sqrt(2 * pi) * 0.6 * radius * canvas.unit**2
-    return peak * _blur(canvas, plate, max(0.6 * radius, 0.45 / canvas.unit))
+    place = _pixels(a, points)
+    place = place[((place >= 0) & (place < a.size - 1)).all(1)]
+    low = place.astype(int)
+    plate = np.zeros((a.size, a.size))
+    for corner in np.ndindex(2, 2):  # each pixel's share of a point between four
+        share = where(corner, place - low, 1 - (place - low))
+        np.add.at(plate, (*(low + corner).T,), share.prod(1))
+    peak = sqrt(2 * pi) * 0.6 * radius * a.unit**2
+    return peak * _blur(a, float32(step * plate), max(0.6 * radius, 0.45 / a.unit))
 
 
-def _blur(canvas, field, length):
+def _blur(a, field, length):
     """Gaussian blur with sigma `length`, on a coarser grid where that makes no difference."""
-    sigma = canvas.unit * length
-    factor = int(clip(sigma // 1.6, 1, canvas.size // 16))
+    sigma = a.unit * length
+    factor = int(clip(sigma // 1.6, 1, a.size // 16))
     if factor == 1:
         return gaussian_filter(field, sigma, truncate=3)
-    cells = -(-canvas.size // factor)
-    whole = np.pad(field, (0, cells * factor - canvas.size), mode="edge")
+    whole = np.pad(field, (0, -a.size % factor), "edge")
+    cells = len(whole) // factor
     coarse = whole.reshape(cells, factor, cells, factor).mean((1, 3))
-    at = clip((arange(canvas.size) + 0.5) / factor - 0.5, 0, cells - 1)
-    linear = maximum(1 - abs(at[:, None] - arange(cells)), 0).astype(float32)
+    at = clip((arange(a.size) + 0.5) / factor - 0.5, 0, cells - 1)
+    linear = float32(maximum(1 - abs(at[:, None] - arange(cells)), 0))
     return linear @ gaussian_filter(coarse, sigma / factor, mode="nearest") @ linear.T
 
 
-def _field(canvas, rng, n):
+def _field(a, n):
     """Smooth noise of unit variance with about `n` grains across the image, alike at every size."""
-    weights = _weights(canvas.edge * n, arange(-2, n + 3), 0.7, float32)
-    return weights @ rng.standard_normal((n + 5, n + 5), dtype=float32) @ weights.T
+    weights = _weights(a.edge * n, arange(-2, n + 3), 0.7, float32)
+    return weights @ a.texture.standard_normal((n + 5, n + 5), float32) @ weights.T
 
 
 # ------------------------------------------------------------------------------------- attenuations
-def _attenuation(canvas, a, rng):
+def _attenuation(a):
     """Sum of all attenuations along each ray (size, size)."""
-    body, air = _body(canvas, a), _air(canvas, a, rng)
-    total = a.thickness * body * (1 + 0.012 * _field(canvas, rng, 9)) - a.air * air
-    total -= _airways(canvas, a) + a.stomach * _stomach(canvas, a, rng)
-    vessels = _vessels(canvas, a, rng) * a.vessels * _ramp(1.6 * air)
-    total += vessels + a.breast * _breasts(canvas, a)
-    flesh = _ramp(a.thickness * body, 0.4, 0.6)
-    ribs = sum(_tubes(canvas, half) for half in a.ribs)
+    flesh = a.thickness * _body(a)
+    air = _air(a)
+    total = flesh * (1 + 0.012 * _field(a, 9)) - a.air * air
+    total -= _airways(a) + a.stomach * _stomach(a)
+    total += _vessels(a) * a.vessels * _ramp(1.6 * air) + a.breast * _breasts(a)
+    flesh = _ramp(flesh, 0.4, 0.6)  # where it hides bones
+    ribs = sum(_tubes(a, half) for half in a.ribs)
     total += a.rib_density * flesh * ribs * (0.32 + 0.68 * _ramp(2 * air))
-    total += a.clavicle_density * flesh * _tubes(canvas, a.clavicles[0])
-    return maximum(total + _spine(canvas, a) + _scapulae(canvas, a), 0)
+    total += a.clavicle_density * flesh * _tubes(a, a.clavicle_tubes)
+    return maximum(total + _spine(a) + _scapulae(a), 0)
 
 
-def _body(canvas, a):
+def _body(a):
     """Soft tissue of trunk, shoulders, neck and arms without lungs; 1 where it is thickest."""
-    x, y = abs(canvas.x), canvas.y
+    x = abs(a.x)
+    y = a.y
     trunk = a.cage + a.flesh + 0.03 * (y - 0.6) + 0.35 * _ramp(y, 0.45, -0.25)
     shoulder = a.shoulder - 0.05 + 0.55 * maximum(x - 0.11, 0) ** 1.25
     body = sqrt(maximum(1 - (x / trunk) ** 3.5, 0) * clip((y - shoulder) / 0.22, 0, 1))
@@ -450,181 +433,189 @@ def _body(canvas, a):
     return maximum(body, 0.5 * _chord((x - trunk - 0.075) / 0.06)) if a.arms else body
 
 
-def _air(canvas, a, rng):
+def _air(a):
     """Air of both lungs, also behind the diaphragm, without the heart; 1 in the deepest lung."""
-    x, y = abs(canvas.x), canvas.y
-    inside = np.any([_fill(canvas, lung) for lung in a.lungs], axis=0)
-    _, distance = _nearest(canvas, [concatenate([lung, lung[:1]]) for lung in a.lungs])
+    x = abs(a.x)
+    y = a.y
+    inside = sum(_fill(a, lung) for lung in a.lungs)
+    (distance,) = _nearest(a, a.lungs)
     depth = _chord(clip(1 - distance / 0.125, 0, 1)) * (0.55 + 0.45 * _ramp(y, a.apex, 0.30))
-    depth *= clip(0.5 + where(inside, 1, -1) * distance * canvas.unit, 0, 1)
-    below = maximum(y - where(canvas.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
-    width = _half_width(y[:, :1], a).astype(float32)
+    depth *= clip(0.5 + where(inside, 1, -1) * distance * a.unit, 0, 1)
+    below = maximum(y - where(a.x > 0, _dome(x, a, LEFT), _dome(x, a, RIGHT)), 0)
+    width = float32(_half_width(y[:, :1], a))
     wall = _ramp(x, width, -0.03) * _ramp(x, 0.04, 0.05)
     depth = maximum(depth, a.recess * wall * _bump(below, 0.05) * (y > 0.6))
-    middle, heart = a.heart
-    spokes = heart - middle
-    angle, radius = np.arctan2(*spokes.T[::-1]), norm(spokes, axis=1)
-    dx, dy = canvas.x - middle[0], canvas.y - middle[1]
-    border = np.interp(np.arctan2(dy, dx), angle, radius, period=2 * pi).astype(float32)
+    spokes = a.heart - a.heart_centre
+    angle = arctan2(*spokes.T[::-1])
+    radius = norm(spokes, axis=1)
+    dx = a.x - a.heart_centre[0]
+    dy = y - a.heart_centre[1]
+    border = float32(np.interp(arctan2(dy, dx), angle, radius, period=2 * pi))
     beat = _chord(0.99 * hypot(dx, dy) / border) ** 1.2  # moving, so softer than a sphere
-    grain = 1 + 0.037 * _field(canvas, rng, 16) + 0.028 * _field(canvas, rng, 80)
+    grain = 1 + 0.037 * _field(a, 16) + 0.028 * _field(a, 80)
     return grain * (depth - minimum(a.heart_depth * beat, 0.88 * depth))
 
 
-def _airways(canvas, a):
+def _airways(a):
     """Trachea and main bronchi."""
 
     def lean(y):
         return a.trachea * (_ramp(y, 0.02, 0.25) + 0.4 * sin(9 * y))
 
-    width = 0.0165 + 0.004 * _ramp(canvas.y, 0.30, 0.07)
-    trachea = _chord((canvas.x - lean(canvas.y)) / width) ** 1.3 * _ramp(canvas.y, 0.395, -0.07)
-    fork, t = (lean(0.35), 0.35), linspace(0, 1, 80)[:, None]
+    width = 0.0165 + 0.004 * _ramp(a.y, 0.30, 0.07)
+    trachea = _chord((a.x - lean(a.y)) / width) ** 1.3 * _ramp(a.y, 0.395, -0.07)
+    fork = lean(0.35), 0.35
+    t = linspace(0, 1, 80)[:, None]
     bronchi = concatenate([fork + t * (-0.085, 0.09), fork + t * (0.10, 0.07)])
-    return 0.27 * trachea + 0.12 * _strokes(canvas, bronchi, 0.013, 0.0015)
+    return 0.27 * trachea + 0.12 * _strokes(a, bronchi, 0.013, 0.0015)
 
 
-def _vessels(canvas, a, rng):
+def _vessels(a):
     """Hila, and from each two trees of vessels, arteries and veins, that fork and thin."""
-    total, trees = 0, []
+    total = 0
+    trees = []
     for side, x, y in ((RIGHT, -0.098, 0.447), (LEFT, 0.105, 0.425)):
-        hilum = -(((canvas.x - x) / 0.03) ** 2) - ((canvas.y - y) / 0.055) ** 2
-        total += 0.16 * exp(hilum)
+        total += 0.16 * exp(-(((a.x - x) / 0.03) ** 2) - ((a.y - y) / 0.055) ** 2)
         for spread in (0.02, 0.035):
             fan = np.r_[linspace(-1.35, 0.5, 5), linspace(0.55, 1.5, 5)]
-            angle = fan + rng.normal(0, 0.12, 10)
-            start = rng.normal(0, spread, (10, 2)) * (0.7, 1.8)
-            tree = _tree(rng, start, angle)
+            angle = fan + a.texture.normal(0, 0.12, 10)
+            start = a.texture.normal(0, spread, (10, 2)) * (0.7, 1.8)
+            tree = _tree(a.texture, start, angle)
             trees += [(path * (side, 1) + (x, y), radius) for path, radius in tree]
     points, radii = map(concatenate, zip(*trees, strict=True))
     for high, low in pairwise((0.0085, 0.0058, 0.0038, 0.0024, 0)):
         radius = max((low + high) / 2, 0.0014)
         chosen = points[(radii > low) & (radii <= high)]
-        total += 0.27 * radius / 0.0085 * _strokes(canvas, chosen, radius, 0.002)
+        total += 0.27 * radius / 0.0085 * _strokes(a, chosen, radius, 0.002)
     return total
 
 
-def _tree(rng, start, angle, step=0.002):
+def _tree(rng, start, angle):
     """Yield points (n, 2) and radii (n,) of each generation of vessels that grow to positive x."""
     radius = 0.0085 * rng.uniform(0.6, 1, len(start))
     while len(start):
-        bend = angle + cumsum(rng.normal(0, 0.05, (24, len(start))), axis=0)
-        path = start + cumsum(step * np.stack([cos(bend), sin(bend)], -1), axis=0)
-        yield path.reshape(-1, 2), (linspace(1, 0.9, 24)[:, None] * radius).ravel()
+        bend = angle + cumsum(rng.normal(0, 0.05, (24, len(start))), 0)
+        path = start + cumsum(0.002 * np.dstack([cos(bend), sin(bend)]), 0)
+        yield path.reshape(-1, 2), np.outer(linspace(1, 0.9, 24), radius).ravel()
         keep = (rng.random(len(start)) < 0.93) & (radius > 0.0016)
         fork = rng.normal(0.38, 0.13, keep.sum())
-        start, angle = np.repeat(path[-1, keep], 2, axis=0), bend[-1, keep]
-        angle = np.stack([angle + 0.5 * fork, angle - fork], 1).ravel()
-        thinner = rng.uniform((0.78, 0.6), (0.92, 0.82), (keep.sum(), 2))
+        start = np.repeat(path[-1, keep], 2, 0)
+        angle = bend[-1, keep]
+        angle = column_stack([angle + 0.5 * fork, angle - fork]).ravel()
+        thinner = rng.uniform((0.78, 0.6), (0.92, 0.82), (len(fork), 2))
         radius = (radius[keep, None] * thinner).ravel()
 
 
-def _spine(canvas, a):
+def _spine(a):
     """Vertebral bodies with end plates, pedicles, spinous and transverse processes."""
-    count = a.vertebra + canvas.y / (0.046 + 0.007 * canvas.y)
+    count = a.vertebra + a.y / (0.046 + 0.007 * a.y)
     v = 2 * (count % 1) - 1  # −1 … 1 from end plate to end plate
-    middle = a.spine_curve * sin(2 * pi * canvas.y + a.vertebra)
-    u = (canvas.x - middle) / (0.034 + 0.010 * canvas.y)
-    body = maximum(1 - abs(u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
-    plate, gap = _bump(abs(v) - 0.80, 0.10), _bump(abs(v) - 1, 0.10)
-    pedicle = _bump(hypot((abs(u) - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)
-    spinous = _bump(u, 0.16) * _bump(v - 0.35, 0.45)
-    transverse = _bump(abs(u) - 1.25, 0.5) * _bump(v + 0.2, 0.38)
-    body *= 0.62 + 0.16 * plate - 0.24 * gap + 0.18 * pedicle + 0.18 * spinous
+    middle = a.spine_curve * sin(2 * pi * a.y + a.vertebra)
+    u = abs(a.x - middle) / (0.034 + 0.010 * a.y)
+    body = maximum(1 - (u / (0.93 + 0.07 * v * v)) ** 4, 0) ** 0.7
+    body *= (
+        0.62
+        + 0.16 * _bump(abs(v) - 0.80, 0.10)  # end plates
+        - 0.24 * _bump(abs(v) - 1, 0.10)  # gaps
+        + 0.18 * _bump(hypot((u - 0.62) / 0.22, (v + 0.25) / 0.42) - 0.8, 0.35)  # pedicles
+        + 0.18 * (_bump(u, 0.16) * _bump(v - 0.35, 0.45))  # spinous process
+    )
+    transverse = _bump(u - 1.25, 0.5) * _bump(v + 0.2, 0.38)
     return a.spine_density * (body + 0.12 * transverse)
 
 
-def _scapulae(canvas, a):
+def _scapulae(a):
     """Shoulder blades with denser borders, and the upper arms."""
 
     def both(line):
         return [(line + (a.scapula + side * a.asymmetry, 0)) * (side, 1) for side in SIDES]
 
-    medial = [(0.285, 0.185), (0.335, 0.33), (0.365, 0.47)]
-    lateral = [(0.392, 0.44), (0.425, 0.27), (0.44, 0.19), (0.36, 0.16)]
+    x = [0.285, 0.335, 0.365, 0.392, 0.425, 0.44, 0.36, 0.285]
+    y = [0.185, 0.33, 0.47, 0.44, 0.27, 0.19, 0.16, 0.185]
+    blade = _curve(column_stack([x, y]), 600)
     t = linspace(0, 1, 120)[:, None]
-    blade = _curve([*medial, *lateral, medial[0]], 600)
     ridge = (0.29, 0.215) + t * (0.15, -0.08)
     shaft = (0.485, 0.21) + t * (0.06, 0.25)
-    area = np.any([_fill(canvas, outline) for outline in both(blade)], axis=0)
-    total = 0.07 * _blur(canvas, area.astype(float32), 0.004)
-    parts = (blade, 0.008, 0.0016, 0.06), (ridge, 0.012, 0.0014, 0.10), (shaft, 0.035, 0.0021, 0.25)
-    for line, radius, step, density in parts:
-        total += density * _strokes(canvas, concatenate(both(line)), radius, step)
+    area = sum(_fill(a, outline) for outline in both(blade))
+    total = 0.07 * _blur(a, float32(area), 0.004)
+    for line, radius, step, density in (
+        (blade, 0.008, 0.0016, 0.06),
+        (ridge, 0.012, 0.0014, 0.10),
+        (shaft, 0.035, 0.0021, 0.25),
+    ):
+        total += density * _strokes(a, concatenate(both(line)), radius, step)
     return total
 
 
-def _breasts(canvas, a):
+def _breasts(a):
     """Both breasts, denser towards their lower border."""
     x, y, radius = a.breast_shape
-    half = _chord(hypot(abs(canvas.x) - x, canvas.y - y) / radius) ** 0.8
-    return half * clip(0.35 + 0.65 * (canvas.y - y) / radius, 0, 1)
+    down = a.y - y
+    half = _chord(hypot(abs(a.x) - x, down) / radius) ** 0.8
+    return half * clip(0.35 + 0.65 * down / radius, 0, 1)
 
 
-def _stomach(canvas, a, rng):
+def _stomach(a):
     """Gas that follows the left dome above and ends softly below."""
-    (middle, width, height), wobble = a.stomach_shape, _field(canvas, rng, 9)
-    across = _chord((canvas.x - middle + 0.012 * wobble) / width)
-    top = _dome(canvas.x, a, LEFT) + 0.018 + 0.003 * wobble
-    floor = top + height * (0.25 + 0.75 * across) + 0.008 * _field(canvas, rng, 5)
-    gas = across * _ramp(canvas.y, top, 0.022) * _ramp((floor - canvas.y) / 0.045 + 0.5)
+    middle, width, height = a.stomach_shape
+    wobble = _field(a, 9)
+    across = _chord((a.x - middle + 0.012 * wobble) / width)
+    top = _dome(a.x, a, LEFT) + 0.018 + 0.003 * wobble
+    floor = top + height * (0.25 + 0.75 * across) + 0.008 * _field(a, 5)
+    gas = across * _ramp(a.y, top, 0.022) * _ramp((floor - a.y) / 0.045 + 0.5)
     return gas * (1 + 0.1 * wobble)
 
 
 # --------------------------------------------------------------------------------------------- film
-def _develop(attenuation, canvas, a, texture, noise):
+def _develop(attenuation, a, noise):
     """Exposure, scatter, film response, noise, marks: float32 (size, size) in [−1, 1]."""
-    size = canvas.size
-    exposure = exp(a.tilt[0] * canvas.x + a.tilt[1] * (canvas.y - 0.5) - attenuation)
-    density = np.log(exposure + a.scatter * _blur(canvas, minimum(exposure, 0.6), 0.07) + 0.004)
-    chest = slice(int(0.15 * size), int(0.85 * size), 2)
+    exposure = exp(a.tilt_x * a.x + a.tilt_y * (a.y - 0.5) - attenuation)
+    density = np.log(exposure + a.scatter * _blur(a, minimum(exposure, 0.6), 0.07) + 0.004)
+    chest = slice(int(0.15 * a.size), int(0.85 * a.size), 2)
     low, high = np.percentile(density[chest, chest], (7, 88))  # mediastinum and lung
     value = a.contrast * ((high - density) / (high - low) - 0.5) + a.brightness
-    value += 0.02 * _field(canvas, texture, 6) + 0.013 * _field(canvas, texture, 110)
-    quanta = noise.standard_normal((size, size), dtype=float32)
-    grain = quanta * exp(-0.35 * (density - density.mean()))
-    value += 2.2 * a.noise * clip(size / 512, 0.2, 1) * grain  # larger pixels average the quanta
-    grey = np.tanh(gaussian_filter(value, max(0.001 * canvas.unit, 0.3)))
-    return clip(_on_film(grey, canvas, a), -1, 1).astype(float32)
+    value += 0.02 * _field(a, 6) + 0.013 * _field(a, 110)
+    grain = noise.standard_normal(density.shape, float32) * exp(-0.35 * (density - density.mean()))
+    value += 2.2 * a.noise * clip(a.size / 512, 0.2, 1) * grain  # larger pixels average quanta
+    grey = np.tanh(gaussian_filter(value, max(0.001 * a.unit, 0.3)))
+    return float32(clip(_on_film(grey, a), -1, 1))
 
 
-def _on_film(grey, canvas, a):
+def _on_film(grey, a):
     """Label patch, side marker and collimation edges, where the case has them."""
     if a.patch:
-        patch = _window(canvas, 0.005, (0.02, 0.05), (0.025, 0.165))
-        grey = grey + 0.95 * (0.92 - grey) * patch
+        grey += 0.95 * (0.92 - grey) * _window(a, 0.005, (0.02, 0.05), (0.025, 0.165))
     if a.marker:
         t = linspace(0, 1, 60)[:, None]
         strokes = [t * (0, 2) - (0, 1)]
-        if a.marker == "L":
+        if a.marker == LEFT:
             strokes += [t * (1, 0) + (0, 1)]
         else:
             bow = column_stack([sin(pi * t), -0.5 - 0.5 * cos(pi * t)])
             strokes += [bow, t * (0.8, 1) + (0.2, 0)]
-        letter = 0.016 * concatenate(strokes) + a.marker_place
-        grey = grey + (0.95 - grey) * minimum(_strokes(canvas, letter, 0.004, 0.0006), 1)
+        letter = 0.016 * concatenate(strokes) + (a.marker * a.marker_x, a.marker_y)
+        grey += (0.95 - grey) * minimum(_strokes(a, letter, 0.004, 0.0006), 1)
     left, right, top, bottom = a.collimation
-    return grey + (0.9 - grey) * (1 - _window(canvas, 0.006, (top, 1 - bottom), (left, 1 - right)))
+    return grey + (0.9 - grey) * (1 - _window(a, 0.006, (top, 1 - bottom), (left, 1 - right)))
 
 
-def _window(canvas, soft, *spans):
+def _window(a, soft, *spans):
     """1 between (low, high) of the rows and of the columns, and softly 0 outside."""
-    rise = [_ramp((canvas.edge - low) / soft + 1) for low, _ in spans]
-    fall = [_ramp((high - canvas.edge) / soft + 1) for _, high in spans]
-    return np.outer(*np.multiply(rise, fall))
+    sides = [
+        _ramp((a.edge - low) / soft + 1) * _ramp((high - a.edge) / soft + 1) for low, high in spans
+    ]
+    return np.outer(*sides)
 
 
 # ------------------------------------------------------------------------------------------- labels
-def _masks(canvas, a, jitter, rng):
+def _masks(a, jitter, rng):
     """The five masks (5, size, size), as drawn by an observer whose hand wanders smoothly."""
-    _, heart = a.heart
-    _, clavicles = a.clavicles
-    masks = [_fill(canvas, _wander(rng, HEART_JITTER, heart, jitter))]
-    for outline in clavicles:
-        masks.append(_fill(canvas, _wander(rng, CLAVICLE_JITTER, outline, jitter)))
+    # What the hand strays by at a jitter of 1: rms and correlation length [image widths].
+    masks = [_fill(a, _wander(rng, a.heart, jitter * 0.0061, 0.12))]
+    masks += [_fill(a, _wander(rng, each, jitter * 0.0025, 0.05)) for each in a.clavicles]
     for outline in a.lungs:
-        drawn = _wander(rng, LUNG_JITTER, concatenate([outline, heart]), jitter)
-        lung, hole = np.split(drawn, [len(outline)])
-        parts, _ = label(_fill(canvas, lung) & ~_fill(canvas, hole))
-        masks.append(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+        both = _wander(rng, concatenate([outline, a.heart]), jitter * 0.0026, 0.10)
+        lung, hole = np.split(both, [len(outline)])
+        parts, _ = label(_fill(a, lung) & ~_fill(a, hole))
+        masks.append(parts == np.bincount(parts[parts > 0]).argmax())
     return np.stack(masks)

@@ -149,25 +149,26 @@ def test_any_size_can_be_drawn(size):
     assert image.shape == (size, size) and np.isfinite(image).all() and masks.any((1, 2)).all()
 
 
-def test_numpy_integers_are_whole_numbers_too():
-    assert np.array_equal(draw_case(np.int64(3), np.int32(48))[0], draw_case(3, 48)[0])
+@pytest.mark.parametrize("whole", [np.int64, np.int32, float])
+def test_whole_numbers_may_be_of_any_type(whole):
+    assert np.array_equal(draw_case(whole(3), whole(48))[0], draw_case(3, 48)[0])
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"case": 1.0}, "case must .* 1.0"),
-        ({"case": -1}, "case must .* -1"),
-        ({"case": "JPCLN001"}, "case must .* 'JPCLN001'"),
-        ({"case": True}, "case must .* True"),
-        ({"size": 31}, "size must .* 32, not 31"),
-        ({"size": 64.0}, "size must .* 64.0"),
-        ({"seed": -1}, "seed must .* -1"),
-        ({"seed": None}, "seed must .* None"),
-        ({"jitter": -0.1}, "jitter must .* -0.1"),
-        ({"jitter": float("nan")}, "jitter must .* nan"),
-        ({"jitter": float("inf")}, "jitter must .* inf"),
-        ({"jitter": "1"}, "jitter must .* '1'"),
+        ({"case": 1.5}, "case is 1.5; .* 0 or more"),
+        ({"case": -1}, "case is -1; .* 0 or more"),
+        ({"case": "JPCLN001"}, "case is 'JPCLN001'; .* whole number"),
+        ({"case": None}, "case is None; .* whole number"),
+        ({"size": 31}, "size is 31; .* 32 or more"),
+        ({"size": 64.5}, "size is 64.5; .* 32 or more"),
+        ({"seed": -1}, "seed is -1; .* 0 or more"),
+        ({"seed": None}, "seed is None; .* whole number"),
+        ({"jitter": -0.1}, "jitter is -0.1; .* 0 or more"),
+        ({"jitter": float("nan")}, "jitter is nan; .* finite"),
+        ({"jitter": float("inf")}, "jitter is inf; .* finite"),
+        ({"jitter": "1"}, "jitter is '1'; .* number"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line(arguments, named):
