@@ -35,7 +35,6 @@ from numpy import (
 from numpy.linalg import inv, norm
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
-from skimage.draw import polygon2mask
 
 from helpers.common.arguments import require, whole_number
 
@@ -319,7 +318,14 @@ def _weights(at, knots, width, dtype=float):
 
 def _fill(a, outline):
     """Mask (size, size) of the pixels whose centres lie within a closed outline (even–odd rule)."""
-    return polygon2mask((a.size, a.size), _pixels(a, outline))
+    y, x = _pixels(a, outline).T
+    above = y <= arange(a.size)[:, None]
+    row, start = np.nonzero(above != np.roll(above, -1, axis=1))  # where a row crosses an edge
+    end = (start + 1) % len(x)
+    crossing = x[start] + (row - y[start]) / (y[end] - y[start]) * (x[end] - x[start])
+    inside = np.zeros((a.size, a.size), bool)
+    np.logical_xor.at(inside, row, arange(a.size) >= crossing[:, None])
+    return inside
 
 
 def _nearest(a, lines):
