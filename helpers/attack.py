@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from helpers.adapters import frozen_copy, input_of, logits_of
 from helpers.checks import find_warnings
-from helpers.common.arguments import require, require_choice, whole_number
+from helpers.common.arguments import require, whole_number
 from helpers.loss import Loss, check_labels, check_tensor, cross_entropy
 from helpers.noise import Seed, per_image, random_keys, uniform_noise
 from helpers.recorder import (
-    KEEP,
     AttackResult,
     Batch,
     Guide,
@@ -101,37 +100,17 @@ def pgd(
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al.,
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081.
     """
-    steps = whole_number("steps", steps)
-    restarts = whole_number("restarts", restarts)
-    batch_size = whole_number("batch_size", batch_size)
-    require_choice("keep", keep, KEEP)
-    require(0 <= momentum < math.inf, "momentum", momentum, "give a number of 0 or more")
-    known = classes is not None or (keep != "iou" and stop_at is None)
-    require(known, "classes", classes, "name the classes whose IoU decides")
-    sensible = stop_at is None or 0 <= stop_at <= 100
-    require(sensible, "stop_at", stop_at, "give an IoU from 0 to 100")
     batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
-    frozen = frozen_copy(network, example=batch.images[:1], precision=precision)
     sign = -1 if targeted else 1
     options = Options(
-        frozen,
-        loss,
-        sign,
-        steps,
-        schedule,
-        momentum,
-        guide,
-        keep,
-        classes,
-        stop_at,
-        batch_size,
-        observe,
+        loss, sign, steps, schedule, momentum, guide, keep, classes, stop_at, batch_size, observe
     )
+    frozen = frozen_copy(network, example=batch.images[:1], precision=precision)
     keys = random_keys(seed, len(images))
-    best = _best_attempt(options, batch, keys, random_start, restarts)
+    best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
     noisy = _randomised(batch, [("control", key) for key in keys])
     clean = None if random_start or restarts > 1 else best.loss[0]
-    result = best.result(find_warnings(network, best, batch, noisy, clean))
+    result = best.result(find_warnings(network, frozen, best, batch, noisy, clean))
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -210,36 +189,37 @@ def fast_pgd(
     )
 
 
-def _best_attempt(options, batch, keys, random_start, restarts):
+def _best_attempt(frozen, options, batch, keys, random_start, restarts):
     """The Recorder of all attempts, with the best at each image."""
+    restarts = whole_number("restarts", restarts)
     start = _randomised(batch, keys) if random_start else batch.images
-    best = _attempt(options, batch, start, batch.rows)
+    best = _attempt(frozen, options, batch, start, batch.rows)
     first = best.loss[0]
     wanted = "the network or the loss fails on these images"
     require(first.isfinite().all(), "loss", first.tolist(), wanted)
     for restart in range(1, restarts):
         start = _randomised(batch, [(restart, key) for key in keys])
         unfinished = batch.rows[best.score < torch.inf]
-        best.take_better(_attempt(options, batch, start, unfinished))
+        best.take_better(_attempt(frozen, options, batch, start, unfinished))
     return best
 
 
-def _attempt(options, batch, start, rows):
+def _attempt(frozen, options, batch, start, rows):
     """Attack the images of these rows from a start; returns the Recorder."""
     recorder = Recorder(batch.images, options)
     for part in rows.split(options.batch_size):
         if len(part):
-            _ascend(recorder, batch.take(part), start[part])
+            _ascend(frozen, recorder, batch.take(part), start[part])
     return recorder
 
 
-def _ascend(recorder, batch, adv_images):
+def _ascend(frozen, recorder, batch, adv_images):
     """Attack one batch of images: project, forward, record, gradient, step."""
     options = recorder.options
     direction = torch.zeros_like(adv_images)
     for step in range(options.steps + 1):
         adv_images = adv_images.clamp(batch.lowest, batch.highest)
-        x, logits, loss, total = _forward(options, step, adv_images, batch.labels)
+        x, logits, loss, total = _forward(frozen, options, step, adv_images, batch.labels)
         going = recorder.record(step, batch, adv_images, logits, loss)
         if step == options.steps or not going.any():
             break
@@ -256,21 +236,21 @@ def _ascend(recorder, batch, adv_images):
             direction = direction[going]
 
 
-def _forward(options, step, adv_images, labels):
+def _forward(frozen, options, step, adv_images, labels):
     """Input and logits of the network, the loss, and the sum whose gradient is followed."""
     going = step < options.steps
-    x = input_of(options.network, adv_images.detach()).requires_grad_(going)
+    x = input_of(frozen, adv_images.detach()).requires_grad_(going)
     with torch.set_grad_enabled(going):
-        logits = logits_of(options.network, x)
+        logits = logits_of(frozen, x)
         if step == 0:
             check_labels(logits, labels)
         loss = followed = options.loss(logits, labels)
         if options.guide and going:
             followed = options.guide(logits, labels, step / options.steps)
         total = followed.sum()
-    for name, value in (("loss", loss), ("guide", followed)):
-        fits = value.shape == labels.shape[:1]
-        require(fits, f"shape of the {name}", tuple(value.shape), "give one number per image")
+    fits = loss.shape == followed.shape == labels.shape[:1]
+    found = tuple(loss.shape), tuple(followed.shape)
+    require(fits, "shape of loss and guide", found, "give one number per image")
     if options.observe:
         options.observe(step, adv_images, logits.detach())
     return x, logits, loss, total

@@ -11,12 +11,18 @@ SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 @torch.no_grad()
 def find_warnings(
-    network: nn.Module, recorder: Recorder, batch: Batch, noisy: Tensor, clean: Tensor | None
+    network: nn.Module,
+    frozen: nn.Module,
+    recorder: Recorder,
+    batch: Batch,
+    noisy: Tensor,
+    clean: Tensor | None,
 ) -> dict[str, Tensor]:
     """What speaks against trusting the result of an attack.
 
     Args:
         network: as it was handed in.
+        frozen: the copy of it that was attacked.
         recorder: of the attack.
         batch: all the images.
         noisy: (N, C, H, W), the images with random noise of the same size.
@@ -33,7 +39,7 @@ def find_warnings(
     size = options.batch_size
 
     def answer(images):
-        return logits_of(options.network, input_of(options.network, images))
+        return logits_of(frozen, input_of(frozen, images))
 
     def losses(images, labels):
         parts = zip(images.split(size), labels.split(size), strict=True)
@@ -44,11 +50,10 @@ def find_warnings(
     random = torch.cat([first, *losses(noisy[size:], batch.labels[size:])])
     if clean is None:
         clean = torch.cat(losses(batch.images, batch.labels))
-    found = _of_network(network, answer, noisy[:1], logits)
-    found |= _of_result(batch, recorder, clean, random)
+    of_network = _of_network(network, answer, noisy[:1], logits)
+    found = of_network | _of_result(batch, recorder, clean, random)
     everyone = torch.ones_like(recorder.failed)
-    findings = {text: everyone & which for text, which in found.items()}
-    return {text: which for text, which in findings.items() if which.any()}
+    return {text: everyone & which for text, which in found.items() if torch.as_tensor(which).any()}
 
 
 def _of_network(network, answer, image, logits):

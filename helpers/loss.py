@@ -17,7 +17,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def soft_iou(
-    logits: Tensor, labels: Tensor, *, classes: Iterable[int], smooth: float = 1e-6
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    classes: Iterable[int],
+    smooth: float = 1e-6,
 ) -> Tensor:
     """Intersection over union of softmax probabilities and labels, per image and class.
 
@@ -46,13 +50,11 @@ def soft_iou(
     return (intersection + smooth) / (union + smooth)
 
 
-def iou_loss(
-    logits: Tensor, labels: Tensor, *, classes: Iterable[int], smooth: float = 1e-6
-) -> Tensor:
+def iou_loss(logits: Tensor, labels: Tensor, *, classes: Iterable[int]) -> Tensor:
     """Negative `soft_iou` of each image, averaged over `classes`.
 
     Args:
-        logits, labels, smooth: as of `soft_iou`.
+        logits, labels: as of `soft_iou`.
         classes: all of them in training, the structures in an attack.
 
     Returns:
@@ -61,7 +63,7 @@ def iou_loss(
     Source: paper, sections 2.4 and 3 (the loss J). Differs: per image, so that a batch does not
     couple its images.
     """
-    return -soft_iou(logits, labels, classes=classes, smooth=smooth).mean(dim=1)
+    return -soft_iou(logits, labels, classes=classes).mean(dim=1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -115,8 +117,6 @@ def check_labels(logits: Tensor, labels: Tensor) -> None:
 
 def check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
     """Raise a ValueError unless it is a tensor of this type and shape."""
-    found = type(value).__name__
-    if torch.is_tensor(value):
-        found = f"{value.dtype} {tuple(value.shape)}"
+    found = f"{value.dtype} {tuple(value.shape)}"  # arrays too: their types have other names
     wanted = f"{dtype} {tuple(shape)}"
     require(found == wanted, name, found, f"give a tensor {wanted}")

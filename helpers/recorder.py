@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.evaluation import iou
 from helpers.loss import Loss, check_classes
 
@@ -75,10 +76,10 @@ class Batch(NamedTuple):
         return Batch(*(part[which] for part in self))
 
 
-class Options(NamedTuple):
-    """How an attack is made. Fields as in `attack.pgd`, but `network` is the frozen copy."""
+@dataclass
+class Options:
+    """How an attack is made. Fields as in `attack.pgd`."""
 
-    network: nn.Module
     loss: Loss
     sign: int  # 1 where the loss is raised, −1 where it is lowered
     steps: int
@@ -90,6 +91,18 @@ class Options(NamedTuple):
     stop_at: float | None
     batch_size: int
     observe: Observer | None
+
+    def __post_init__(self) -> None:
+        self.steps = whole_number("steps", self.steps)
+        self.batch_size = whole_number("batch_size", self.batch_size)
+        positive = 0 <= self.momentum < torch.inf
+        require(positive, "momentum", self.momentum, "give a number of 0 or more")
+        require_choice("keep", self.keep, KEEP)
+        if self.keep == "iou" or self.stop_at is not None:
+            wanted = "name the classes whose IoU decides"
+            require(self.classes is not None, "classes", self.classes, wanted)
+        percent = self.stop_at is None or 0 <= self.stop_at <= 100
+        require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
 
 
 class Recorder:
@@ -124,8 +137,9 @@ class Recorder:
         self.failed[rows] |= failed
         score = options.sign * loss
         if options.classes is not None:
-            classes = check_classes(options.classes, logits.shape[1])
-            overlap = iou(logits.argmax(dim=1), batch.labels, classes=classes).nanmean(dim=1)
+            check_classes(options.classes, logits.shape[1])
+            prediction = logits.argmax(dim=1)
+            overlap = iou(prediction, batch.labels, classes=options.classes).nanmean(dim=1)
             self.iou[step, rows] = overlap
             gain = -options.sign * overlap.nan_to_num(100)  # nothing to find counts as found
             if options.keep == "iou":

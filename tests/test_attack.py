@@ -777,10 +777,10 @@ NAN = float("nan")
         ({"steps": "a"}, "steps is 'a'"),
         (
             {"guide": lambda logits, labels, progress: cross_entropy(logits, labels)},
-            r"shape of the guide is \(\)",
+            r"shape of loss and guide is \(\(2,\), \(\)\)",
         ),
         ({"value_range": (1, -1)}, r"value_range is \(1, -1\)"),
-        ({"labels": LABELS.numpy()}, "labels is 'ndarray'"),
+        ({"labels": LABELS.numpy()}, "labels is 'int64 .* give a tensor torch.int64"),
         ({"images": IMAGES.double()}, "images is 'torch.float64"),
         ({"precision": "fp16"}, "precision 'fp16'"),
         ({"precision": None}, "precision None"),
