@@ -1,24 +1,24 @@
 """Anybody's network, made ready for an attack: its fastest faithful copy."""
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from helpers.common.arguments import require
 from helpers.network import find_precision
 
 
-def frozen_copy(
-    network: nn.Module, *, precision: str = "auto", example: Tensor | None = None
-) -> nn.Module:
+def frozen_copy(network: nn.Module, *, example: Tensor, precision: str = "auto") -> nn.Module:
     """Copy of a network for attacks: evaluation mode, no weight gradients.
 
     Args:
         network: any module from images to logits; it stays as it is.
-        precision: of weights and activations, as in `find_precision`.
         example: images (N, C, H, W); batch norms are folded into convolutions if the logits of
             these stay the same.
+        precision: of weights and activations, as in `find_precision`.
 
     Returns:
         A module from `input_of` images to logits.
@@ -26,10 +26,9 @@ def frozen_copy(
     Raises:
         ValueError: unknown precision, or the network does not return a tensor.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    precision = find_precision(precision, device)
+    precision = find_precision(precision, example.device)
     frozen = copy.deepcopy(network).eval().requires_grad_(False).float()
-    if example is not None and len(example):
+    if len(example):
         frozen = _folded(frozen, example)
     if precision == "bf16":
         frozen = frozen.bfloat16()
@@ -56,18 +55,15 @@ def logits_of(network: nn.Module, x: Tensor) -> Tensor:
 def _folded(network, example):
     """The network with batch norms folded, or as it is where that would change its logits."""
     before = network(example.clone())
-    if not torch.is_tensor(before):
-        found = type(before).__name__
-        raise ValueError(
-            f"the network returns a {found}; hand in one that returns logits (N, K, H, W)"
-        )
+    wanted = "hand in a network that returns logits (N, K, H, W)"
+    require(torch.is_tensor(before), "type of the network's answer", type(before).__name__, wanted)
     folded = copy.deepcopy(network)
-    for module in list(folded.modules()):
-        if type(module) is nn.Sequential:  # a subclass may use its parts in another order
-            _fold_batch_norms(module)
     try:
+        for module in folded.modules():
+            if type(module) is nn.Sequential:  # a subclass may use its parts in another order
+                _fold_batch_norms(module)
         after = folded(example.clone())
-    except Exception:  # it uses its batch norms in some other way
+    except Exception:  # these cannot be folded, or it uses them in some other way
         return network
     tolerance = 1e-4 * float(before.nan_to_num().abs().max())
     same = torch.allclose(before, after, rtol=1e-3, atol=tolerance)
@@ -75,11 +71,8 @@ def _folded(network, example):
 
 
 def _fold_batch_norms(sequence):
-    for index in range(len(sequence) - 1):
-        first, second = sequence[index], sequence[index + 1]
+    for index, (first, second) in enumerate(pairwise(sequence)):
         transposed = type(first) is nn.ConvTranspose2d
-        plain = type(first) is nn.Conv2d or (transposed and first.groups == 1)
-        plain = plain and not first._forward_pre_hooks
-        if plain and type(second) is nn.BatchNorm2d and second.running_mean is not None:
-            sequence[index] = fuse_conv_bn_eval(first, second, transpose=transposed)
+        if type(second) is nn.BatchNorm2d and (transposed or type(first) is nn.Conv2d):
+            sequence[index] = fuse_conv_bn_eval(first, second, transposed)
             sequence[index + 1] = nn.Identity()

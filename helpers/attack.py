@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,18 @@ from torch import Tensor, nn
 from helpers.adapters import frozen_copy, input_of, logits_of
 from helpers.checks import find_warnings
 from helpers.common.arguments import require, whole_number
-from helpers.loss import Guide, Loss, check_tensor, cross_entropy
+from helpers.loss import Loss, check_labels, check_tensor, cross_entropy
 from helpers.noise import Seed, per_image, random_keys, uniform_noise
-from helpers.recorder import AttackResult, Batch, Objective, Recorder
+from helpers.recorder import (
+    AttackResult,
+    Batch,
+    Guide,
+    Observer,
+    Options,
+    Recorder,
+    Schedule,
+)
 
-Schedule = Callable[[float], float]
-Observer = Callable[[int, Tensor, Tensor], object]
 VERSION = 1  # of attacks, losses, targets and regions: raise it with a change that alters results
 
 
@@ -96,15 +101,16 @@ def pgd(
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081.
     """
     batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
-    objective = Objective(loss, guide, -1 if targeted else 1, keep, classes, stop_at)
-    frozen = frozen_copy(network, precision=precision, example=images[:1])
-    ascent = _Ascent(frozen, objective, steps, momentum, schedule, value_range, batch_size, observe)
+    sign = -1 if targeted else 1
+    options = Options(
+        loss, sign, steps, schedule, momentum, guide, keep, classes, stop_at, batch_size, observe
+    )
+    frozen = frozen_copy(network, example=batch.images[:1], precision=precision)
     keys = random_keys(seed, len(images))
-    best = _best_attempt(ascent, batch, keys, random_start, restarts)
-    noisy = _randomised(batch, [("control", key) for key in keys], value_range)
+    best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
+    noisy = _randomised(batch, [("control", key) for key in keys])
     clean = None if random_start or restarts > 1 else best.loss[0]
-    findings = find_warnings(network, frozen, batch, best, noisy, clean, ascent.batch_size)
-    result = best.result(findings)
+    result = best.result(find_warnings(network, frozen, best, batch, noisy, clean))
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -168,88 +174,86 @@ def fast_pgd(
             return 3 * min(1, (1 - progress) / 0.4)
         return 14 * (1 - progress)
 
-    momentum = 0.3 if targeted else 0.5
-    ours: dict[str, Any] = {"guide": guide, "schedule": schedule, "momentum": momentum}
-    options = ours | options | {"loss": loss, "targeted": targeted, "steps": steps}
-    return pgd(network, images, labels, epsilon=epsilon, **options)
+    return pgd(
+        network,
+        images,
+        labels,
+        loss=loss,
+        epsilon=epsilon,
+        targeted=targeted,
+        steps=steps,
+        schedule=schedule,
+        momentum=0.3 if targeted else 0.5,
+        guide=guide,
+        **options,
+    )
 
 
-@dataclass
-class _Ascent:
-    """How the steps are taken; fields as in `pgd`, but `network` is the frozen copy."""
-
-    network: nn.Module
-    objective: Objective
-    steps: int
-    momentum: float
-    schedule: Schedule | None
-    value_range: tuple[float, float]
-    batch_size: int
-    observe: Observer | None
-
-    def __post_init__(self):
-        self.steps = whole_number("steps", self.steps)
-        self.batch_size = whole_number("batch_size", self.batch_size)
-        given = self.schedule is None or callable(self.schedule)
-        require(given, "schedule", self.schedule, "give a function")
-        number = isinstance(self.momentum, int | float) and 0 <= self.momentum < math.inf
-        require(number, "momentum", self.momentum, "give a number of 0 or more")
-
-    def attempt(self, batch, start, rows):
-        """Attack the images of these rows from a start; returns the Recorder."""
-        recorder = Recorder(batch.images, self.objective, self.steps)
-        for part in rows.split(self.batch_size):
-            if len(part):
-                self.ascend(batch.take(part), start[part], recorder)
-        return recorder
-
-    def ascend(self, batch, adv_images, recorder):
-        """Attack one batch of images: project, forward, record, gradient, step."""
-        direction = torch.zeros_like(adv_images)
-        for step in range(self.steps + 1):
-            adv_images = _project(adv_images, batch, self.value_range)
-            x, logits, loss, total = self.forward(step, adv_images, batch.labels)
-            going = recorder.record(step, batch, adv_images, logits, loss)
-            if step == self.steps or not going.any():
-                break
-            gradient = _input_gradient(total, x).to(adv_images.dtype)
-            recorder.record_gradient(step, batch, gradient)
-            direction = self.momentum * direction + self.scale(gradient)
-            adv_images = adv_images + self.stride(step) * batch.step_size * direction.sign()
-            if not going.all():  # the others are done
-                batch = batch.take(going)
-                adv_images = adv_images[going]
-                direction = direction[going]
-
-    def forward(self, step, adv_images, labels):
-        """Input and logits of the network, the loss, and the sum whose gradient is followed."""
-        x = input_of(self.network, adv_images.detach()).requires_grad_(step < self.steps)
-        with torch.set_grad_enabled(step < self.steps):
-            logits = logits_of(self.network, x)
-            loss, followed = self.objective.losses(logits, labels, step / self.steps)
-            total = followed.sum()
-        if self.observe:
-            self.observe(step, adv_images, logits.detach())
-        return x, logits, loss, total
-
-    def scale(self, gradient):
-        """The gradient as momentum adds it up: over its mean absolute value."""
-        if not self.momentum:
-            return gradient
-        return gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-
-    def stride(self, step):
-        """Factor of the step size, below 0 where the loss is lowered."""
-        factor = 1.0 if self.schedule is None else float(self.schedule(step / self.steps))
-        if not math.isfinite(factor):
-            raise ValueError(f"schedule returns {factor} at step {step}; give a finite factor")
-        return self.objective.sign * factor
+def _best_attempt(frozen, options, batch, keys, random_start, restarts):
+    """The Recorder of all attempts, with the best at each image."""
+    restarts = whole_number("restarts", restarts)
+    start = _randomised(batch, keys) if random_start else batch.images
+    best = _attempt(frozen, options, batch, start, batch.rows)
+    first = best.loss[0]
+    wanted = "the network or the loss fails on these images"
+    require(first.isfinite().all(), "loss", first.tolist(), wanted)
+    for restart in range(1, restarts):
+        start = _randomised(batch, [(restart, key) for key in keys])
+        unfinished = batch.rows[best.score < torch.inf]
+        best.take_better(_attempt(frozen, options, batch, start, unfinished))
+    return best
 
 
-def _project(adv_images, batch, value_range):
-    """Clip to the limits around the images, and to the valid range."""
-    low, high = batch.images - batch.limits, batch.images + batch.limits
-    return adv_images.clamp(low, high).clamp(*value_range)
+def _attempt(frozen, options, batch, start, rows):
+    """Attack the images of these rows from a start; returns the Recorder."""
+    recorder = Recorder(batch.images, options)
+    for part in rows.split(options.batch_size):
+        if len(part):
+            _ascend(frozen, recorder, batch.take(part), start[part])
+    return recorder
+
+
+def _ascend(frozen, recorder, batch, adv_images):
+    """Attack one batch of images: project, forward, record, gradient, step."""
+    options = recorder.options
+    direction = torch.zeros_like(adv_images)
+    for step in range(options.steps + 1):
+        adv_images = adv_images.clamp(batch.lowest, batch.highest)
+        x, logits, loss, total = _forward(frozen, options, step, adv_images, batch.labels)
+        going = recorder.record(step, batch, adv_images, logits, loss)
+        if step == options.steps or not going.any():
+            break
+        gradient = _input_gradient(total, x).to(adv_images.dtype)
+        recorder.record_gradient(step, batch, gradient)
+        if options.momentum:  # so that all steps count alike
+            gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        direction = options.momentum * direction + gradient
+        stride = _stride(options, step) * batch.step_size
+        adv_images = adv_images + stride * direction.sign()
+        if not going.all():  # the others are done
+            batch = batch.take(going)
+            adv_images = adv_images[going]
+            direction = direction[going]
+
+
+def _forward(frozen, options, step, adv_images, labels):
+    """Input and logits of the network, the loss, and the sum whose gradient is followed."""
+    going = step < options.steps
+    x = input_of(frozen, adv_images.detach()).requires_grad_(going)
+    with torch.set_grad_enabled(going):
+        logits = logits_of(frozen, x)
+        if step == 0:
+            check_labels(logits, labels)
+        loss = followed = options.loss(logits, labels)
+        if options.guide and going:
+            followed = options.guide(logits, labels, step / options.steps)
+        total = followed.sum()
+    fits = loss.shape == followed.shape == labels.shape[:1]
+    found = tuple(loss.shape), tuple(followed.shape)
+    require(fits, "shape of loss and guide", found, "give one number per image")
+    if options.observe:
+        options.observe(step, adv_images, logits.detach())
+    return x, logits, loss, total
 
 
 def _input_gradient(total, x):
@@ -262,45 +266,38 @@ def _input_gradient(total, x):
     return gradient.nan_to_num(0)
 
 
-def _randomised(batch, keys, value_range):
+def _stride(options, step):
+    """Factor of the step size, below 0 where the loss is lowered."""
+    factor = 1.0 if options.schedule is None else float(options.schedule(step / options.steps))
+    require(math.isfinite(factor), f"schedule at step {step}", factor, "give a finite factor")
+    return options.sign * factor
+
+
+def _randomised(batch, keys):
     """The images with random noise within their limits."""
     noise = uniform_noise(batch.images, epsilon=1.0, seed=keys) * batch.limits
-    return (batch.images + noise).clamp(*value_range)
-
-
-def _best_attempt(ascent, batch, keys, random_start, restarts):
-    """The Recorder of all attempts, with the best at each image."""
-    restarts = whole_number("restarts", restarts)
-    start = _randomised(batch, keys, ascent.value_range) if random_start else batch.images
-    best = ascent.attempt(batch, start, batch.rows)
-    if not best.loss[0].isfinite().all():
-        found = best.loss[0].tolist()
-        raise ValueError(f"loss is {found}; the network or the loss fails on these images")
-    for restart in range(1, restarts):
-        start = _randomised(batch, [(restart, key) for key in keys], ascent.value_range)
-        unfinished = batch.rows[best.score < torch.inf]
-        best.take_better(ascent.attempt(batch, start, unfinished))
-    return best
+    return (batch.images + noise).clamp(batch.lowest, batch.highest)
 
 
 def _make_batch(images, labels, epsilon, step_size, region, value_range):
     """All images with what belongs to each; a ValueError if something does not fit."""
-    check_tensor("images are", images, torch.float32, "(N, C, H, W)")
-    ordered = len(value_range) == 2 and value_range[0] < value_range[1]
-    require(ordered, "value_range", value_range, "give the least and the greatest valid pixel")
+    check_tensor("images", images, torch.float32, images.shape)
+    require(images.ndim == 4, "shape of the images", tuple(images.shape), "give (N, C, H, W)")
     images = images.detach()
     low, high = value_range
-    if images.numel() and not (images.min() >= low and images.max() <= high):  # also for NaN
-        found = " … ".join(str(limit.cpu().numpy()) for limit in images.aminmax())
+    require(low < high, "value_range", value_range, "give the least and the greatest valid pixel")
+    if not ((low <= images) & (images <= high)).all():  # also for NaN
+        found = torch.stack(images.aminmax()).tolist()
         raise ValueError(f"images reach {found}; the valid range is {low} … {high}")
-    n, _, *size = images.shape
-    check_tensor("labels are", labels, torch.int64, f"{(n, *size)}", [n, *size])
+    shape = len(images), *images.shape[2:]
+    check_tensor("labels", labels, torch.int64, shape)
     if region is None:
         region = torch.ones_like(labels, dtype=torch.bool)
-    wanted = f"{(n, *size)} or (H, W)"
-    check_tensor("region is", region, torch.bool, wanted, [n, *size], size)
+    check_tensor("region", region, torch.bool, shape[-region.ndim :])
     epsilon = per_image("epsilon", epsilon, images)
-    limits = epsilon * region.to(images.device).expand(labels.shape)[:, None]
+    limits = epsilon * region.to(images.device).expand(shape)[:, None]
+    lowest = (images - limits).clamp(min=low)
+    highest = (images + limits).clamp(max=high)
     step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
-    rows = torch.arange(n, device=images.device)
-    return Batch(rows, images, labels, limits, step_size)
+    rows = torch.arange(len(images), device=images.device)
+    return Batch(rows, images, labels, limits, lowest, highest, step_size)

@@ -13,22 +13,20 @@ SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 def find_warnings(
     network: nn.Module,
     frozen: nn.Module,
-    batch: Batch,
     recorder: Recorder,
+    batch: Batch,
     noisy: Tensor,
     clean: Tensor | None,
-    batch_size: int,
 ) -> dict[str, Tensor]:
     """What speaks against trusting the result of an attack.
 
     Args:
         network: as it was handed in.
         frozen: the copy of it that was attacked.
-        batch: all the images.
         recorder: of the attack.
+        batch: all the images.
         noisy: (N, C, H, W), the images with random noise of the same size.
         clean: (N,), loss of the images without attack; None if it is not known yet.
-        batch_size: images at a time.
 
     Returns:
         A dict from a sentence to bool (N,), which images it is about.
@@ -37,36 +35,34 @@ def find_warnings(
     """
     if not len(noisy):
         return {}
+    options = recorder.options
+    size = options.batch_size
 
     def answer(images):
         return logits_of(frozen, input_of(frozen, images))
 
     def losses(images, labels):
-        parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        return [loss(answer(x), y).float() for x, y in parts if len(x)]
+        parts = zip(images.split(size), labels.split(size), strict=True)
+        return [options.loss(answer(x), y).float() for x, y in parts if len(x)]
 
-    loss = recorder.objective.loss
-    labels = batch.labels
-    logits = answer(noisy[:batch_size])
-    found = _of_network(network, answer, noisy[:1], logits)
+    logits = answer(noisy[:size])
+    first = options.loss(logits, batch.labels[:size]).float()
+    random = torch.cat([first, *losses(noisy[size:], batch.labels[size:])])
     if clean is None:
-        clean = torch.cat(losses(batch.images, labels))
-    first = loss(logits, labels[:batch_size]).float()
-    random = torch.cat([first, *losses(noisy[batch_size:], labels[batch_size:])])
-    found |= _of_result(batch, recorder, clean, random)
+        clean = torch.cat(losses(batch.images, batch.labels))
+    of_network = _of_network(network, answer, noisy[:1], logits)
+    found = of_network | _of_result(batch, recorder, clean, random)
     everyone = torch.ones_like(recorder.failed)
-    findings = {text: everyone & which for text, which in found.items()}
-    return {text: which for text, which in findings.items() if which.any()}
+    return {text: everyone & which for text, which in found.items() if torch.as_tensor(which).any()}
 
 
 def _of_network(network, answer, image, logits):
     """Findings about the network, from its answers to an image and to the batch it is first of."""
     training = any(part.training and isinstance(part, SENSITIVE) for part in network.modules())
     alone = answer(image)
-    unchanged = torch.equal(alone, logits[:1])
-    repeatable = unchanged or torch.equal(alone, answer(image))
+    repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, answer(image))
     tolerance = 0.01 * float(logits.nan_to_num().abs().max())
-    similar = unchanged or torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
+    similar = torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
     normalised = (logits.sum(dim=1) - 1).abs().max() < 1e-2
     return {
         "the network is in training mode: it was attacked as it is in evaluation mode": training,
@@ -84,7 +80,7 @@ def _of_network(network, answer, image, logits):
 
 def _of_result(batch, recorder, clean, random):
     """Findings about each image, from its loss without attack and with random noise."""
-    sign = recorder.objective.sign
+    sign = recorder.options.sign
     reached = sign * recorder.loss.gather(0, recorder.taken[None])[0]
     spared = (recorder.taken == 0) & (recorder.score == torch.inf)  # done before the first step
     attacked = (batch.limits > 0).flatten(1).any(dim=1) & ~spared

@@ -2,8 +2,7 @@
 
 A loss takes logits (N, C, H, W) and labels int64 (N, H, W) and returns (N,): lower where the
 prediction fits the labels better. An untargeted attack raises its loss to the truth; a targeted one
-lowers its loss to the target. A guide also takes the share of the steps done: `segpgd` and `cospgd`
-make guides, which lead an attack but do not measure it, since their weights follow the prediction.
+lowers its loss to the target.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,12 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from helpers.common.arguments import require
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-Guide = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def soft_iou(
-    logits: Tensor, labels: Tensor, *, classes: Iterable[int], smooth: float = 1e-6
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    classes: Iterable[int],
+    smooth: float = 1e-6,
 ) -> Tensor:
     """Intersection over union of softmax probabilities and labels, per image and class.
 
@@ -35,23 +39,22 @@ def soft_iou(
     """
     check_labels(logits, labels)
     classes = check_classes(classes, logits.shape[1])
-    chosen: slice | Tensor = classes
-    if (classes.diff() == 1).all():  # a slice needs no copy
-        chosen = slice(int(classes[0]), int(classes[-1]) + 1)
     truth = (labels[:, None] == classes.to(labels.device)[:, None, None]).float()  # (N, K, H, W)
-    probabilities = logits.float().softmax(dim=1)[:, chosen]
+    probabilities = logits.float().softmax(dim=1)
+    if (classes.diff() == 1).all():  # neighbours need no copy
+        probabilities = probabilities.narrow(1, int(classes[0]), len(classes))
+    else:
+        probabilities = probabilities[:, classes]
     intersection = (probabilities * truth).sum(dim=(2, 3))
     union = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3)) - intersection
     return (intersection + smooth) / (union + smooth)
 
 
-def iou_loss(
-    logits: Tensor, labels: Tensor, *, classes: Iterable[int], smooth: float = 1e-6
-) -> Tensor:
+def iou_loss(logits: Tensor, labels: Tensor, *, classes: Iterable[int]) -> Tensor:
     """Negative `soft_iou` of each image, averaged over `classes`.
 
     Args:
-        logits, labels, smooth: as of `soft_iou`.
+        logits, labels: as of `soft_iou`.
         classes: all of them in training, the structures in an attack.
 
     Returns:
@@ -60,7 +63,7 @@ def iou_loss(
     Source: paper, sections 2.4 and 3 (the loss J). Differs: per image, so that a batch does not
     couple its images.
     """
-    return -soft_iou(logits, labels, classes=classes, smooth=smooth).mean(dim=1)
+    return -soft_iou(logits, labels, classes=classes).mean(dim=1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al.,
     arXiv:1703.08603.
     """
-    return _pixel_cross_entropy(logits, labels).mean(dim=(1, 2))
+    return functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,87 +98,25 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return margin.mean(dim=(1, 2))
 
 
-def segpgd(targeted: bool) -> Guide:
-    """SegPGD: a guide that weights pixels which are won already less, until the last step.
-
-    Args:
-        targeted: whether a pixel is won when it has its label, or when it has not.
-
-    Returns:
-        A cross-entropy with a weight for each pixel, (N,), each ≥ 0.
-
-    Source: Gu et al., arXiv:2207.12391, equation 4 and λ = (t − 1) / 2T. Differs: `targeted`.
-    """
-
-    def guide(logits, labels, progress):
-        won = (logits.argmax(dim=1) == labels) == targeted
-        weight = torch.where(won, progress / 2, 1 - progress / 2)
-        return (weight * _pixel_cross_entropy(logits, labels)).mean(dim=(1, 2))
-
-    return guide
-
-
-def cospgd(targeted: bool) -> Guide:
-    """CosPGD: a guide that weights pixels by how alike their probabilities and label are.
-
-    Args:
-        targeted: whether the weight is 1 minus the cosine similarity, or the similarity.
-
-    Returns:
-        A cross-entropy with a weight for each pixel, (N,), each ≥ 0.
-
-    Source: Agnihotri et al., arXiv:2302.02213, section 3; no gradient flows through the weight.
-    """
-
-    def guide(logits, labels, progress):
-        probabilities = logits.detach().float().softmax(dim=1)
-        alike = probabilities.gather(1, labels[:, None])[:, 0] / probabilities.norm(dim=1)
-        weight = 1 - alike if targeted else alike
-        return (weight * _pixel_cross_entropy(logits, labels)).mean(dim=(1, 2))
-
-    return guide
-
-
-def check_classes(classes: Iterable[int], count: int | None = None) -> Tensor:
+def check_classes(classes: Iterable[int], count: int = 2**16) -> Tensor:
     """Class indices as int64 (K,); a ValueError unless they are one or more of 0 … count − 1."""
-    try:
-        found = torch.as_tensor([*classes])
-    except (TypeError, ValueError, RuntimeError):
-        found = torch.empty(0)
-    whole = found.ndim == 1 and found.dtype != torch.bool and not found.is_floating_point()
-    if not whole or found.min() < 0 or (count is not None and found.max() >= count):
-        wanted = "one or more class indices" if count is None else f"one or more of 0 … {count - 1}"
-        raise ValueError(f"classes {classes!r} must be {wanted}")
-    return found.long()
+    indices = [*classes]
+    known = [index in range(count) and not isinstance(index, bool) for index in indices]
+    require(indices and all(known), "classes", classes, f"give one or more of 0 … {count - 1}")
+    return torch.tensor(indices, dtype=torch.int64)
 
 
 def check_labels(logits: Tensor, labels: Tensor) -> None:
     """Raise a ValueError unless labels are int64, match the logits (N, C, H, W) and are below C."""
     count = logits.shape[1]
-    shape = [len(logits), *logits.shape[2:]]
-    check_tensor("labels are", labels, torch.int64, f"{tuple(shape)}", shape)
-    if not labels.numel():
-        return
-    for label in map(int, reversed(labels.aminmax())):
-        if not 0 <= label < count:
-            raise ValueError(f"labels hold class {label}, the network knows 0 … {count - 1}")
+    check_tensor("labels", labels, torch.int64, (len(logits), *logits.shape[2:]))
+    for label in labels.aminmax() if labels.numel() else ():
+        known = 0 <= label < count
+        require(known, "a class of the labels", int(label), f"the network has 0 … {count - 1}")
 
 
-def check_tensor(
-    what: str, value: object, dtype: torch.dtype, wanted: str, *shapes: Sequence[int]
-) -> None:
-    """Raise a ValueError unless it is a tensor of this type and of one of these shapes.
-
-    Without `shapes`, any of four dimensions will do.
-    """
-    found = type(value).__name__
-    if torch.is_tensor(value):
-        found = f"{value.dtype} {tuple(value.shape)}"
-        fits = list(value.shape) in shapes if shapes else value.ndim == 4
-        if fits and value.dtype == dtype:
-            return
-    raise ValueError(f"{what} {found}; give a {dtype} tensor {wanted}")
-
-
-def _pixel_cross_entropy(logits, labels):
-    return functional.cross_entropy(logits.float(), labels, reduction="none")
+def check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Raise a ValueError unless it is a tensor of this type and shape."""
+    found = f"{value.dtype} {tuple(value.shape)}"  # arrays too: their types have other names
+    wanted = f"{dtype} {tuple(shape)}"
+    require(found == wanted, name, found, f"give a tensor {wanted}")

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from helpers.common.arguments import require, require_choice, whole_number
+
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -33,11 +35,9 @@ class UNet(nn.Module):
         self, in_channels: int = 1, num_classes: int = 6, depth: int = 4, features: int = 16
     ) -> None:
         super().__init__()
-        if depth < 1 or features < 1 or num_classes < 2:
-            raise ValueError(
-                f"depth {depth} and features {features} must be 1 or more, "
-                f"num_classes {num_classes} 2 or more"
-            )
+        whole_number("depth", depth)
+        whole_number("features", features)
+        whole_number("num_classes", num_classes, 2)
         self.config = {
             "in_channels": in_channels,
             "num_classes": num_classes,
@@ -46,17 +46,20 @@ class UNet(nn.Module):
         }
         widths = [features * 2**level for level in range(depth)]
         deepest = 2 * widths[-1]
-        double = {"kernel_size": 2, "stride": 2}
         self.encoder = nn.ModuleList(map(_block, [in_channels, *widths[1:]], widths))
-        self.down = nn.ModuleList(_layer(nn.Conv2d, w, 2 * w, **double) for w in widths)
+        self.down = nn.ModuleList(_layer(nn.Conv2d, w, 2 * w, 2, 2) for w in widths)
         self.bottom = _block(deepest, deepest)
-        self.up = nn.ModuleList(_layer(nn.ConvTranspose2d, 2 * w, w, **double) for w in widths)
+        self.up = nn.ModuleList(_layer(nn.ConvTranspose2d, 2 * w, w, 2, 2) for w in widths)
         self.decoder = nn.ModuleList(_block(2 * w, w) for w in widths)
         self.head = nn.Conv2d(features, num_classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
-        self._check(images)
+        channels, multiple = self.config["in_channels"], 2 ** self.config["depth"]
+        fits = images.ndim == 4 and images.shape[1] == channels
+        fits = fits and not any(side % multiple for side in images.shape[2:])
+        wanted = f"give (N, {channels}, H, W), H and W divisible by {multiple} (2**depth)"
+        require(fits, "shape of the images", tuple(images.shape), wanted)
         x, skips = images, []
         for block, down in zip(self.encoder, self.down, strict=True):
             skips.append(block(x))
@@ -65,18 +68,6 @@ class UNet(nn.Module):
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         return self.head(x)
-
-    def _check(self, images):
-        channels, multiple = self.config["in_channels"], 2 ** self.config["depth"]
-        if images.ndim != 4 or images.shape[1] != channels:
-            found = tuple(images.shape)
-            raise ValueError(f"images have shape {found}; the network takes (N, {channels}, H, W)")
-        height, width = images.shape[2:]
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"image size {height}×{width} is not divisible by {multiple} (2**depth): "
-                "choose another size or a smaller depth"
-            )
 
 
 def receptive_field(depth: int) -> int:
@@ -92,23 +83,21 @@ def receptive_field(depth: int) -> int:
 def find_device(name: str | torch.device = "auto") -> torch.device:
     """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the CPU where there is none.
 
-    Side effect on a GPU: TF32 is switched off and cuDNN made deterministic, for the whole process.
-    A `torch.device` is returned unchanged.
+    Side effect where there is a GPU: TF32 is switched off and cuDNN made deterministic, for the
+    whole process. A `torch.device` is returned unchanged.
 
     Raises:
         ValueError: another name, or "cuda" without a GPU.
     """
     kind = name.type if isinstance(name, torch.device) else name
-    if kind not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {kind!r} is unknown; choose auto, cpu or cuda")
+    require_choice("device", kind, ("auto", "cpu", "cuda"))
+    gpu = torch.cuda.is_available()
+    require(gpu or kind != "cuda", "device", kind, "torch finds no GPU here; choose auto or cpu")
+    if gpu:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     if kind == "auto":
-        kind = name = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch finds no GPU here; choose auto or cpu")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
+        name = "cuda" if gpu else "cpu"
     return torch.device(name)
 
 
@@ -116,8 +105,8 @@ def native_bf16(device: str | torch.device = "cpu") -> bool:
     """Whether this device multiplies bfloat16 matrices in hardware (elsewhere fp32 is faster)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so may be missing
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # private
+    return supported()
 
 
 def find_precision(name: str, device: str | torch.device = "cpu") -> str:
@@ -126,20 +115,19 @@ def find_precision(name: str, device: str | torch.device = "cpu") -> str:
     Raises:
         ValueError: another name.
     """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    require_choice("precision", name, PRECISIONS)
     if name != "auto":
         return name
     return "bf16" if native_bf16(device) else "fp32"
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode; each module's own mode comes back, always."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        yield network
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
@@ -157,20 +145,18 @@ def predict(network: nn.Module, images: Tensor, *, batch_size: int = 16) -> Tens
     Returns:
         int64 (N, H, W), on the device of `images`.
     """
-    maps = [images.new_empty((0, *images.shape[2:]), dtype=torch.int64)]
+    nothing = images.new_empty((0, *images.shape[2:]), dtype=torch.int64)
     with evaluating(network):
-        for part in images.split(batch_size):
-            if len(part):
-                maps.append(network(part).argmax(dim=1))
-    return torch.cat(maps)
+        parts = [network(part).argmax(dim=1) for part in images.split(batch_size) if len(part)]
+    return torch.cat([nothing, *parts])
 
 
-def _layer(kind, before, after, **options):
-    convolution = kind(before, after, bias=False, **options)
+def _layer(kind, before, after, size, stride):
+    """A convolution that halves, doubles or keeps the size; batch norm; ReLU."""
+    convolution = kind(before, after, size, stride, padding=(size - stride) // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
 
 def _block(before, after):
-    first = _layer(nn.Conv2d, before, after, kernel_size=3, padding=1)
-    second = _layer(nn.Conv2d, after, after, kernel_size=3, padding=1)
-    return nn.Sequential(*first, *second)
+    first = _layer(nn.Conv2d, before, after, 3, 1)
+    return nn.Sequential(*first, *_layer(nn.Conv2d, after, after, 3, 1))

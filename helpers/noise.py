@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Hashable, Iterable
-from numbers import Integral
+from operator import index
 
 import torch
 from torch import Tensor
@@ -48,10 +48,9 @@ def shuffle_noise(
         (N, C, H, W).
     """
     noise = (adv_images - images).flatten(1)
-    shuffled = torch.empty_like(noise)
-    for new, row, generator in zip(shuffled, noise, _generators(seed, len(images)), strict=True):
-        new.copy_(row[torch.randperm(len(row), generator=generator).to(row.device)])
-    return (images + shuffled.view_as(images)).clamp(*value_range)
+    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
+        row.copy_(row[torch.randperm(len(row), generator=generator)])
+    return (images + noise.view_as(images)).clamp(*value_range)
 
 
 def round_to_bits(
@@ -74,11 +73,10 @@ def round_to_bits(
 
 def random_keys(seed: Seed, n: int) -> list:
     """The key that decides the random numbers of each of n images."""
-    if isinstance(seed, int | Integral):
-        return [(int(seed), place) for place in range(n)]
+    if not isinstance(seed, Iterable):
+        return [(index(seed), place) for place in range(n)]
     keys = [key.item() if hasattr(key, "item") else key for key in seed]
-    if len(keys) != n:
-        raise ValueError(f"seed has {len(keys)} keys; give a number or one key per image ({n})")
+    require(len(keys) == n, "seed", keys, f"give a number or one key per image ({n})")
     return keys
 
 
@@ -90,11 +88,8 @@ def _generators(seed, n):
 def per_image(name: str, value: float | Tensor, images: Tensor) -> Tensor:
     """An argument that is one number or one for each image, as (N, 1, 1, 1) like the images."""
     value = torch.as_tensor(value, dtype=images.dtype, device=images.device).detach()
-    if value.shape not in ((), (len(images),)):
-        wanted = f"give a number or one per image ({len(images)})"
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; {wanted}")
-    fits = value.isfinite() & (value >= 0)
-    require(
-        bool(fits.all()), name, value.tolist(), "it must be 0 or more, in the units of the images"
-    )
-    return value.expand(len(images))[:, None, None, None]
+    n = len(images)
+    fits = value.shape in ((), (n,)) and (value.isfinite() & (value >= 0)).all()
+    wanted = f"give a number of 0 or more [units of the images], or one per image ({n})"
+    require(fits, name, value.tolist(), wanted)
+    return value.expand(n)[:, None, None, None]

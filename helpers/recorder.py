@@ -1,16 +1,19 @@
-"""What an attack works on, what it is after, and the record of how it goes."""
+"""What an attack works on, its options, and the record of how it goes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from helpers.common.arguments import require
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.evaluation import iou
-from helpers.loss import Guide, Loss, check_classes, check_labels
+from helpers.loss import Loss, check_classes
 
+Guide = Callable[[Tensor, Tensor, float], Tensor]
+Schedule = Callable[[float], float]
+Observer = Callable[[int, Tensor, Tensor], object]
 KEEP = ("last", "loss", "iou")
 
 
@@ -36,7 +39,7 @@ class AttackResult:
     iou: Tensor | None
     zero_gradients: Tensor
     taken: Tensor
-    findings: dict[str, Tensor] = field(default_factory=dict)
+    findings: dict[str, Tensor]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -56,6 +59,7 @@ class Batch(NamedTuple):
         images: (N, C, H, W).
         labels: int64 (N, H, W).
         limits: (N, 1, H, W), the largest noise of each pixel: ε inside the region, 0 outside.
+        lowest, highest: (N, C, H, W), what each pixel may be: within its limits and valid.
         step_size: (N, 1, 1, 1).
     """
 
@@ -63,6 +67,8 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     limits: Tensor
+    lowest: Tensor
+    highest: Tensor
     step_size: Tensor
 
     def take(self, which: Tensor) -> "Batch":
@@ -71,43 +77,32 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class Objective:
-    """What an attack is after: its losses, and which iterate counts. Fields as in `attack.pgd`."""
+class Options:
+    """How an attack is made. Fields as in `attack.pgd`."""
 
     loss: Loss
-    guide: Guide | None
     sign: int  # 1 where the loss is raised, −1 where it is lowered
+    steps: int
+    schedule: Schedule | None
+    momentum: float
+    guide: Guide | None
     keep: str
     classes: Sequence[int] | None
     stop_at: float | None
+    batch_size: int
+    observe: Observer | None
 
     def __post_init__(self) -> None:
-        require(callable(self.loss), "loss", self.loss, "give a function")
-        require(self.guide is None or callable(self.guide), "guide", self.guide, "give a function")
-        require(self.keep in KEEP, "keep", self.keep, f"choose one of {', '.join(KEEP)}")
+        self.steps = whole_number("steps", self.steps)
+        self.batch_size = whole_number("batch_size", self.batch_size)
+        positive = 0 <= self.momentum < torch.inf
+        require(positive, "momentum", self.momentum, "give a number of 0 or more")
+        require_choice("keep", self.keep, KEEP)
         if self.keep == "iou" or self.stop_at is not None:
             wanted = "name the classes whose IoU decides"
             require(self.classes is not None, "classes", self.classes, wanted)
-        if self.stop_at is not None:
-            percent = isinstance(self.stop_at, int | float) and 0 <= self.stop_at <= 100
-            require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
-
-    def losses(self, logits: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """The loss that measures and the loss whose gradient is followed, (N,) each."""
-        if progress == 0:
-            check_labels(logits, labels)
-            if self.classes is not None:
-                check_classes(self.classes, logits.shape[1])
-        loss = followed = self.loss(logits, labels)
-        if self.guide and progress < 1:
-            followed = self.guide(logits, labels, progress)
-        for name, value in (("loss", loss), ("guide", followed)):
-            found = tuple(getattr(value, "shape", ()))
-            if found != (len(labels),):
-                raise ValueError(
-                    f"{name} has shape {found}; give one number per image ({len(labels)})"
-                )
-        return loss, followed
+        percent = self.stop_at is None or 0 <= self.stop_at <= 100
+        require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
 
 
 class Recorder:
@@ -120,11 +115,11 @@ class Recorder:
         failed: bool (N,), whether the loss was not a number at some step.
     """
 
-    def __init__(self, images: Tensor, objective: Objective, steps: int) -> None:
+    def __init__(self, images: Tensor, options: Options) -> None:
         n = len(images)
-        self.objective = objective
+        self.options = options
         self.adv_images = images.clone()
-        self.loss = images.new_full((steps + 1, n), torch.nan)
+        self.loss = images.new_full((options.steps + 1, n), torch.nan)
         self.iou = self.loss.clone()
         self.zero_gradients = self.loss[1:].clone()
         self.score = images.new_full((n,), -torch.inf)
@@ -135,35 +130,37 @@ class Recorder:
         self, step: int, batch: Batch, adv_images: Tensor, logits: Tensor, loss: Tensor
     ) -> Tensor:
         """Record an iterate of the images in a batch; returns which of them go on, bool (n,)."""
-        rows, objective = batch.rows, self.objective
+        rows, options = batch.rows, self.options
         loss = loss.detach().float()
         self.loss[step, rows] = loss
-        self.failed[rows] |= ~loss.isfinite()
-        score = objective.sign * loss
-        if objective.classes is not None:
-            prediction = logits.detach().argmax(dim=1)
-            overlap = iou(prediction, batch.labels, classes=objective.classes).nanmean(dim=1)
+        failed = ~loss.isfinite()
+        self.failed[rows] |= failed
+        score = options.sign * loss
+        if options.classes is not None:
+            check_classes(options.classes, logits.shape[1])
+            prediction = logits.argmax(dim=1)
+            overlap = iou(prediction, batch.labels, classes=options.classes).nanmean(dim=1)
             self.iou[step, rows] = overlap
-            gain = -objective.sign * overlap.nan_to_num(100)  # nothing to find counts as found
-            if objective.keep == "iou":
+            gain = -options.sign * overlap.nan_to_num(100)  # nothing to find counts as found
+            if options.keep == "iou":
                 score = gain
-            if objective.stop_at is not None:
-                done = gain >= -objective.sign * objective.stop_at
+            if options.stop_at is not None:
+                done = gain >= -options.sign * options.stop_at
                 score = score.masked_fill(done, torch.inf)
-        score = torch.where(loss.isfinite(), score, -torch.inf)
-        better = (score >= self.score[rows]) | (objective.keep == "last")
-        self.score[rows] = torch.where(better, score, self.score[rows])
-        self.taken[rows] = torch.where(better, step, self.taken[rows])
-        kept = self.adv_images[rows]
-        self.adv_images[rows] = torch.where(better[:, None, None, None], adv_images, kept)
+        score = score.masked_fill(failed, -torch.inf)
+        better = (score >= self.score[rows]) | (options.keep == "last")
+        won = rows[better]
+        self.score[won] = score[better]
+        self.taken[won] = step
+        self.adv_images[won] = adv_images[better]
         return score < torch.inf
 
     def record_gradient(self, step: int, batch: Batch, gradient: Tensor) -> None:
         """Record the share of zeros among the gradient's values where noise is allowed."""
-        allowed = batch.limits > 0
+        allowed = (batch.limits > 0).expand_as(gradient)
         zeros = (allowed & (gradient == 0)).flatten(1).sum(dim=1)
-        size = allowed.flatten(1).sum(dim=1) * gradient.shape[1]
-        self.zero_gradients[step, batch.rows] = 100 * zeros / size.clamp(min=1)
+        size = allowed.flatten(1).sum(dim=1).clamp(min=1)
+        self.zero_gradients[step, batch.rows] = 100 * zeros / size
 
     def take_better(self, other: "Recorder") -> None:
         """Take over the images at which another attempt came further."""
@@ -174,7 +171,7 @@ class Recorder:
 
     def result(self, findings: dict[str, Tensor]) -> AttackResult:
         """What the attack came to."""
-        overlap = None if self.objective.classes is None else self.iou
+        overlap = None if self.options.classes is None else self.iou
         return AttackResult(
             self.adv_images, self.loss, overlap, self.zero_gradients, self.taken, findings
         )

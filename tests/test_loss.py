@@ -2,7 +2,6 @@
 
 import math
 import re
-from functools import partial
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from helpers.evaluation import iou
-from helpers.loss import cospgd, cross_entropy, iou_loss, margin_loss, segpgd, soft_iou
+from helpers.loss import cross_entropy, iou_loss, margin_loss, soft_iou
 
 
 def make_case(seed, n=3, classes=4, size=6, scale=3.0):
@@ -128,8 +127,8 @@ def test_no_images_have_no_losses():
         (torch.zeros(3, 1, 6, 6, dtype=torch.int64), r"\(3, 1, 6, 6\)"),
         (torch.zeros(3, 6, 6), "float32"),
         (torch.zeros(3, 6, 6, dtype=torch.int32), "int32"),
-        (torch.full((3, 6, 6), 4), "class 4"),
-        (torch.full((3, 6, 6), -1), "class -1"),
+        (torch.full((3, 6, 6), 4), "class of the labels is 4"),
+        (torch.full((3, 6, 6), -1), "class of the labels is -1"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, found):
@@ -138,21 +137,19 @@ def test_labels_that_do_not_fit_are_refused(labels, found):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "classes", [(), (4,), (-1, 1), (0, 9), (1.5,), (True, False), 1, ("heart",)]
-)
+@pytest.mark.parametrize("classes", [(), (4,), (-1, 1), (0, 9), (1.5,), (True, False), ("heart",)])
 def test_classes_that_the_network_does_not_have_are_refused(classes):
     with pytest.raises(
-        ValueError, match=re.escape(f"classes {classes!r} must be one or more of 0 … 3")
+        ValueError, match=re.escape(f"classes is {classes!r}; give one or more of 0 … 3")
     ):
         soft_iou(*make_case(0), classes=classes)
 
 
-@pytest.mark.parametrize("classes", [(), (-1,), (1.5,), 1])
+@pytest.mark.parametrize("classes", [(), (-1,), (1.5,)])
 def test_what_is_no_class_has_no_iou(classes):
     labels = make_case(0)[1]
     with pytest.raises(
-        ValueError, match=re.escape(f"classes {classes!r} must be one or more class indices")
+        ValueError, match=re.escape(f"classes is {classes!r}; give one or more of 0 … ")
     ):
         iou(labels, labels, classes=classes)
 
@@ -160,8 +157,6 @@ def test_what_is_no_class_has_no_iou(classes):
 # --- the other losses -------------------------------------------------------------------------------------------------
 
 OTHERS = [cross_entropy, margin_loss]
-for goal in (False, True):
-    OTHERS += [partial(segpgd(goal), progress=0.5), partial(cospgd(goal), progress=0.5)]
 
 
 def pixels(logits, labels):
@@ -184,9 +179,7 @@ def test_every_loss_is_one_number_per_image_that_its_batch_does_not_change(loss)
     assert loss(logits.bfloat16(), labels).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "loss", OTHERS[:2] + OTHERS[4:]
-)  # weights of the untargeted ones fall where a pixel is lost
+@pytest.mark.parametrize("loss", OTHERS)
 def test_the_loss_is_lower_where_the_prediction_fits_better(loss):
     labels = make_case(5)[1]
     fitting = one_hot(labels, 4).movedim(-1, 1).float() + 0.3 * make_case(6)[0].sigmoid()
@@ -211,36 +204,6 @@ def test_the_margin_is_the_ratio_of_differences_of_logits_whatever_their_scale()
     assert [float(margin_loss(two, torch.tensor([[[k]]]))) for k in (0, 1)] == [-3, 3]
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-def test_segpgd_counts_pixels_that_are_won_less(targeted, progress):
-    logits, labels = make_case(7)
-    expected = []
-    for image in pixels(logits, labels):
-        won = [(int(p.argmax()) == k) == targeted for p, k in image]
-        weights = [progress / 2 if w else 1 - progress / 2 for w in won]
-        assert any(won) and not all(won)
-        expected.append(
-            sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
-        )
-    found = segpgd(targeted)(logits, labels, progress)
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("targeted", [False, True])
-def test_cospgd_weighs_pixels_by_how_alike_prediction_and_label_are(targeted):
-    logits, labels = make_case(8)
-    expected = []
-    for image in pixels(logits, labels):
-        alike = [float(p[k] / p.norm()) for p, k in image]
-        weights = [1 - a if targeted else a for a in alike]
-        expected.append(
-            sum(-w * math.log(p[k]) for w, (p, k) in zip(weights, image, strict=True)) / len(image)
-        )
-    found = cospgd(targeted)(logits, labels, 0.5)
-    assert found.tolist() == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_tie_with_the_label_has_a_gradient():
     logits = torch.tensor([2.0, 2.0, 0.0, -1.0]).view(1, 4, 1, 1).requires_grad_()
     for label, expected in ((0, [-0.5, 0.5]), (1, [0.5, -0.5])):
@@ -248,13 +211,3 @@ def test_a_tie_with_the_label_has_a_gradient():
             margin_loss(logits, torch.tensor([[[label]]])).sum(), logits
         )
         assert gradient.flatten()[:2].tolist() == expected
-
-
-def test_no_gradient_flows_through_the_weight_of_cospgd():
-    logits, labels = make_case(9)
-    logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(cospgd(False)(logits, labels, 0.5).sum(), logits)
-    p = logits.detach().softmax(dim=1)
-    truth = one_hot(labels, 4).movedim(-1, 1)
-    weight = (p * truth).sum(dim=1) / p.norm(dim=1) / labels[0].numel()
-    torch.testing.assert_close(gradient, weight[:, None] * (p - truth), atol=1e-6, rtol=1e-4)

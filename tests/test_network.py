@@ -48,7 +48,7 @@ def test_the_paper_s_network_has_16_to_256_features_and_batch_norm_after_every_c
 
 @pytest.mark.parametrize("size, depth, multiple", [(18, 2, "4"), (24, 4, "16"), (17, 1, "2")])
 def test_a_size_that_cannot_be_halved_often_enough_is_refused(size, depth, multiple):
-    with pytest.raises(ValueError, match=rf"{size}.* not divisible by {multiple} ") as error:
+    with pytest.raises(ValueError, match=rf"{size}.* divisible by {multiple} ") as error:
         UNet(1, 2, depth, 1)(torch.zeros(1, 1, size, size))
     assert "\n" not in str(error.value)
 
@@ -61,7 +61,9 @@ def test_images_of_a_wrong_shape_are_refused(shape):
 
 @pytest.mark.parametrize("setting", [{"depth": 0}, {"features": 0}, {"num_classes": 1}])
 def test_impossible_networks_are_refused(setting):
-    with pytest.raises(ValueError, match=f"{next(iter(setting))} {next(iter(setting.values()))}"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(setting))} is {next(iter(setting.values()))}"
+    ):
         UNet(**setting)
 
 
@@ -161,8 +163,7 @@ def test_whether_bfloat16_is_native_is_a_yes_or_a_no():
 
 
 def test_a_torch_that_cannot_say_so_has_no_native_bfloat16(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.delattr(torch.cpu, name, raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     assert native_bf16("cpu") is False
 
 
@@ -181,7 +182,7 @@ def test_the_automatic_precision_is_that_of_the_device_and_another_is_named(monk
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:99x"])
 def test_an_unknown_device_is_named(name):
-    with pytest.raises(ValueError, match="choose auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="choose one of auto, cpu, cuda"):
         find_device(name)
 
 
