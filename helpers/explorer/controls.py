@@ -1,6 +1,5 @@
 """The explorer's widgets, and how they are laid out."""
 
-import importlib.util
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ from helpers.explorer.attack_cache import AttackCache
 from helpers.explorer.view import View
 
 GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape")
-PLAYED = ("attack step", "noise level")
 GAINS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the noise's colours
 USUAL = 0.04  # the noise level at first is this one, or the next below [units of the images]
 HELP = (
@@ -38,8 +36,6 @@ def make_controls(
     """
     usual = max(level for level in levels if level <= USUAL) or levels[1]
     counts = cache.counts
-    last = len(counts) - 1
-    window = {"step": 0.05, "readout_format": ".2f"}
     path = {"placeholder": "M0 0 H9 V9 Z", "continuous_update": False}
     table: dict[str, tuple] = {
         "case": (widgets.Dropdown, "Case", {"options": cache.ids}),
@@ -50,10 +46,8 @@ def make_controls(
         "gain": (widgets.Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
         "epsilon": (widgets.SelectionSlider, "Noise level ε", _numbers(levels, usual)),
         "step": (widgets.SelectionSlider, "Attack step", _numbers(counts, counts[-1])),
-        "played": (widgets.Dropdown, "Play through", {"options": PLAYED}),
-        "play": (widgets.Play, "Play", {"max": last, "value": last, "interval": 500}),
-        "centre": (widgets.FloatSlider, "Window centre", {"min": -1, "max": 1} | window),
-        "width": (widgets.FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2} | window),
+        "centre": (widgets.FloatSlider, "Window centre", {"min": -1, "max": 1}),
+        "width": (widgets.FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2}),
         "path": (widgets.Textarea, "SVG path data", path),
         "upload": (widgets.FileUpload, "Load a PNG", "Its white or opaque parts"),
         "draw": (widgets.ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
@@ -61,15 +55,17 @@ def make_controls(
         "cancel": (widgets.Button, "Cancel", "Stop computing"),
         "save_figure": (widgets.Button, "Save figure", "PNG with its provenance"),
         "save_image": (widgets.Button, "Save attacked image", "16-bit PNG"),
-        "save_dicom": (widgets.Button, "Save DICOM", "Attacked image as secondary capture"),
+        "save_dicom": (
+            widgets.Button,
+            "Save DICOM",
+            "Secondary capture; needs pydicom",
+        ),
     }
     controls = SimpleNamespace()
     for name, (kind, description, traits) in table.items():
         look = _NARROW | {"tooltip": traits} if isinstance(traits, str) else _WIDE | traits
         setattr(controls, name, kind(description=description, **look))
     controls.upload.accept = ".png"
-    if importlib.util.find_spec("pydicom") is None:
-        controls.save_dicom.layout.display = "none"
     inputs = widgets.HBox([controls.upload, controls.draw, controls.path])
     controls.own = widgets.VBox([widgets.HTML(HELP), inputs])
     return controls
@@ -83,10 +79,11 @@ def arrange(controls: SimpleNamespace, view: View) -> list[widgets.Widget]:
         _row(c.structure, c.factor, c.gain),
         c.own,
         _row(c.epsilon, c.step),
-        _row(c.played, c.play, c.compute, c.cancel),
+        _row(c.compute, c.cancel),
         view.message,
         view.heading,
-        _row(*view.columns),
+        _row(view.radiograph, view.noise),
+        view.caption,
         view.bars,
         _row(c.centre, c.width),
         _row(c.save_figure, c.save_image, c.save_dicom),

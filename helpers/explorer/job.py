@@ -58,32 +58,27 @@ class Job(Thread):
     def run(self) -> None:
         """Compute the attacks; an error ends the job, and the explorer shows it."""
         explorer = self.explorer
-        error = None
+        failure = None
         try:
             with explorer.turn:
                 for attack in self.attacks:
+                    if explorer.job is not self:
+                        break
                     self.attack = attack
-                    self._check()
                     frame = explorer.cache.compute(attack, self._observe)
-                    explorer.on_step(self, attack.steps, lambda frame=frame: frame)
-        except SupersededError:
-            return
-        except Exception as caught:
-            error = caught
-        finally:
-            atexit.unregister(self._end)
-        explorer.on_end(self, error)
+                    explorer.on_step(self, attack.steps, frame)
+        except Exception as error:
+            failure = error
+        atexit.unregister(self._end)
+        explorer.on_end(self, failure)
 
     def _observe(self, step, make):
-        self._check()
+        if self.explorer.job is not self:
+            raise SupersededError
         if 0 < step < self.attack.steps and time.monotonic() > self.last_shown + EVERY:
-            self.explorer.on_step(self, step, make)
+            self.explorer.on_step(self, step, make())
             self.last_shown = time.monotonic()
 
     def _end(self):
         self.explorer.job = None
         self.join(10)
-
-    def _check(self):
-        if self.explorer.job is not self:
-            raise SupersededError

@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageColor
 
 from helpers.explorer.drawing import noise_map, png, radiograph, sheet
@@ -12,7 +13,7 @@ from helpers.plots import COLOURS
 
 
 def drawn(labels, reference=None, **options):
-    options = {"classes": (1,), "reference_classes": (), "side": 64} | options
+    options = {"classes": (), "side": 64} | options
     image = np.zeros(labels.shape, dtype=np.float32)
     return np.asarray(
         radiograph(image, labels, labels if reference is None else reference, **options)
@@ -38,7 +39,7 @@ def test_an_outline_has_the_colour_of_its_structure_and_lies_on_the_border():
 def test_the_reference_is_dashed_and_an_image_without_structures_has_no_lines():
     empty, whole = np.zeros((16, 16), dtype=np.uint8), square(4, 12)
     assert len(np.unique(drawn(empty))) == 1
-    white = (drawn(empty, whole, reference_classes=(1,)) > 230).all(axis=2)
+    white = (drawn(empty, whole, classes=(1,)) > 230).all(axis=2)
     edge = white[15:18].any(axis=0)[16:48]
     assert 0.2 < edge.mean() < 0.9
 
@@ -63,7 +64,8 @@ def test_noise_is_blue_below_white_at_and_red_above_zero():
 
 def test_a_sheet_holds_everything_and_a_missing_value():
     pictures = [Image.new("L", (100, 100))] * 2
-    page = sheet(pictures, "title", ["a", "b"], {"heart": 50.0, "lung": float("nan")}, foot="foot")
+    scores = pd.Series({"heart": 50.0, "lung": float("nan")})
+    page = sheet(pictures, "title", ["a", "b"], scores, foot="foot")
     found = np.asarray(page).astype(int)
     assert page.mode == "RGB" and 700 < page.width < 1000
     colour = np.abs(found - ImageColor.getrgb(COLOURS[0])).max(axis=2) < 10
