@@ -52,12 +52,6 @@ class Frame:
         return "truth" if self.experiment.goal.kind == "untargeted" else "target"
 
 
-def step_grid(steps: int) -> list[int]:
-    """Numbers of steps to look at: the first ones, then every tenth part, and all."""
-    coarse = range(0, steps, max(10, steps // 10))
-    return sorted({1, 2, 3, 5, 7, *coarse, steps} & {*range(steps + 1)})
-
-
 class AttackCache:
     """Where frames come from: memory, a store, or an attack that is run.
 
@@ -68,7 +62,7 @@ class AttackCache:
         settings: of `explore`: store, which, device, steps, seed and precision.
 
     Attributes:
-        counts: the numbers of steps whose frames are kept, from 0 to all.
+        counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
         source: the `provenance` of the dataset and the networks.
         goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
@@ -94,18 +88,19 @@ class AttackCache:
         trained = {"white-box": attacked}
         if surrogate is not None:
             trained["black-box"] = surrogate
+        coarse = range(0, base.steps, max(10, base.steps // 10))
         self.dataset = dataset
         self.device = find_device(settings.device)
         self.ids = base.ids
         self.steps = base.steps
-        self.counts = step_grid(base.steps)
+        self.counts = sorted({1, 2, 3, 5, 7, *coarse, base.steps} & {*range(base.steps + 1)})
         self.images = dict(zip(base.ids, images.to(self.device), strict=True))
         self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
         self.bases = {name: replace(base, crafted_on=each.digest) for name, each in trained.items()}
         self.source = provenance(
             dataset,
-            list(trained.values()),
+            trained.values(),
             seed=base.seed,
             precision=base.precision,
             device=self.device,
@@ -113,7 +108,7 @@ class AttackCache:
         self.store = Store(Path(settings.store).expanduser())
         self.lock = Lock()
         self.memory: dict[Experiment, Frame] = {}
-        self.goal = lru_cache(maxsize=64)(self._goal)
+        self.goal = lru_cache(self._goal)
 
     def experiment(
         self, id: str, attacker: str, goal: Goal, epsilon: float, steps: int
@@ -157,7 +152,7 @@ class AttackCache:
     def compute(
         self,
         experiment: Experiment,
-        observe: Callable[[int, Callable[[], Frame]], None],
+        observe: Callable,
     ) -> Frame:
         """Attack; keep the whole attack in the store, and steps on the way in memory alone.
 
@@ -170,8 +165,8 @@ class AttackCache:
             The frame of the whole attack.
         """
 
-        def watch(step: int, adv_images: torch.Tensor, _: torch.Tensor) -> None:
-            def make() -> Frame:
+        def watch(step, adv_images, _):
+            def make():
                 return self._frame(replace(experiment, steps=step), adv_images[0, 0].cpu().numpy())
 
             observe(step, make)
@@ -201,7 +196,7 @@ class AttackCache:
         with self.lock:
             self.memory.clear()
 
-    def _goal(self, id: str, goal: Goal) -> np.ndarray:
+    def _goal(self, id, goal):
         labels = goal.labels(self.truth[id][None], None, self.dataset.structures, [id])
         return labels[0].cpu().numpy().astype(np.uint8)
 

@@ -29,7 +29,6 @@ def radiograph(
     classes: Iterable[int],
     window: tuple[float, float] = (0.0, 2.0),
     corners: Sequence[tuple[float, float]] = (),
-    side: int = SIDE,
 ) -> Image.Image:
     """A radiograph with numbered outlines in the structures' colours, and dashed white ones.
 
@@ -40,17 +39,16 @@ def radiograph(
         classes: those of `reference` to outline.
         window: centre and width of the display window [units of the images].
         corners: (x, y) of a polygon that is being drawn [pixels of the picture].
-        side: of the picture [pixels].
 
     Returns:
-        RGB, (side, side).
+        RGB, (SIDE, SIDE).
     """
     low, high = display_window(*window)
     grey = ((image - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-    size = (side * FINER, side * FINER)
-    large = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    side = SIDE * FINER
+    large = Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
     pen = ImageDraw.Draw(large)
-    scale = side * FINER / grey.shape[1]
+    scale = side / len(grey)
     for c in range(labels.max(), 0, -1):  # where two meet, the earlier class is seen
         for line in _outlines(labels == c, scale):
             _stroke(pen, line, colour_of(c), 5)
@@ -63,27 +61,26 @@ def radiograph(
         y, x = (np.array(region.centroid) + 0.5) * scale
         number = str(region.label)
         pen.text((x, y), number, "white", _FONT, "mm", stroke_width=3, stroke_fill="black")
-    drawn = [(x * FINER, y * FINER) for x, y in corners]
-    pen.line(drawn, fill="yellow", width=5)
+    drawn = np.multiply(corners, FINER)
+    pen.line(drawn.ravel().tolist(), fill="yellow", width=5)
     for corner in drawn:
         pen.circle(corner, 8, fill="yellow", outline="black")
     return large.reduce(FINER)
 
 
-def noise_map(noise: np.ndarray, *, limit: float, side: int = SIDE) -> Image.Image:
+def noise_map(noise: np.ndarray, *, limit: float) -> Image.Image:
     """Noise, blue at −limit, white at 0, red at +limit and beyond.
 
     Args:
         noise: (H, W).
         limit: above 0, in the same units.
-        side: of the picture [pixels].
 
     Returns:
-        RGB, (side, side).
+        RGB, (SIDE, SIDE).
     """
     colours = _COLOUR_MAP(noise / (2 * limit) + 0.5, bytes=True)
     picture = Image.fromarray(colours).convert("RGB")
-    return picture.resize((side, side), Image.Resampling.NEAREST)
+    return picture.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -156,5 +153,5 @@ def _stroke(pen, line, colour, width):
 
 def _outlines(mask, scale):
     """Outlines of a mask (H, W) as arrays (K, 2) of x, y in a picture `scale` times larger."""
-    lines = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    lines = find_contours(np.pad(mask, 1), 0.5)
     return [(line[:, ::-1] - 0.5) * scale for line in lines]

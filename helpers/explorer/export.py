@@ -61,7 +61,7 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
     return f"Saved in {html.escape(folder.name)}: {link} {note}"
 
 
-def write_grey(path: str | Path, image: np.ndarray, about: dict) -> None:
+def write_grey(path: Path, image: np.ndarray, about: dict) -> None:
     """Write an image as a 16-bit grey PNG, which moves a pixel by at most 1 / 65535.
 
     Args:
@@ -76,7 +76,7 @@ def write_grey(path: str | Path, image: np.ndarray, about: dict) -> None:
         Image.fromarray(_grey(image)).save(file, "PNG", pnginfo=notes)
 
 
-def write_dicom(path: str | Path, image: np.ndarray, about: dict) -> None:
+def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
     """Write an image (H, W) [−1, 1] as a DICOM secondary capture of 16 bits; needs pydicom."""
     from pydicom.dataset import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
@@ -101,13 +101,11 @@ def _grey(image):
 
 
 def _file_name(about, end):
-    goal = about["goal"]
-    aim = "{kind}-{ratio:g}_{structure}" if goal["structure"] else "{kind}"
     name = (
-        f"{about['case']}_{about['attacker']}_{aim.format(**goal)}_epsilon-{about['epsilon']:g}"
-        f"_step-{about['steps']}_{about['cell'][:8]}_{end}"
+        "{case}_{attacker}_{goal[kind]}-{goal[ratio]:g}_{goal[structure]}_epsilon-{epsilon:g}"
+        "_step-{steps}_{cell:.8}_"
     )
-    return re.sub(r"[^\w.-]+", "-", name)
+    return re.sub(r"[^\w.-]+", "-", name.format(**about)) + end
 
 
 def _write_figure(path, frame, cache, about):

@@ -25,7 +25,8 @@ def guarded(method: Callable) -> Callable:
                 if not self.closed:
                     method(self, *args)
             except Exception as error:
-                self.say_error(error)
+                self.error = str(error) or type(error).__name__
+                self._say("")
 
     return call
 
@@ -48,7 +49,7 @@ class Job(Thread):
     """
 
     def __init__(self, explorer: Any, attacks: list[Experiment]) -> None:
-        super().__init__(daemon=True, name="explorer")
+        super().__init__(daemon=True)
         self.explorer = explorer
         self.attacks = attacks
         self.attack = attacks[0]

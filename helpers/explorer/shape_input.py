@@ -4,8 +4,6 @@ import base64
 import re
 from typing import Any
 
-from ipyevents import Event as Listener
-
 from helpers.common.arguments import require
 from helpers.explorer.job import guarded
 from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
@@ -22,17 +20,8 @@ class ShapeInput:
     """
 
     controls: Any
-    view: Any
     shape = ""
     corners: list[tuple[float, float]] | None = None
-
-    def listen_to_shapes(self) -> None:
-        """Follow the controls, and clicks on the radiograph."""
-        self.controls.path.observe(self._paste, "value")
-        self.controls.upload.observe(self._load, "value")
-        self.controls.draw.observe(self._draw, "value")
-        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
 
     @guarded
     def _paste(self, change):

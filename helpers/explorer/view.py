@@ -19,17 +19,15 @@ class View:
     Args:
         cache: where the frames come from.
         controls: say how a frame is shown.
-        smallest: the lowest noise level, for the colours where there is no noise.
 
     Attributes:
         text: what is shown, in words.
         widgets: all that change.
     """
 
-    def __init__(self, cache: AttackCache, controls: SimpleNamespace, smallest: float) -> None:
+    def __init__(self, cache: AttackCache, controls: SimpleNamespace) -> None:
         self.cache = cache
         self.controls = controls
-        self.smallest = smallest
         self.text = ""
         layout = {"width": f"{SIDE}px", "max_width": "100%", "margin": "0 8px 0 0"}
         pictures = [widgets.Image(layout=layout) for _ in range(2)]
@@ -38,11 +36,12 @@ class View:
         self.message, self.heading, self.caption, self.bars, self.saved = texts
         self.widgets = [*pictures, *texts]
 
-    def say(self, text: str, *, alarm: bool) -> None:
-        """Show a line of text, in another colour if it is an error."""
-        colour = "var(--jp-error-color1, #B00020)" if alarm else "inherit"
+    def say(self, text: str, error: str) -> None:
+        """Show an error in its colour; where there is none, a line of text."""
+        colour = "var(--jp-error-color1, #B00020)" if error else "inherit"
         about = f'role="status" aria-live="polite" style="color: {colour}"'
-        self.message.value = f"<span {about}>{html.escape(text)}</span>"
+        words = f"Error: {error}" if error else text
+        self.message.value = f"<span {about}>{html.escape(words)}</span>"
 
     def show(self, frame: Frame, corners: Sequence[tuple[float, float]]) -> None:
         """Show a frame, and the corners of a polygon that is being drawn."""
@@ -81,7 +80,7 @@ class View:
 
     def _limit(self, frame):
         """Noise of the darkest colour."""
-        return (frame.experiment.epsilon or self.smallest) / self.controls.gain.value
+        return (frame.experiment.epsilon or 1.0) / self.controls.gain.value
 
     def _captions(self, frame):
         limit = f"{self._limit(frame):.3g}"

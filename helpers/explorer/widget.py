@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
+from ipyevents import Event as Listener
 from PIL import Image
 
 from helpers.common.arguments import require, require_choice
@@ -111,7 +112,7 @@ class Explorer(ShapeInput, widgets.VBox):
 
     closed = False
     job: Job | None = None
-    shown: Frame | None = None
+    shown: Any = None
     wanted: Experiment | None = None
     error = ""
 
@@ -122,8 +123,8 @@ class Explorer(ShapeInput, widgets.VBox):
         self.turn = Lock()  # of the job that may attack
         self.timer = Timer(AGAIN, self._send_again)
         self.queue: list[Experiment] = []
-        self.controls = make_controls(cache, settings.levels, settings.factors)
-        self.view = View(cache, self.controls, settings.levels[1])
+        self.controls = make_controls(cache, settings)
+        self.view = View(cache, self.controls)
         super().__init__(arrange(self.controls, self.view))
         self.add_class("attack-explorer")
         self._listen()
@@ -131,14 +132,15 @@ class Explorer(ShapeInput, widgets.VBox):
 
     def _listen(self):
         c = self.controls
-        c.goal.value = self.settings.goal
-        c.structure.value = self.settings.structure
-        c.case.value = self.cache.first_with(c.structure.value)
         for control in (c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step):
             control.observe(self._changed, "value")
         for control in (c.centre, c.width, c.gain):
             control.observe(self._redraw, "value")
-        self.listen_to_shapes()
+        c.path.observe(self._paste, "value")
+        c.upload.observe(self._load, "value")
+        c.draw.observe(self._draw, "value")
+        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
+        self.clicks.on_dom_event(self._click)
         c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
         for kind in export.FILES:
@@ -207,14 +209,8 @@ class Explorer(ShapeInput, widgets.VBox):
     def _say(self, text):
         """Say what is going on; without a text, what speaks against the attack that is shown."""
         warnings = self.shown.warnings if self.shown else ""
-        words = f"Error: {self.error}" if self.error else text or warnings or "ready"
-        self.view.say(words, alarm=bool(self.error))
+        self.view.say(text or warnings or "ready", self.error)
         self.controls.cancel.disabled = self.job is None
-
-    def say_error(self, error: Exception) -> None:
-        """Show an exception."""
-        self.error = str(error) or type(error).__name__
-        self._say("")
 
     # computing
 
@@ -259,9 +255,11 @@ class Explorer(ShapeInput, widgets.VBox):
 
     def wait(self, seconds: float = 60) -> bool:
         """Block until nothing is computed; returns False on time-out."""
-        if self.job:
-            self.job.join(seconds)
-        return self.job is None
+        job = self.job
+        if job:
+            job.join(seconds)
+        with self.lock:  # what shows the end has run
+            return self.job is None
 
     @guarded
     def _compute(self, _):
@@ -288,16 +286,12 @@ class Explorer(ShapeInput, widgets.VBox):
         folder = Path(self.settings.folder).expanduser()
         self.view.saved.value = export.save(kind, self.shown, self.cache, folder)
 
-    def picture(self) -> Image.Image:
-        """What is shown, as one picture."""
-        return self.view.picture(self.shown)
-
     def _repr_mimebundle_(self, **options):
         """The widget, and a picture and a line of text for where no widget can be."""
         bundle = super()._repr_mimebundle_(**options)
         with self.lock:
             if self.shown:
-                picture = self.picture().quantize(32, dither=Image.Dither.NONE)
+                picture = self.view.picture(self.shown).quantize(32, dither=Image.Dither.NONE)
                 bundle["image/png"] = base64.b64encode(drawing.png(picture)).decode()
             bundle["text/plain"] = f"Explorer: {self.error or self.view.text}"
         return bundle

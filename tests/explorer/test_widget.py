@@ -968,7 +968,7 @@ def test_the_moving_picture_is_of_the_network_of_make_study_at_every_noise_level
     monkeypatch.setattr(animation, "load", lambda *_, **settings: asked.update(settings))
     monkeypatch.setattr(animation, "train", lambda *_, **settings: asked.update(settings))
     monkeypatch.setattr(animation, "explore", lambda *_, **__: complete)
-    assert animation.main() == 0
+    animation.main()
     ((_, values),) = plan(NOTEBOOKS, "quick", only=["02"])
     assert {"size", "depth", "features", "epochs"} <= set(asked) <= set(values)
     assert asked == {name: values[name] for name in asked}
