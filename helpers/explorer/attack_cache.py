@@ -27,7 +27,9 @@ class Frame:
 
     Attributes:
         experiment: of that case alone.
-        noise: float32 (H, W) [units of the images].
+        adv_image: float32 (H, W), the attacked image.
+        noise: likewise [units of the images]; that of a stored attack is exact but for pixels at
+            the ends of the range, up to ε / 112 off.
         prediction: uint8 (H, W), the label map that the attacked network sees.
         iou: IoU × 100, a row for each structure; columns "target" and "truth".
         warnings: what speaks against trusting the attack; "" for a step on the way, which is
@@ -35,6 +37,7 @@ class Frame:
     """
 
     experiment: Experiment
+    adv_image: np.ndarray
     noise: np.ndarray
     prediction: np.ndarray
     iou: pd.DataFrame
@@ -86,7 +89,7 @@ class AttackCache:
             precision=settings.precision,
         )
         trained = {"white-box": attacked}
-        if surrogate is not None:
+        if surrogate:
             trained["black-box"] = surrogate
         coarse = range(0, base.steps, max(10, base.steps // 10))
         self.dataset = dataset
@@ -99,11 +102,7 @@ class AttackCache:
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
         self.bases = {name: replace(base, crafted_on=each.digest) for name, each in trained.items()}
         self.source = provenance(
-            dataset,
-            trained.values(),
-            seed=base.seed,
-            precision=base.precision,
-            device=self.device,
+            dataset, trained.values(), seed=base.seed, precision=base.precision, device=self.device
         )
         self.store = Store(Path(settings.store).expanduser())
         self.lock = Lock()
@@ -127,13 +126,6 @@ class AttackCache:
     def image(self, id: str) -> np.ndarray:
         """float32 (H, W), not attacked."""
         return self.images[id][0].cpu().numpy()
-
-    def attacked(self, frame: Frame) -> np.ndarray:
-        """The attacked image, float32 (H, W).
-
-        Exact but for a stored attack's pixels at the ends of the range, up to ε / 112 off.
-        """
-        return (self.image(frame.experiment.ids[0]) + frame.noise).clip(-1, 1)
 
     def find(self, experiment: Experiment) -> Frame | None:
         """The frame of an experiment if it takes no attack to get it, otherwise None."""
@@ -207,7 +199,8 @@ class AttackCache:
         labels = np.stack([self.goal(id, experiment.goal), self.truth[id].cpu()])
         seen = torch.from_numpy(prediction).expand(labels.shape)
         scores = iou(seen, torch.from_numpy(labels), classes=self.dataset.classes).numpy()
-        return Frame(experiment, adv_image - self.image(id), prediction, self._table(scores))
+        noise = adv_image - self.image(id)
+        return Frame(experiment, adv_image, noise, prediction, self._table(scores))
 
     def _table(self, scores):
         """The IoU of a frame, from that with the target and that with the truth."""
@@ -224,14 +217,17 @@ class AttackCache:
         stride = np.float32(experiment.epsilon / 20)
         whole = (noise / stride).round() * stride
         noise = np.where(np.abs(whole - noise) <= result.linf[k] / 200, whole, noise)
+        adv_image = (self.image(experiment.ids[0]) + noise).clip(-1, 1)
         scores = self._table([result.iou["target"][k], result.iou["truth"][k]])
-        prediction = result.predictions[k]
-        return self._keep(Frame(experiment, noise, prediction, scores, result.warnings[k]))
+        frame = Frame(
+            experiment, adv_image, noise, result.predictions[k], scores, result.warnings[k]
+        )
+        return self._keep(frame)
 
     def _keep(self, frame):
         """Keep a frame in memory, and forget the oldest one there if there are too many."""
         with self.lock:
             self.memory[frame.experiment] = frame
-            if len(self.memory) > MEMORY // (5 * frame.noise.size):
+            if len(self.memory) > MEMORY // (9 * frame.noise.size):
                 del self.memory[next(iter(self.memory))]
         return frame

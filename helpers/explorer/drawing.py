@@ -128,8 +128,7 @@ def sheet(
         ax.set_title(caption, fontsize=8)
         ax.set_axis_off()
     ax = axes["C"]
-    colours = [colour_of(number) for number in range(1, len(scores) + 1)]
-    bars = ax.barh(numbered(scores.index), scores.fillna(0), color=colours, edgecolor="black")
+    bars = ax.barh(numbered(scores.index), scores.fillna(0), color=COLOURS, edgecolor="black")
     ax.bar_label(bars, scores.map(score_text), padding=4)
     ax.set(xlim=(0, 106), xticks=[], xlabel=foot)
     ax.spines[:].set_visible(False)

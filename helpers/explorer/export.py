@@ -17,6 +17,10 @@ from helpers.common.provenance import versions
 from helpers.explorer.attack_cache import AttackCache, Frame
 
 FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
+NAME = (
+    "{case}_{attacker}_{goal[kind]}-{goal[ratio]:g}_{goal[structure]}_epsilon-{epsilon:g}"
+    "_step-{steps}_{cell:.8}_"
+)
 EMPTY_TAGS = (  # a secondary capture must have them, and nothing here fills them
     "PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
     "ReferringPhysicianName SeriesNumber InstanceNumber"
@@ -44,15 +48,15 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
         "epsilon": experiment.epsilon,
         "cell": experiment.key,
     }
-    path = folder / _file_name(about, FILES[kind])
+    name = NAME.format(**about) + FILES[kind]
+    path = folder / re.sub(r"[^\w.-]+", "-", name)
     note = ""
     if kind == "figure":
         _write_figure(path, frame, cache, about)
     else:
-        attacked = cache.attacked(frame)
         write = write_grey if kind == "image" else write_dicom
-        write(path, attacked, about)
-        rounded = (_grey(attacked) / 32767.5 - 1).astype(np.float32)
+        write(path, frame.adv_image, about)
+        rounded = (_grey(frame.adv_image) / 32767.5 - 1).astype(np.float32)
         differ = (cache.predict(rounded) != frame.prediction).sum()
         note = "rounded to 16 bits; its prediction "
         note += f"differs in {differ} of {rounded.size} pixels from the one shown"
@@ -100,22 +104,14 @@ def _grey(image):
     return ((image.astype(np.float64).clip(-1, 1) + 1) * 32767.5).round().astype(np.uint16)
 
 
-def _file_name(about, end):
-    name = (
-        "{case}_{attacker}_{goal[kind]}-{goal[ratio]:g}_{goal[structure]}_epsilon-{epsilon:g}"
-        "_step-{steps}_{cell:.8}_"
-    )
-    return re.sub(r"[^\w.-]+", "-", name.format(**about)) + end
-
-
 def _write_figure(path, frame, cache, about):
     experiment = frame.experiment
     (id,) = experiment.ids
     image = cache.image(id)
-    adv_image = cache.attacked(frame)
     goal = cache.goal(id, experiment.goal)
+    parts = image, frame.adv_image, cache.predict(image), frame.prediction, goal
     figure = plots.plot_attacks(
-        {frame.attacker: (image, adv_image, cache.predict(image), frame.prediction, goal)},
+        {frame.attacker: parts},
         structures=cache.dataset.structures,
         epsilon=experiment.epsilon or 1.0,
         target_name=frame.reference,

@@ -2,7 +2,6 @@
 
 import base64
 import re
-from typing import Any
 
 from helpers.common.arguments import require
 from helpers.explorer.job import guarded
@@ -19,9 +18,8 @@ class ShapeInput:
         corners: (x, y) of a polygon that is being drawn [pixels of the picture], or None.
     """
 
-    controls: Any
     shape = ""
-    corners: list[tuple[float, float]] | None = None
+    corners: list | None = None
 
     @guarded
     def _paste(self, change):

@@ -69,7 +69,7 @@ class View:
         if goal.structure:
             classes = [self.cache.dataset.class_of(goal.structure)]
         radiograph = drawing.radiograph(
-            self.cache.attacked(frame),
+            frame.adv_image,
             frame.prediction,
             self.cache.goal(id, goal),
             classes=classes,

@@ -265,7 +265,7 @@ def test_the_attacked_image_is_that_of_the_attack(complete):
         networks=cache.networks,
         observe=lambda k, adv, _: seen.update({k: adv.clone()}),
     )
-    difference = np.abs(cache.attacked(complete.shown) - seen[STEPS][0, 0].numpy())
+    difference = np.abs(complete.shown.adv_image - seen[STEPS][0, 0].numpy())
     assert difference.max() <= wanted.epsilon / 254 + 1e-6
 
 
@@ -841,7 +841,7 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
         )
         with Image.open(path) as file:
             image = (np.asarray(file) / 32767.5 - 1).astype(np.float32)
-        assert np.abs(image - complete.cache.attacked(complete.shown)).max() <= 1 / 65535 + 1e-7
+        assert np.abs(image - complete.shown.adv_image).max() <= 1 / 65535 + 1e-7
         assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
         with Image.open(path) as file:
             assert (
