@@ -1,13 +1,14 @@
 """Attacks on one case at a time: from memory, from a store, or computed step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from helpers.common.provenance import provenance
@@ -26,29 +27,32 @@ class Frame:
 
     Attributes:
         experiment: of that case alone.
-        noise: float32 (H, W) [units of the images].
+        adv_image: float32 (H, W), the attacked image.
+        noise: likewise [units of the images]; that of a stored attack is exact but for pixels at
+            the ends of the range, up to ε / 112 off.
         prediction: uint8 (H, W), the label map that the attacked network sees.
-        iou: {"target", "truth"} → float32 (S,), IoU × 100 of each structure.
+        iou: IoU × 100, a row for each structure; columns "target" and "truth".
         warnings: what speaks against trusting the attack; "" for a step on the way, which is
             not checked.
     """
 
     experiment: Experiment
+    adv_image: np.ndarray
     noise: np.ndarray
     prediction: np.ndarray
-    iou: dict[str, np.ndarray]
+    iou: pd.DataFrame
     warnings: str = ""
+
+    @property
+    def attacker(self) -> str:
+        """Who made the noise: "white-box" or "black-box"."""
+        own = self.experiment.crafted_on == self.experiment.attacked
+        return "white-box" if own else "black-box"
 
     @property
     def reference(self) -> str:
         """The label map that matters: "truth" of an untargeted attack, "target" of others."""
         return "truth" if self.experiment.goal.kind == "untargeted" else "target"
-
-
-def step_grid(steps: int) -> list[int]:
-    """Numbers of steps to look at: 0, the first ones, then every tenth part, and all."""
-    coarse = range(10, steps, max(10, -(-steps // 100) * 10))
-    return sorted({0, 1, 2, 3, 5, 7, *coarse, steps} & set(range(steps + 1)))
 
 
 class AttackCache:
@@ -58,13 +62,10 @@ class AttackCache:
         dataset: the one that holds the cases.
         attacked: the network that is attacked.
         surrogate: the one that black-box noise is made with; None leaves these attacks out.
-        store: folder of a `sweep.Store`.
-        which: name of a split, or ids: the cases; also of stored experiments that hold them all.
-        device: "cpu", "cuda" or "auto".
-        **values: of the `Experiment`: steps, seed, precision.
+        settings: of `explore`: store, which, device, steps, seed and precision.
 
     Attributes:
-        counts: the numbers of steps whose frames are kept, from 0 to all.
+        counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
         source: the `provenance` of the dataset and the networks.
         goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
@@ -74,40 +75,39 @@ class AttackCache:
         self,
         dataset: Dataset,
         attacked: Trained,
-        surrogate: Trained | None = None,
-        *,
-        store: str | Path,
-        which: str | Sequence[str] = "test",
-        device: str = "cpu",
-        **values: Any,
+        surrogate: Trained | None,
+        settings: SimpleNamespace,
     ) -> None:
-        images, truth = dataset.take(which)
-        base = white_box(dataset, attacked, which=which, device=device, **values)
+        images, truth = dataset.take(settings.which)
+        base = white_box(
+            dataset,
+            attacked,
+            which=settings.which,
+            device=settings.device,
+            steps=settings.steps,
+            seed=settings.seed,
+            precision=settings.precision,
+        )
         trained = {"white-box": attacked}
-        if surrogate is not None:
+        if surrogate:
             trained["black-box"] = surrogate
+        coarse = range(0, base.steps, max(10, base.steps // 10))
         self.dataset = dataset
-        self.device = find_device(device)
+        self.device = find_device(settings.device)
         self.ids = base.ids
         self.steps = base.steps
-        self.counts = step_grid(base.steps)
+        self.counts = sorted({1, 2, 3, 5, 7, *coarse, base.steps} & {*range(base.steps + 1)})
         self.images = dict(zip(base.ids, images.to(self.device), strict=True))
         self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
         self.bases = {name: replace(base, crafted_on=each.digest) for name, each in trained.items()}
         self.source = provenance(
-            dataset,
-            list(trained.values()),
-            steps=base.steps,
-            seed=base.seed,
-            precision=base.precision,
-            device=self.device,
+            dataset, trained.values(), seed=base.seed, precision=base.precision, device=self.device
         )
-        self.store = Store(Path(store).expanduser())
+        self.store = Store(Path(settings.store).expanduser())
         self.lock = Lock()
         self.memory: dict[Experiment, Frame] = {}
-        self.goal = lru_cache(maxsize=64)(self._goal)
-        self.clean = lru_cache(maxsize=64)(self._clean)
+        self.goal = lru_cache(self._goal)
 
     def experiment(
         self, id: str, attacker: str, goal: Goal, epsilon: float, steps: int
@@ -118,36 +118,23 @@ class AttackCache:
             return replace(base, epsilon=epsilon, steps=steps)
         return replace(base, attack="no attack", epsilon=0.0)
 
-    def attacker(self, experiment: Experiment) -> str:
-        """Who made the noise: "white-box" or "black-box"."""
-        crafted_on = experiment.crafted_on
-        return next(name for name, base in self.bases.items() if base.crafted_on == crafted_on)
-
     def first_with(self, structure: str) -> str:
         """The first case that has a structure; the first of all if none has."""
         number = self.dataset.class_of(structure)
-        return max(self.ids, key=lambda id: bool((self.truth[id] == number).any()))
+        return max(self.ids, key=lambda id: (self.truth[id] == number).any())
 
     def image(self, id: str) -> np.ndarray:
         """float32 (H, W), not attacked."""
         return self.images[id][0].cpu().numpy()
 
-    def attacked(self, frame: Frame) -> np.ndarray:
-        """The attacked image, float32 (H, W).
-
-        Exact but for a stored attack's pixels at the ends of the range, up to ε / 112 off.
-        """
-        return (self.image(frame.experiment.ids[0]) + frame.noise).clip(-1, 1)
-
     def find(self, experiment: Experiment) -> Frame | None:
         """The frame of an experiment if it takes no attack to get it, otherwise None."""
         frame = self.memory.get(experiment)
         if frame is not None:
-            return self._keep(frame)
+            return frame
         (id,) = experiment.ids
         if experiment.attack == "no attack":
-            clean = self.clean(id)
-            return self._keep(self._frame(experiment, np.zeros(clean.shape, np.float32), clean))
+            return self._keep(self._frame(experiment, self.image(id)))
         for whole in (experiment, replace(experiment, ids=self.ids)):
             result = self.store.read(whole, noise=True)
             if result is not None:
@@ -157,7 +144,7 @@ class AttackCache:
     def compute(
         self,
         experiment: Experiment,
-        observe: Callable[[int, Callable[[], Frame]], None],
+        observe: Callable,
     ) -> Frame:
         """Attack; keep the whole attack in the store, and steps on the way in memory alone.
 
@@ -169,13 +156,10 @@ class AttackCache:
         Returns:
             The frame of the whole attack.
         """
-        (id,) = experiment.ids
 
-        def watch(step: int, adv_images: torch.Tensor, _: torch.Tensor) -> None:
-            def make() -> Frame:
-                adv_image = adv_images[0, 0].cpu().numpy()
-                part = replace(experiment, steps=step)
-                return self._frame(part, adv_image - self.image(id), self.predict(adv_image))
+        def watch(step, adv_images, _):
+            def make():
+                return self._frame(replace(experiment, steps=step), adv_images[0, 0].cpu().numpy())
 
             observe(step, make)
             if step in self.counts[1:-1]:
@@ -201,27 +185,27 @@ class AttackCache:
     def clear(self) -> None:
         """Forget what is kept in memory."""
         self.goal.cache_clear()
-        self.clean.cache_clear()
         with self.lock:
             self.memory.clear()
 
-    def _goal(self, id: str, goal: Goal) -> np.ndarray:
+    def _goal(self, id, goal):
         labels = goal.labels(self.truth[id][None], None, self.dataset.structures, [id])
         return labels[0].cpu().numpy().astype(np.uint8)
 
-    def _clean(self, id: str) -> np.ndarray:
-        return self.predict(self.image(id))
-
-    def _frame(self, experiment, noise, prediction):
-        """A frame with its scores."""
+    def _frame(self, experiment, adv_image):
+        """The frame of an attacked image (H, W) of the one case."""
         (id,) = experiment.ids
-        labels = {"target": self.goal(id, experiment.goal), "truth": self.truth[id].cpu().numpy()}
-        scores = {name: self._scores(prediction, each) for name, each in labels.items()}
-        return Frame(experiment, noise, prediction, scores)
+        prediction = self.predict(adv_image)
+        labels = np.stack([self.goal(id, experiment.goal), self.truth[id].cpu()])
+        seen = torch.from_numpy(prediction).expand(labels.shape)
+        scores = iou(seen, torch.from_numpy(labels), classes=self.dataset.classes).numpy()
+        noise = adv_image - self.image(id)
+        return Frame(experiment, adv_image, noise, prediction, self._table(scores))
 
-    def _scores(self, *maps):
-        tensors = [torch.from_numpy(each.astype(np.int64))[None] for each in maps]
-        return iou(*tensors, classes=self.dataset.classes)[0].numpy()
+    def _table(self, scores):
+        """The IoU of a frame, from that with the target and that with the truth."""
+        columns = ["target", "truth"]
+        return pd.DataFrame(np.transpose(scores), self.dataset.structures, columns)
 
     def _take(self, experiment, result, k):
         """The frame of the k-th case of a result.
@@ -233,15 +217,17 @@ class AttackCache:
         stride = np.float32(experiment.epsilon / 20)
         whole = (noise / stride).round() * stride
         noise = np.where(np.abs(whole - noise) <= result.linf[k] / 200, whole, noise)
-        scores = {name: values[k] for name, values in result.iou.items()}
-        prediction = result.predictions[k]
-        return self._keep(Frame(experiment, noise, prediction, scores, result.warnings[k]))
+        adv_image = (self.image(experiment.ids[0]) + noise).clip(-1, 1)
+        scores = self._table([result.iou["target"][k], result.iou["truth"][k]])
+        frame = Frame(
+            experiment, adv_image, noise, result.predictions[k], scores, result.warnings[k]
+        )
+        return self._keep(frame)
 
     def _keep(self, frame):
-        """Keep a frame in memory as the latest, and forget the one that was used longest ago."""
+        """Keep a frame in memory, and forget the oldest one there if there are too many."""
         with self.lock:
-            self.memory.pop(frame.experiment, None)
             self.memory[frame.experiment] = frame
-            if len(self.memory) > max(32, MEMORY // (5 * frame.noise.size)):
+            if len(self.memory) > MEMORY // (9 * frame.noise.size):
                 del self.memory[next(iter(self.memory))]
         return frame

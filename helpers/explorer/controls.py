@@ -1,17 +1,25 @@
 """The explorer's widgets, and how they are laid out."""
 
-import importlib.util
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
-import ipywidgets as widgets
+from ipywidgets import (
+    HTML,
+    Button,
+    Dropdown,
+    FileUpload,
+    FloatSlider,
+    HBox,
+    SelectionSlider,
+    Textarea,
+    ToggleButton,
+    VBox,
+    Widget,
+)
 
 from helpers.explorer.attack_cache import AttackCache
 from helpers.explorer.view import View
 
 GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape")
-PLAYED = ("attack step", "noise level")
 GAINS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the noise's colours
 USUAL = 0.04  # the noise level at first is this one, or the next below [units of the images]
 HELP = (
@@ -26,67 +34,61 @@ _WIDE = {
 }
 
 
-def make_controls(
-    cache: AttackCache, levels: Sequence[float], factors: Sequence[float]
-) -> SimpleNamespace:
+def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamespace:
     """The widgets to set, by name, each with a description.
 
     Args:
         cache: says which cases, attackers, structures and numbers of steps there are.
-        levels: of noise, 0 first.
-        factors: of lengths and areas.
+        settings: of `explore`: levels, factors, goal and structure.
     """
+    levels = settings.levels
     usual = max(level for level in levels if level <= USUAL) or levels[1]
-    counts = cache.counts
-    last = len(counts) - 1
-    window = {"step": 0.05, "readout_format": ".2f"}
+    case = cache.first_with(settings.structure)
+    structures = cache.dataset.structures
     path = {"placeholder": "M0 0 H9 V9 Z", "continuous_update": False}
     table: dict[str, tuple] = {
-        "case": (widgets.Dropdown, "Case", {"options": cache.ids}),
-        "attacker": (widgets.Dropdown, "Attacked by", {"options": tuple(cache.bases)}),
-        "goal": (widgets.Dropdown, "Goal", {"options": GOALS}),
-        "structure": (widgets.Dropdown, "Structure", {"options": cache.dataset.structures}),
-        "factor": (widgets.Dropdown, "Length ×", _numbers(factors, factors[-1])),
-        "gain": (widgets.Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
-        "epsilon": (widgets.SelectionSlider, "Noise level ε", _numbers(levels, usual)),
-        "step": (widgets.SelectionSlider, "Attack step", _numbers(counts, counts[-1])),
-        "played": (widgets.Dropdown, "Play through", {"options": PLAYED}),
-        "play": (widgets.Play, "Play", {"max": last, "value": last, "interval": 500}),
-        "centre": (widgets.FloatSlider, "Window centre", {"min": -1, "max": 1} | window),
-        "width": (widgets.FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2} | window),
-        "path": (widgets.Textarea, "SVG path data", path),
-        "upload": (widgets.FileUpload, "Load a PNG", "Its white or opaque parts"),
-        "draw": (widgets.ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
-        "compute": (widgets.Button, "Compute every ε", "Attack this case at every noise level"),
-        "cancel": (widgets.Button, "Cancel", "Stop computing"),
-        "save_figure": (widgets.Button, "Save figure", "PNG with its provenance"),
-        "save_image": (widgets.Button, "Save attacked image", "16-bit PNG"),
-        "save_dicom": (widgets.Button, "Save DICOM", "Attacked image as secondary capture"),
+        "case": (Dropdown, "Case", {"options": cache.ids, "value": case}),
+        "attacker": (Dropdown, "Attacked by", {"options": tuple(cache.bases)}),
+        "goal": (Dropdown, "Goal", {"options": GOALS, "value": settings.goal}),
+        "structure": (Dropdown, "Structure", {"options": structures, "value": settings.structure}),
+        "factor": (Dropdown, "Length ×", _numbers(settings.factors, settings.factors[-1])),
+        "gain": (Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
+        "epsilon": (SelectionSlider, "Noise level ε", _numbers(levels, usual)),
+        "step": (SelectionSlider, "Attack step", _numbers(cache.counts, cache.steps)),
+        "centre": (FloatSlider, "Window centre", {"min": -1, "max": 1}),
+        "width": (FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2}),
+        "path": (Textarea, "SVG path data", path),
+        "upload": (FileUpload, "Load a PNG", "Its white or opaque parts"),
+        "draw": (ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
+        "compute": (Button, "Compute every ε", "Attack this case at every noise level"),
+        "cancel": (Button, "Cancel", "Stop computing"),
+        "save_figure": (Button, "Save figure", "PNG with its provenance"),
+        "save_image": (Button, "Save attacked image", "16-bit PNG"),
+        "save_dicom": (Button, "Save DICOM", "Secondary capture; needs pydicom"),
     }
     controls = SimpleNamespace()
     for name, (kind, description, traits) in table.items():
         look = _NARROW | {"tooltip": traits} if isinstance(traits, str) else _WIDE | traits
         setattr(controls, name, kind(description=description, **look))
     controls.upload.accept = ".png"
-    if importlib.util.find_spec("pydicom") is None:
-        controls.save_dicom.layout.display = "none"
-    inputs = widgets.HBox([controls.upload, controls.draw, controls.path])
-    controls.own = widgets.VBox([widgets.HTML(HELP), inputs])
+    inputs = HBox([controls.upload, controls.draw, controls.path])
+    controls.own = VBox([HTML(HELP), inputs])
     return controls
 
 
-def arrange(controls: SimpleNamespace, view: View) -> list[widgets.Widget]:
-    """Rows of the explorer's widgets."""
+def arrange(controls: SimpleNamespace, view: View) -> list[Widget]:
+    """Rows of the explorer's"""
     c = controls
     return [
         _row(c.case, c.attacker, c.goal),
         _row(c.structure, c.factor, c.gain),
         c.own,
         _row(c.epsilon, c.step),
-        _row(c.played, c.play, c.compute, c.cancel),
+        _row(c.compute, c.cancel),
         view.message,
         view.heading,
-        _row(*view.columns),
+        _row(view.radiograph, view.noise),
+        view.caption,
         view.bars,
         _row(c.centre, c.width),
         _row(c.save_figure, c.save_image, c.save_dicom),
@@ -94,9 +96,9 @@ def arrange(controls: SimpleNamespace, view: View) -> list[widgets.Widget]:
     ]
 
 
-def _numbers(values: Sequence[float], value: float) -> dict[str, Any]:
+def _numbers(values, value):
     return {"options": [(f"{each:g}", each) for each in values], "value": value}
 
 
 def _row(*parts):
-    return widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
+    return HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})

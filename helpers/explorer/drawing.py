@@ -1,14 +1,14 @@
 """Pictures of one attack in milliseconds, as PNG bytes: for sliders that must feel instant."""
 
 import io
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from skimage.measure import find_contours
+from skimage.measure import find_contours, regionprops
 
 from helpers.evaluation import display_window
 from helpers.plots import COLOURS
@@ -18,8 +18,7 @@ FINER = 2  # times larger while lines are drawn, for smooth edges
 DASH = 12  # of the reference's outline [pixels of the larger picture]
 
 _COLOUR_MAP = matplotlib.colormaps["RdBu_r"]
-_TYPE = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-_FONT = ImageFont.truetype(_TYPE, 26)
+_FONT = ImageFont.load_default(26)
 
 
 def radiograph(
@@ -27,11 +26,9 @@ def radiograph(
     labels: np.ndarray,
     reference: np.ndarray,
     *,
-    classes: Collection[int],
-    reference_classes: Collection[int],
+    classes: Iterable[int],
     window: tuple[float, float] = (0.0, 2.0),
     corners: Sequence[tuple[float, float]] = (),
-    side: int = SIDE,
 ) -> Image.Image:
     """A radiograph with numbered outlines in the structures' colours, and dashed white ones.
 
@@ -39,58 +36,51 @@ def radiograph(
         image: (H, W) [−1, 1].
         labels: label map (H, W), outlined in colour with the number of each class.
         reference: label map (H, W), such as the target, outlined dashed and white.
-        classes: the classes of `labels` to outline.
-        reference_classes: those of `reference`.
+        classes: those of `reference` to outline.
         window: centre and width of the display window [units of the images].
         corners: (x, y) of a polygon that is being drawn [pixels of the picture].
-        side: of the picture [pixels].
 
     Returns:
-        RGB, (side, side).
+        RGB, (SIDE, SIDE).
     """
     low, high = display_window(*window)
     grey = ((image - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-    size = (side * FINER, side * FINER)
-    large = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    side = SIDE * FINER
+    large = Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
     pen = ImageDraw.Draw(large)
-    scale = side * FINER / grey.shape[1]
-    for c in sorted(classes, reverse=True):  # where two meet, the earlier class is seen
+    scale = side / len(grey)
+    for c in range(labels.max(), 0, -1):  # where two meet, the earlier class is seen
         for line in _outlines(labels == c, scale):
-            pen.line(line.ravel().tolist(), fill="black", width=7)
-            pen.line(line.ravel().tolist(), fill=colour_of(c), width=5)
+            _stroke(pen, line, colour_of(c), 5)
     dash = max(1, round(DASH / scale))  # corners of the outline, which are about a pixel apart
-    for c in reference_classes:
+    for c in classes:
         for line in _outlines(reference == c, scale):
             for start in range(0, len(line), 2 * dash):
-                part = line[start : start + dash + 1].ravel().tolist()
-                pen.line(part, fill="black", width=6)
-                pen.line(part, fill="white", width=3)
-    for c in classes:
-        rows, columns = (labels == c).nonzero()
-        if len(rows):
-            centre = (columns.mean() + 0.5) * scale, (rows.mean() + 0.5) * scale
-            pen.text(centre, str(c), "white", _FONT, "mm", stroke_width=3, stroke_fill="black")
-    drawn = [(x * FINER, y * FINER) for x, y in corners]
-    pen.line(drawn, fill="yellow", width=5)
+                _stroke(pen, line[start : start + dash + 1], "white", 3)
+    for region in regionprops(labels):
+        y, x = (np.array(region.centroid) + 0.5) * scale
+        number = str(region.label)
+        pen.text((x, y), number, "white", _FONT, "mm", stroke_width=3, stroke_fill="black")
+    drawn = np.multiply(corners, FINER)
+    pen.line(drawn.ravel().tolist(), fill="yellow", width=5)
     for corner in drawn:
         pen.circle(corner, 8, fill="yellow", outline="black")
     return large.reduce(FINER)
 
 
-def noise_map(noise: np.ndarray, *, limit: float, side: int = SIDE) -> Image.Image:
+def noise_map(noise: np.ndarray, *, limit: float) -> Image.Image:
     """Noise, blue at −limit, white at 0, red at +limit and beyond.
 
     Args:
         noise: (H, W).
         limit: above 0, in the same units.
-        side: of the picture [pixels].
 
     Returns:
-        RGB, (side, side).
+        RGB, (SIDE, SIDE).
     """
-    colours = _COLOUR_MAP(noise / (2 * limit) + 0.5, bytes=True)[..., :3]
-    picture = Image.fromarray(np.ascontiguousarray(colours))
-    return picture.resize((side, side), Image.Resampling.NEAREST)
+    colours = _COLOUR_MAP(noise / (2 * limit) + 0.5, bytes=True)
+    picture = Image.fromarray(colours).convert("RGB")
+    return picture.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -105,11 +95,16 @@ def colour_of(number: int) -> str:
     return COLOURS[(number - 1) % len(COLOURS)]
 
 
+def numbered(structures: Iterable[str]) -> list[str]:
+    """Names of classes 1 … with their numbers."""
+    return [f"{number} {name}" for number, name in enumerate(structures, start=1)]
+
+
 def sheet(
     pictures: Sequence[Image.Image],
     title: str,
     captions: Sequence[str],
-    scores: dict[str, float],
+    scores: pd.Series,
     *,
     foot: str,
 ) -> Image.Image:
@@ -127,16 +122,14 @@ def sheet(
     """
     figure = Figure(figsize=(8.7, 6.3), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1))[:, 0]
-    for ax, picture, caption in zip(upper.subplots(1, 2), pictures, captions, strict=True):
+    axes = figure.subplot_mosaic("AB;CC", height_ratios=(3, 1))
+    for ax, picture, caption in zip(axes.values(), pictures, captions, strict=False):
         ax.imshow(picture)
         ax.set_title(caption, fontsize=8)
         ax.set_axis_off()
-    ax = lower.subplots()
-    for number, (name, score) in enumerate(scores.items(), start=1):
-        length = np.nan_to_num(score)
-        bar = ax.barh(f"{number} {name}", length, color=colour_of(number), edgecolor="black")
-        ax.bar_label(bar, [score_text(score)], padding=4)
+    ax = axes["C"]
+    bars = ax.barh(numbered(scores.index), scores.fillna(0), color=COLOURS, edgecolor="black")
+    ax.bar_label(bars, scores.map(score_text), padding=4)
     ax.set(xlim=(0, 106), xticks=[], xlabel=foot)
     ax.spines[:].set_visible(False)
     ax.invert_yaxis()
@@ -150,7 +143,14 @@ def score_text(score: float) -> str:
     return "none" if np.isnan(score) else f"{score:.1f}"
 
 
+def _stroke(pen, line, colour, width):
+    """Draw a line (K, 2) with a black rim."""
+    points = line.ravel().tolist()
+    pen.line(points, fill="black", width=width + 2)
+    pen.line(points, fill=colour, width=width)
+
+
 def _outlines(mask, scale):
     """Outlines of a mask (H, W) as arrays (K, 2) of x, y in a picture `scale` times larger."""
-    lines = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    lines = find_contours(np.pad(mask, 1), 0.5)
     return [(line[:, ::-1] - 0.5) * scale for line in lines]

@@ -5,7 +5,6 @@ import html
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +17,10 @@ from helpers.common.provenance import versions
 from helpers.explorer.attack_cache import AttackCache, Frame
 
 FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
+NAME = (
+    "{case}_{attacker}_{goal[kind]}-{goal[ratio]:g}_{goal[structure]}_epsilon-{epsilon:g}"
+    "_step-{steps}_{cell:.8}_"
+)
 EMPTY_TAGS = (  # a secondary capture must have them, and nothing here fills them
     "PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
     "ReferringPhysicianName SeriesNumber InstanceNumber"
@@ -40,22 +43,20 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
     about = cache.source | {
         "steps": experiment.steps if experiment.epsilon else 0,
         "case": experiment.ids[0],
-        "attacker": cache.attacker(experiment),
+        "attacker": frame.attacker,
         "goal": {name: getattr(experiment.goal, name) for name in ("kind", "structure", "ratio")},
         "epsilon": experiment.epsilon,
         "cell": experiment.key,
     }
-    path = folder / _file_name(about, FILES[kind])
-    attacked = cache.attacked(frame)
+    name = NAME.format(**about) + FILES[kind]
+    path = folder / re.sub(r"[^\w.-]+", "-", name)
     note = ""
     if kind == "figure":
         _write_figure(path, frame, cache, about)
-    elif kind == "image":
-        write_grey(path, attacked, about)
     else:
-        write_dicom(path, attacked, json.dumps(about))
-    if kind != "figure":
-        rounded = (_grey(attacked) / 32767.5 - 1).astype(np.float32)
+        write = write_grey if kind == "image" else write_dicom
+        write(path, frame.adv_image, about)
+        rounded = (_grey(frame.adv_image) / 32767.5 - 1).astype(np.float32)
         differ = (cache.predict(rounded) != frame.prediction).sum()
         note = "rounded to 16 bits; its prediction "
         note += f"differs in {differ} of {rounded.size} pixels from the one shown"
@@ -64,7 +65,7 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
     return f"Saved in {html.escape(folder.name)}: {link} {note}"
 
 
-def write_grey(path: str | Path, image: np.ndarray, about: dict[str, Any]) -> None:
+def write_grey(path: Path, image: np.ndarray, about: dict) -> None:
     """Write an image as a 16-bit grey PNG, which moves a pixel by at most 1 / 65535.
 
     Args:
@@ -79,7 +80,7 @@ def write_grey(path: str | Path, image: np.ndarray, about: dict[str, Any]) -> No
         Image.fromarray(_grey(image)).save(file, "PNG", pnginfo=notes)
 
 
-def write_dicom(path: str | Path, image: np.ndarray, description: str) -> None:
+def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
     """Write an image (H, W) [−1, 1] as a DICOM secondary capture of 16 bits; needs pydicom."""
     from pydicom.dataset import Dataset
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
@@ -93,7 +94,7 @@ def write_dicom(path: str | Path, image: np.ndarray, description: str) -> None:
     record.Modality = "OT"
     record.ConversionType = "WSD"
     record.PatientName = "Adversarial^Attack"
-    record.ImageComments = description
+    record.ImageComments = json.dumps(about)
     record.set_pixel_data(_grey(image), "MONOCHROME2", 16)
     with atomic_write(path) as file:
         record.save_as(file, enforce_file_format=True)
@@ -103,28 +104,17 @@ def _grey(image):
     return ((image.astype(np.float64).clip(-1, 1) + 1) * 32767.5).round().astype(np.uint16)
 
 
-def _file_name(about, end):
-    goal = about["goal"]
-    aim = "{kind}-{ratio:g}_{structure}" if goal["structure"] else "{kind}"
-    name = (
-        f"{about['case']}_{about['attacker']}_{aim.format(**goal)}_epsilon-{about['epsilon']:g}"
-        f"_step-{about['steps']}_{about['cell'][:8]}_{end}"
-    )
-    return re.sub(r"[^\w.-]+", "-", name)
-
-
 def _write_figure(path, frame, cache, about):
     experiment = frame.experiment
     (id,) = experiment.ids
+    image = cache.image(id)
     goal = cache.goal(id, experiment.goal)
-    parts = cache.image(id), cache.attacked(frame), cache.clean(id), frame.prediction, goal
+    parts = image, frame.adv_image, cache.predict(image), frame.prediction, goal
     figure = plots.plot_attacks(
-        {about["attacker"]: parts},
+        {frame.attacker: parts},
         structures=cache.dataset.structures,
         epsilon=experiment.epsilon or 1.0,
         target_name=frame.reference,
     )
-    try:
-        plots.save_figure(figure, path, about)
-    finally:
-        plt.close(figure)
+    plt.close(figure)  # or a notebook shows it
+    plots.save_figure(figure, path, about)

@@ -25,7 +25,8 @@ def guarded(method: Callable) -> Callable:
                 if not self.closed:
                     method(self, *args)
             except Exception as error:
-                self.say_error(error)
+                self.error = str(error) or type(error).__name__
+                self._say("")
 
     return call
 
@@ -48,7 +49,7 @@ class Job(Thread):
     """
 
     def __init__(self, explorer: Any, attacks: list[Experiment]) -> None:
-        super().__init__(daemon=True, name="explorer")
+        super().__init__(daemon=True)
         self.explorer = explorer
         self.attacks = attacks
         self.attack = attacks[0]
@@ -58,32 +59,27 @@ class Job(Thread):
     def run(self) -> None:
         """Compute the attacks; an error ends the job, and the explorer shows it."""
         explorer = self.explorer
-        error = None
+        failure = None
         try:
             with explorer.turn:
                 for attack in self.attacks:
+                    if explorer.job is not self:
+                        break
                     self.attack = attack
-                    self._check()
                     frame = explorer.cache.compute(attack, self._observe)
-                    explorer.on_step(self, attack.steps, lambda frame=frame: frame)
-        except SupersededError:
-            return
-        except Exception as caught:
-            error = caught
-        finally:
-            atexit.unregister(self._end)
-        explorer.on_end(self, error)
+                    explorer.on_step(self, attack.steps, frame)
+        except Exception as error:
+            failure = error
+        atexit.unregister(self._end)
+        explorer.on_end(self, failure)
 
     def _observe(self, step, make):
-        self._check()
+        if self.explorer.job is not self:
+            raise SupersededError
         if 0 < step < self.attack.steps and time.monotonic() > self.last_shown + EVERY:
-            self.explorer.on_step(self, step, make)
+            self.explorer.on_step(self, step, make())
             self.last_shown = time.monotonic()
 
     def _end(self):
         self.explorer.job = None
         self.join(10)
-
-    def _check(self):
-        if self.explorer.job is not self:
-            raise SupersededError

@@ -2,15 +2,12 @@
 
 import base64
 import re
-from typing import Any
 
-from ipyevents import Event as Listener
-
+from helpers.common.arguments import require
 from helpers.explorer.job import guarded
 from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 
 MOST_TEXT = 10_000  # characters of SVG path data
-MOST_BYTES = 8_000_000  # of a PNG file
 
 
 class ShapeInput:
@@ -21,29 +18,17 @@ class ShapeInput:
         corners: (x, y) of a polygon that is being drawn [pixels of the picture], or None.
     """
 
-    controls: Any
-    view: Any
     shape = ""
-    corners: list[tuple[float, float]] | None = None
-
-    def listen_to_shapes(self) -> None:
-        """Follow the controls, and clicks on the radiograph."""
-        self.controls.path.observe(self._paste, "value")
-        self.controls.upload.observe(self._load, "value")
-        self.controls.draw.observe(self._draw, "value")
-        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
+    corners: list | None = None
 
     @guarded
     def _paste(self, change):
         text = change["new"].strip()
         if not text:
             return
-        if len(text) > MOST_TEXT or not re.fullmatch(PATH_DATA, text):
-            raise ValueError(
-                'that is not SVG path data: paste what stands in d="…" of a <path>, such as '
-                f"M0 0 H9 V9 Z, up to {MOST_TEXT} characters"
-            )
+        advice = 'paste what stands in d="…" of a <path>, such as M0 0 H9 V9 Z'
+        usable = len(text) <= MOST_TEXT and re.fullmatch(PATH_DATA, text)
+        require(usable, "SVG path data", text[:80], advice)
         read_shape(text)
         self.shape = text
         self._changed()
@@ -51,14 +36,8 @@ class ShapeInput:
     @guarded
     def _load(self, change):
         for file in change["new"]:
-            name, size = file["name"], file["size"]
-            if size > MOST_BYTES:
-                raise ValueError(f"{name} has {size:,} bytes; {MOST_BYTES:,} are the most")
             text = PNG_TEXT + base64.b64encode(file["content"]).decode()
-            try:
-                self.shape = png_text(read_shape(text))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+            self.shape = png_text(read_shape(text))
             self.controls.path.value = ""  # the same text pasted once more is a change again
             self._changed()
 
@@ -74,9 +53,7 @@ class ShapeInput:
         if begin:
             self._say("click the corners on the radiograph, then press Close the polygon")
             return
-        if len(corners) < 3:
-            found = f"a polygon of {len(corners)} corners has no area"
-            raise ValueError(f"{found}: draw one of three or more")
+        require(len(corners) > 2, "number of corners", len(corners), "draw three or more")
         self.controls.path.value = "M" + " L".join(f"{x:g} {y:g}" for x, y in corners) + " Z"
 
     @guarded

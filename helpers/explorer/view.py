@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -20,42 +19,36 @@ class View:
     Args:
         cache: where the frames come from.
         controls: say how a frame is shown.
-        smallest: the lowest noise level, for the colours where there is no noise.
 
     Attributes:
         text: what is shown, in words.
         widgets: all that change.
-        columns: the pictures with their captions.
     """
 
-    def __init__(self, cache: AttackCache, controls: SimpleNamespace, smallest: float) -> None:
-        layout = {"width": f"{SIDE}px", "max_width": "100%"}
+    def __init__(self, cache: AttackCache, controls: SimpleNamespace) -> None:
         self.cache = cache
-        self.smallest = smallest
-        self.text = ""
         self.controls = controls
+        self.text = ""
+        layout = {"width": f"{SIDE}px", "max_width": "100%", "margin": "0 8px 0 0"}
         pictures = [widgets.Image(layout=layout) for _ in range(2)]
-        self.captions = [widgets.HTML(layout=layout) for _ in range(2)]
-        texts = [widgets.HTML() for _ in range(4)]
+        texts = [widgets.HTML() for _ in range(5)]
         self.radiograph, self.noise = pictures
-        self.heading, self.bars, self.message, self.saved = texts
-        self.widgets = [*pictures, *self.captions, *texts]
-        columns = zip(pictures, self.captions, strict=True)
-        self.columns = [widgets.VBox(each, layout={"margin": "0 8px 0 0"}) for each in columns]
+        self.message, self.heading, self.caption, self.bars, self.saved = texts
+        self.widgets = [*pictures, *texts]
 
-    def say(self, text: str, *, alarm: bool) -> None:
-        """Show a line of text, in another colour if it is an error."""
-        colour = "var(--jp-error-color1, #B00020)" if alarm else "inherit"
+    def say(self, text: str, error: str) -> None:
+        """Show an error in its colour; where there is none, a line of text."""
+        colour = "var(--jp-error-color1, #B00020)" if error else "inherit"
         about = f'role="status" aria-live="polite" style="color: {colour}"'
-        self.message.value = f"<span {about}>{html.escape(text)}</span>"
+        words = f"Error: {error}" if error else text
+        self.message.value = f"<span {about}>{html.escape(words)}</span>"
 
     def show(self, frame: Frame, corners: Sequence[tuple[float, float]]) -> None:
         """Show a frame, and the corners of a polygon that is being drawn."""
         pictures = self._pictures(frame, corners)
         self.radiograph.value, self.noise.value = map(drawing.png, pictures)
-        for widget, caption in zip(self.captions, self._captions(frame), strict=True):
-            widget.value = html.escape(caption)
-        self.bars.value = score_table(frame, self.cache.dataset.structures)
+        self.caption.value = html.escape("; ".join(self._captions(frame)))
+        self.bars.value = score_table(frame)
         self.text = self._words(frame)
         self.heading.value = f"<b>{html.escape(self.text)}</b>"
 
@@ -65,20 +58,21 @@ class View:
             self._pictures(frame, ()),
             self._words(frame),
             self._captions(frame),
-            dict(zip(self.cache.dataset.structures, frame.iou["target"], strict=True)),
+            frame.iou["target"],
             foot=f"bars: IoU × 100 of prediction and {frame.reference}",
         )
 
     def _pictures(self, frame, corners):
-        data = self.cache.dataset
         (id,) = frame.experiment.ids
         goal = frame.experiment.goal
+        classes = self.cache.dataset.classes
+        if goal.structure:
+            classes = [self.cache.dataset.class_of(goal.structure)]
         radiograph = drawing.radiograph(
-            self.cache.attacked(frame),
+            frame.adv_image,
             frame.prediction,
             self.cache.goal(id, goal),
-            classes=data.classes,
-            reference_classes=[data.class_of(goal.structure)] if goal.structure else data.classes,
+            classes=classes,
             window=(self.controls.centre.value, self.controls.width.value),
             corners=corners,
         )
@@ -86,7 +80,7 @@ class View:
 
     def _limit(self, frame):
         """Noise of the darkest colour."""
-        return (frame.experiment.epsilon or self.smallest) / self.controls.gain.value
+        return (frame.experiment.epsilon or 1.0) / self.controls.gain.value
 
     def _captions(self, frame):
         limit = f"{self._limit(frame):.3g}"
@@ -97,28 +91,26 @@ class View:
 
     def _words(self, frame):
         experiment = frame.experiment
-        (what,) = experiment.ids
+        (id,) = experiment.ids
+        what = f"{id}, no attack"
         if experiment.epsilon:
-            what += f", ε = {experiment.epsilon:g}, {self.cache.attacker(experiment)}"
-            what += f", step {experiment.steps}"
-        else:
-            what += ", no attack"
+            level = f"ε = {experiment.epsilon:g}"
+            what = f"{id}, {level}, {frame.attacker}, step {experiment.steps}"
         structure = experiment.goal.structure
         if not structure:
-            return f"{what}: mean IoU with the truth {score_text(np.nanmean(frame.iou['truth']))}"
-        k = self.cache.dataset.class_of(structure) - 1
-        target, truth = (score_text(frame.iou[name][k]) for name in ("target", "truth"))
+            return f"{what}: mean IoU with the truth {score_text(frame.iou['truth'].mean())}"
+        target, truth = map(score_text, frame.iou.loc[structure])
         return f"{what}: IoU of the {structure} with its target {target}, with the truth {truth}"
 
 
-def score_table(frame: Frame, structures: Sequence[str]) -> str:
+def score_table(frame: Frame) -> str:
     """HTML table: IoU of each structure with target and truth, as bars and numbers."""
-    names = [f"{number} {name}" for number, name in enumerate(structures, start=1)]
-    table = pd.DataFrame(frame.iou, index=names).add_prefix("IoU × 100 with the ")
+    table = frame.iou.add_prefix("IoU × 100 with the ")
+    table.index = drawing.numbered(table.index)
     if frame.reference == "truth":
         table = table.iloc[:, 1:]
     style = table.style.format("{:.1f}", na_rep="none").format_index(escape="html")
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(table.index, start=1):
         row = pd.IndexSlice[[name], :]
         style.bar(subset=row, color=drawing.colour_of(number), vmin=0, vmax=100, width=80)
     return style.set_properties(**{"width": "18em", "text-align": "right"}).to_html()

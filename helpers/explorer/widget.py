@@ -1,9 +1,7 @@
 """The ε slider: drag, and watch what noise makes of a segmentation."""
 
 import base64
-import io
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
+from ipyevents import Event as Listener
 from PIL import Image
 
+from helpers.common.arguments import require, require_choice
 from helpers.common.paths import EXPERIMENTS, RUNS
 from helpers.data import Dataset
-from helpers.explorer import export
+from helpers.explorer import drawing, export
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.controls import GOALS, arrange, make_controls
 from helpers.explorer.job import Job, guarded
@@ -74,25 +74,20 @@ def explore(
             seed, precision: of the `Experiment`.
 
     Raises:
-        TypeError: an option has another name.
-        ValueError: an option has a value that cannot be used.
+        ValueError: an option has another name, or a value that cannot be used.
     """
-    unknown = ", ".join(sorted(options.keys() - OPTIONS.keys()))
-    if unknown:
-        raise TypeError(f"explore has no option {unknown}; choose from {', '.join(OPTIONS)}")
+    for name in options:
+        require_choice("option", name, OPTIONS)
     settings = SimpleNamespace(**OPTIONS | options)
-    settings.levels = _numbers("epsilons", epsilons, 0.0)
+    levels = _numbers("epsilons", epsilons, 0.0)
+    usable = len(levels) > 1 and all(0 <= level <= 2 for level in levels)
+    require(usable, "epsilons", levels, "give noise levels above 0 and up to 2")
+    settings.levels = levels
     settings.factors = _numbers("factors", settings.factors, 1.0)
     settings.structure = settings.structure or dataset.structures[0]
     dataset.class_of(settings.structure)
-    if len(settings.levels) < 2 or not all(0 <= level <= 2 for level in settings.levels):
-        given = [level for level in settings.levels if level]
-        raise ValueError(f"epsilons are {given}; give noise levels above 0 and up to 2")
-    if settings.goal not in GOALS:
-        raise ValueError(f"goal {settings.goal!r} is unknown; choose one of {', '.join(GOALS)}")
-    names = ("store", "which", "device", "steps", "seed", "precision")
-    chosen: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return Explorer(AttackCache(dataset, target, surrogate, **chosen), settings)
+    require_choice("goal", settings.goal, GOALS)
+    return Explorer(AttackCache(dataset, target, surrogate, settings), settings)
 
 
 def _numbers(name, values, also):
@@ -115,20 +110,21 @@ class Explorer(ShapeInput, widgets.VBox):
         error: the last error, or "".
     """
 
+    closed = False
+    job: Job | None = None
+    shown: Any = None
+    wanted: Experiment | None = None
+    error = ""
+
     def __init__(self, cache: AttackCache, settings: SimpleNamespace) -> None:
         self.cache = cache
         self.settings = settings
         self.lock = RLock()  # of all that changes below
         self.turn = Lock()  # of the job that may attack
         self.timer = Timer(AGAIN, self._send_again)
-        self.closed = False
-        self.job: Job | None = None
         self.queue: list[Experiment] = []
-        self.shown: Frame | None = None
-        self.wanted: Experiment | None = None
-        self.error = ""
-        self.controls = make_controls(cache, settings.levels, settings.factors)
-        self.view = View(cache, self.controls, settings.levels[1])
+        self.controls = make_controls(cache, settings)
+        self.view = View(cache, self.controls)
         super().__init__(arrange(self.controls, self.view))
         self.add_class("attack-explorer")
         self._listen()
@@ -136,16 +132,15 @@ class Explorer(ShapeInput, widgets.VBox):
 
     def _listen(self):
         c = self.controls
-        c.goal.value = self.settings.goal
-        c.structure.value = self.settings.structure
-        c.case.value = self.cache.first_with(c.structure.value)
         for control in (c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step):
             control.observe(self._changed, "value")
         for control in (c.centre, c.width, c.gain):
             control.observe(self._redraw, "value")
-        c.played.observe(self._choose_played, "value")
-        self.link = widgets.link((c.step, "index"), (c.play, "value"))
-        self.listen_to_shapes()
+        c.path.observe(self._paste, "value")
+        c.upload.observe(self._load, "value")
+        c.draw.observe(self._draw, "value")
+        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
+        self.clicks.on_dom_event(self._click)
         c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
         for kind in export.FILES:
@@ -158,22 +153,20 @@ class Explorer(ShapeInput, widgets.VBox):
         """Show what the controls ask for, or the nearest and compute."""
         c = self.controls
         kind = c.goal.value
+        own = kind == "own shape"
         self.timer.cancel()
         c.structure.disabled = kind == "untargeted"
-        c.factor.disabled = kind not in ("resize", "own shape")
-        c.factor.description = "Area ×" if kind == "own shape" else "Length ×"
-        c.own.layout.display = "" if kind == "own shape" else "none"
+        c.factor.disabled = not own and kind != "resize"
+        c.factor.description = "Area ×" if own else "Length ×"
+        c.own.layout.display = "" if own else "none"
         self.wanted = None
         self.error = ""
         wanted = self._asked(c.epsilon.value, c.step.value)
-        self.cache.goal(c.case.value, wanted.goal)  # says what is wrong with the goal
+        self._show(self._nearest())  # an error says what is wrong with the goal
         self.wanted = wanted
-        frame = self.cache.find(wanted)
-        if frame is not None:
-            self._show(frame)
+        if self.shown.experiment == wanted:
             self._say("computing others …" if self.job else "")
             return
-        self._show(self._nearest())
         whole = replace(wanted, steps=self.cache.steps)
         if self.job is None or self.job.attack != whole:
             self._start([whole, *(each for each in self.queue if each != whole)])
@@ -192,9 +185,9 @@ class Explorer(ShapeInput, widgets.VBox):
         if kind == "resize":
             return Goal("resize", structure, factor)
         if kind == "own shape":
-            if not self.shape:
-                raise ValueError("there is no shape yet: load a PNG or paste SVG path data")
-            return Goal("shape", structure, factor, shape=self.shape)
+            advice = "load a PNG or paste SVG path data"
+            require(self.shape, "own shape", self.shape, advice)
+            return Goal("shape", structure, factor, self.shape)
         return Goal("shape", structure, getattr(self.settings, kind.split()[0]))
 
     def _nearest(self):
@@ -216,50 +209,43 @@ class Explorer(ShapeInput, widgets.VBox):
     def _say(self, text):
         """Say what is going on; without a text, what speaks against the attack that is shown."""
         warnings = self.shown.warnings if self.shown else ""
-        words = f"Error: {self.error}" if self.error else text or warnings or "ready"
-        self.view.say(words, alarm=bool(self.error))
+        self.view.say(text or warnings or "ready", self.error)
         self.controls.cancel.disabled = self.job is None
-
-    def say_error(self, error: Exception) -> None:
-        """Show an exception as one line."""
-        self.error = " ".join(str(error).split())[:300] or type(error).__name__
-        self._say("")
 
     # computing
 
     def _start(self, attacks):
         """Run attacks in the background, in order, in place of what runs now."""
-        self.timer.cancel()
         self.job = Job(self, attacks)
-        self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest: {self.view.text}")
+        self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest that is at hand")
         self.job.start()
 
     @guarded
-    def on_step(self, job: Job, step: int, make: Callable[[], Frame]) -> None:
-        """A job has come to a step, whose frame `make` makes; with the last one it has finished."""
+    def on_step(self, job: Job, step: int, frame: Frame) -> None:
+        """A job has come to a step of its attack; with the last one it has finished that."""
         if job is not self.job:
             return
+        attack = job.attack
         steps = self.cache.steps
         if step == steps:
-            self.queue = [each for each in self.queue if each != job.attack]
-        if self.wanted and replace(self.wanted, steps=steps) == job.attack:
-            self._show(self.cache.find(self.wanted) or make())
-        also = f" (ε = {job.attack.epsilon:g}; {len(self.queue)} to do)" if self.queue else ""
-        self._say(f"computing… step {step}/{steps}{also}")
+            self.queue = [each for each in self.queue if each != attack]
+        if self.wanted and replace(self.wanted, steps=steps) == attack:
+            self._show(self.cache.find(self.wanted) or frame)
+        self._say(f"computing… step {step}/{steps} at ε = {attack.epsilon:g}")
 
     @guarded
     def on_end(self, job: Job, error: Exception | None) -> None:
-        """A job has ended by itself."""
+        """A job has ended."""
         if job is not self.job:
             return
         self.job = None
         self.queue = []
-        self._say("")
-        if error is not None:
-            self.say_error(error)
         self.timer = Timer(AGAIN, self._send_again)
         self.timer.daemon = True
         self.timer.start()
+        if error:
+            raise error
+        self._say("")
 
     @guarded
     def _send_again(self):
@@ -269,9 +255,9 @@ class Explorer(ShapeInput, widgets.VBox):
 
     def wait(self, seconds: float = 60) -> bool:
         """Block until nothing is computed; returns False on time-out."""
-        end = time.monotonic() + seconds
-        while self.job is not None and time.monotonic() < end:
-            time.sleep(0.02)
+        job = self.job
+        if job:
+            job.join(seconds)
         with self.lock:  # what shows the end has run
             return self.job is None
 
@@ -289,40 +275,24 @@ class Explorer(ShapeInput, widgets.VBox):
     def _cancel(self, _):
         self.job = None
         self.queue = []
-        if self.wanted and self.cache.find(self.wanted) is None:
-            self._show(self._nearest())
+        self._show(self._nearest())
         self._say("cancelled; move a control to go on")
-
-    @guarded
-    def _choose_played(self, _):
-        c = self.controls
-        slider = c.epsilon if c.played.value == "noise level" else c.step
-        self.link.unlink()
-        c.play.max = len(slider.options) - 1
-        self.link = widgets.link((slider, "index"), (c.play, "value"))
 
     # as files, and as a widget
 
     @guarded
     def _save(self, kind, _):
-        if self.shown is None:
-            raise ValueError("there is no picture yet: choose another goal or structure")
+        require(self.shown, "picture", None, "choose another goal or structure")
         folder = Path(self.settings.folder).expanduser()
         self.view.saved.value = export.save(kind, self.shown, self.cache, folder)
-
-    def picture(self) -> Image.Image:
-        """What is shown, as one picture."""
-        return self.view.picture(self.shown)
 
     def _repr_mimebundle_(self, **options):
         """The widget, and a picture and a line of text for where no widget can be."""
         bundle = super()._repr_mimebundle_(**options)
         with self.lock:
             if self.shown:
-                file = io.BytesIO()
-                picture = self.picture().quantize(32, dither=Image.Dither.NONE)
-                picture.save(file, "PNG", optimize=True)
-                bundle["image/png"] = base64.b64encode(file.getvalue()).decode()
+                picture = self.view.picture(self.shown).quantize(32, dither=Image.Dither.NONE)
+                bundle["image/png"] = base64.b64encode(drawing.png(picture)).decode()
             bundle["text/plain"] = f"Explorer: {self.error or self.view.text}"
         return bundle
 
@@ -336,7 +306,6 @@ class Explorer(ShapeInput, widgets.VBox):
             self.closed = True
             self.job = None
             self.shown = None
-            self.wanted = None
         self.cache.clear()
         for widget in (self.clicks, *_inside(self)):
             widget.close()
