@@ -51,11 +51,10 @@ def smallest_epsilon(
     tried = dict.fromkeys(single, high)
     for _ in range(rounds + 1):
         now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
-        table = run(now, dataset, networks, **options | {"names": ("name", "case")})
-        targets = table[table["compared_with"] == "target"]
-        scores = targets.set_index(["name", "case", "structure"])["iou"]
+        table = run(now, dataset, networks, names=("name", "case"), **options)
+        scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
         for key, epsilon in tried.items():
-            enough = scores[*key, single[key].goal.structure] >= reached
+            enough = scores[*key, single[key].goal.structure, "target"] >= reached
             (best if enough else failed)[key] = epsilon
         tried = {
             key: round(math.sqrt(failed[key] * most), 9)
