@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
 from helpers.sweep.experiment import Experiment, attack_of
+
+OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ def compute_results(
         shown = _adversarial(experiment, cases[experiment], attacked)
         score = _score(experiment, cases[experiment], shown, structures, networks, batch_size)
         results.append(score)
-    seconds = (time.monotonic() - start) / max(1, sum(len(e.ids) for e in experiments))
+    seconds = (time.monotonic() - start) / sum(len(e.ids) for e in experiments)
     return [replace(result, seconds=seconds) for result in results]
 
 
@@ -117,17 +120,8 @@ def _prepare(experiment, images, truth, structures, networks):
 
 def batch_settings(attack: Experiment) -> tuple:
     """What attacks of one batch have in common."""
-    return (
-        attack.crafted_on,
-        attack.attack,
-        attack.steps,
-        attack.loss,
-        attack.classes,
-        attack.precision,
-        attack.goal.kind == "untargeted",
-        attack.stop_at,
-        attack.stop_at is not None and attack.goal.structure,
-    )
+    structure = attack.stop_at is not None and attack.goal.structure
+    return (*OPTIONS(attack), attack.goal.kind == "untargeted", structure)
 
 
 def _attack(group, structures, networks, batch_size, observe):
@@ -156,15 +150,14 @@ def _attack(group, structures, networks, batch_size, observe):
     with warnings.catch_warnings(action="ignore"):  # they are kept in the table
         result = function[first.attack](network, images, together.goal, **options)
     parts = result.adv_images.split([len(experiment.ids) for experiment in group])
-    texts = (_warning(result, case) for case in range(len(images)))
+    texts = (
+        "; ".join(text for text, found in result.findings.items() if found[case])
+        for case in range(len(images))
+    )
     return {
         experiment: (adv_images, [next(texts) for _ in experiment.ids])
         for experiment, adv_images in zip(group, parts, strict=True)
     }
-
-
-def _warning(result, case):
-    return "; ".join(text for text, found in result.findings.items() if found[case])
 
 
 def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
@@ -205,7 +198,9 @@ def _score(experiment, cases, shown, structures, networks, batch_size):
     maps = torch.cat(predicted)
     classes = range(1, len(structures) + 1)
     compared = {"target": cases.goal, "truth": cases.truth}
-    noise, linf = quantise(adv_images - cases.images)
+    noise = adv_images - cases.images
+    linf = noise.abs().flatten(1).amax(dim=1)
+    steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round()
     device = {"device": adv_images.device.type, "threads": torch.get_num_threads()}
     return Result(
         {k: iou(maps, labels, classes=classes).cpu().numpy() for k, labels in compared.items()},
@@ -213,16 +208,10 @@ def _score(experiment, cases, shown, structures, networks, batch_size):
         torch.cat(losses).cpu().numpy(),
         tuple(texts),
         maps.cpu().numpy().astype(np.uint8),
-        noise.cpu().numpy(),
+        steps.cpu().numpy().astype(np.int8),
         0.0,
         _origin() | device,
     )
-
-
-def quantise(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise (N, C, H, W) rounded to int8 steps of linf / 127, and linf (N,)."""
-    linf = noise.abs().flatten(1).amax(dim=1)
-    return (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round().to(torch.int8), linf
 
 
 @cache

@@ -31,11 +31,11 @@ def result_table(
         classes = structures or range(1, result.iou["target"].shape[1] + 1)
         about = [result.about.get(column, "") for column in ABOUT]
         end = (result.seconds, experiment.key, *about)
-        values = zip(experiment.ids, result.linf, result.loss, result.warnings, strict=True)
-        for case, (id, *scores) in enumerate(values):
+        cases = zip(experiment.ids, result.linf, result.loss, result.warnings, strict=True)
+        for case, (id, *values) in enumerate(cases):
             for (k, structure), compared in product(enumerate(classes), ("target", "truth")):
                 iou = result.iou[compared][case, k]
-                rows.append((*name, id, structure, compared, iou, *scores, *end))
+                rows.append((*name, id, structure, compared, iou, *values, *end))
     table = pd.DataFrame(rows, columns=[*names, *COLUMNS])
     return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 

@@ -14,9 +14,8 @@ from helpers.common.arguments import require, whole_number
 from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
-from helpers.network import find_device
 from helpers.sweep.compute import Result, restore_images
-from helpers.sweep.engine import Engine, LostEngine, open_engine
+from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
 from helpers.sweep.report import describe_failure, result_table
 from helpers.sweep.store import Store
@@ -28,7 +27,7 @@ Networks = Iterable[Trained] | Mapping[str, nn.Module]
 
 
 class SweepError(RuntimeError):
-    """Experiments failed, or the sweep could not go on; what is finished is in the store."""
+    """Experiments failed; the others are in the store."""
 
 
 def run(
@@ -68,8 +67,8 @@ def run(
     Raises:
         ValueError: an experiment does not fit the dataset, its weights are nowhere or were changed,
             or engine or store cannot be used.
-        SweepError: experiments failed, or the store could not be written; the message says what to
-            do.
+        SweepError: experiments failed; the message says what to do.
+        OSError: the store could not be written. What is finished is kept.
         LostEngine: the scheduler has gone. What is finished is kept.
     """
     named = {n if isinstance(n, tuple) else (n,): e for n, e in experiments.items()}
@@ -83,8 +82,10 @@ def run(
     missing = {e.key: e for e in named.values() if results[e.key] is None}
     if missing:
         engine = open_engine(engine) if isinstance(engine, str) else engine
-        sweep = _Sweep(dataset, weights, engine, batch_size)
-        results |= sweep.compute(missing, shelf, noise, len(results))
+        most = BATCH[engine.device.type]
+        usual = max(1, min(4 * most, most * 256**2 // dataset.size**2))
+        shared = Shared(dataset, weights, engine.device, batch_size or usual)
+        results |= _compute(missing, engine, shared, shelf, noise, len(results))
     rows = [(name, e, results[e.key]) for name, e in named.items()]
     return result_table(rows, names, dataset.structures)
 
@@ -135,75 +136,61 @@ def load_images(
     return adv_images, predictions
 
 
-class _Sweep:
-    """Experiments on one dataset, and the engine that computes them."""
-
-    def __init__(self, dataset, networks, engine, batch_size):
-        most = BATCH[engine.device.type]
-        usual = max(1, min(4 * most, most * 256**2 // dataset.size**2))
-        self.batch_size = batch_size or usual
-        self.dataset = dataset
-        self.engine = engine
-        if not engine.in_process:  # a worker loads its own copy
-            dataset = replace(dataset, images=None, labels=None)
-        self.shared = Shared(dataset, networks, engine.device, self.batch_size)
-
-    def compute(self, missing, store, noise, total):
-        """Results of what is missing, by key, all of them in the store."""
-        results, failed, logged = {}, [], time.monotonic()
-        before = total - len(missing)
-        bar = progress_bar(total=total, initial=before, desc="experiments")
-        try:
-            for experiment, result, error in self._attempts(missing.values()):
-                if error:
-                    record = store.write_failure(experiment, error, self.dataset.origin)
-                    failed.append(describe_failure(store, record))
-                    continue
-                store.write(experiment, result, noise=noise)
-                results[experiment.key] = replace(result, predictions=None, noise=None)
-                bar.update()
-                if bar.disable and time.monotonic() > logged + 10:
-                    logged = time.monotonic()
-                    log(f"{before + len(results)} of {total} experiments")
-        except (KeyboardInterrupt, OSError) as error:
-            kind, why = type(error), str(error) or "interrupted"
-            if not isinstance(error, KeyboardInterrupt | LostEngine):
-                kind, why = SweepError, f"the store cannot be written ({error.strerror or error})"
-            raise kind(
-                f"{why}; {before + len(results)} of {total} experiments are finished in "
-                f"{store.folder}: mend that and run the same again"
-            ) from None
-        finally:
-            bar.close()
-        if failed:
-            text = f"{len(failed)} of {total} experiments failed, the others are in {store.folder}"
-            raise SweepError("\n  ".join([text, *failed]))
-        return results
-
-    def _attempts(self, experiments):
-        """Experiment, result and error of each; those that fail are retried at the end, alone."""
-        failed = []
-        for attempt in self._process(make_tasks(experiments, self.batch_size, self.engine.slots)):
-            experiment, _, error = attempt
+def _compute(missing, engine, shared, store, noise, total):
+    """Results of what is missing, by key, all of them in the store."""
+    results, failed, logged = {}, [], time.monotonic()
+    before = total - len(missing)
+    bar = progress_bar(total=total, initial=before, desc="experiments")
+    try:
+        for experiment, result, error in _attempts(missing.values(), engine, shared):
             if error:
-                failed.append(experiment)
-            else:
-                yield attempt
-        for experiment in failed:
-            yield from self._process([Task([experiment])])
-
-    def _process(self, tasks):
-        """Experiment, result and error of each experiment of the tasks."""
-        queue = deque(tasks)
-        found = self.engine.map(
-            compute_task, lambda: queue.popleft() if queue else None, self.shared
-        )
-        for task, results, error in found:
-            if not results and not error:  # a worker without the data
-                queue.appendleft(task._replace(cases=self.dataset.take(task.ids())))
+                record = store.write_failure(experiment, error, shared.dataset.origin)
+                failed.append(describe_failure(store, record))
                 continue
-            for k, experiment in enumerate(task.experiments):
-                yield experiment, results and results[k], error
+            store.write(experiment, result, noise=noise)
+            results[experiment.key] = replace(result, predictions=None, noise=None)
+            bar.update()
+            if bar.disable and time.monotonic() > logged + 10:
+                logged = time.monotonic()
+                log(f"{before + len(results)} of {total} experiments")
+    except (KeyboardInterrupt, OSError) as error:
+        finished = f"{before + len(results)} of {total} experiments are finished in {store.folder}"
+        error.add_note(f"{finished}: run the same again")
+        raise
+    finally:
+        bar.close()
+    if failed:
+        text = f"{len(failed)} of {total} experiments failed, the others are in {store.folder}"
+        raise SweepError("\n  ".join([text, *failed]))
+    return results
+
+
+def _attempts(experiments, engine, shared):
+    """Experiment, result and error of each; those that fail are retried at the end, alone."""
+    failed = []
+    tasks = make_tasks(experiments, shared.batch_size, engine.slots)
+    for attempt in _process(tasks, engine, shared):
+        experiment, _, error = attempt
+        if error:
+            failed.append(experiment)
+        else:
+            yield attempt
+    for experiment in failed:
+        yield from _process([Task([experiment])], engine, shared)
+
+
+def _process(tasks, engine, shared):
+    """Experiment, result and error of each experiment of the tasks."""
+    queue, dataset = deque(tasks), shared.dataset
+    if not engine.in_process:  # a worker loads its own copy
+        shared = shared._replace(dataset=replace(dataset, images=None, labels=None))
+    found = engine.map(compute_task, lambda: queue.popleft() if queue else None, shared)
+    for task, results, error in found:
+        if not results and not error:  # a worker without the data
+            queue.appendleft(task._replace(cases=dataset.take(task.ids())))
+            continue
+        for k, experiment in enumerate(task.experiments):
+            yield experiment, results and results[k], error
 
 
 def rerun_failed(store: str | Path, key: str) -> Result:
@@ -225,7 +212,7 @@ def rerun_failed(store: str | Path, key: str) -> Result:
     require(origin, "origin", origin, "the data were put together by hand: run that sweep again")
     experiment, data = Experiment.read(records[0]["cell"]), load(**origin)
     networks = _networks({}, [experiment], data)
-    shared = Shared(data, networks, find_device("cpu"), BATCH["cpu"])
+    shared = Shared(data, networks, torch.device("cpu"), BATCH["cpu"])
     (result,) = compute_task(shared, Task([experiment]))
     shelf.write(experiment, result, noise=True)
     return result

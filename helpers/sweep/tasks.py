@@ -1,7 +1,7 @@
 """Tasks of a sweep: experiments that share a batch, and how a worker computes them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ class Shared(NamedTuple):
     batch_size: int
 
 
-def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -> Iterator[Task]:
+def make_tasks(experiments: Collection[Experiment], batch_size: int, slots: int) -> Iterator[Task]:
     """Tasks of a batch each, of experiments that share one; smaller where slots would idle.
 
     Args:
@@ -40,16 +40,15 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
         slots: tasks at a time.
     """
     groups: dict = {}
-    images = 0
     for experiment in experiments:
         attack = attack_of(experiment)  # it is run once for all that is made of it
         group = groups.setdefault(batch_settings(attack), {})
         group.setdefault(attack, []).append(experiment)
-        images += len(experiment.ids)
     if slots > 1:
+        images = sum(len(e.ids) for e in experiments)
         batch_size = min(batch_size, math.ceil(images / (4 * slots)))
     for group in groups.values():
-        part: list[Experiment] = []
+        part: list = []
         size = 0
         for attack, made in group.items():
             if part and size + len(attack.ids) > batch_size:
