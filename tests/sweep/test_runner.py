@@ -758,7 +758,8 @@ def test_a_failed_experiment_is_not_run_on_other_images(tmp_path, capsys):
     shutil.copy(tmp_path / "data/images/c0.png", tmp_path / "data/images/c1.png")
     assert main(["run", str(store), experiment.key]) == 2
     assert (
-        f"experiment {experiment.key[:12]} is of folder-data 32" in capsys.readouterr().err
+        f"('folder-data', '{experiment.source}', 32); the dataset at hand"
+        in capsys.readouterr().err
         and not stamps(store)
     )
 
