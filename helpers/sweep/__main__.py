@@ -6,8 +6,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from helpers.common.arguments import require
 from helpers.sweep.report import export, status
 from helpers.sweep.runner import rerun_failed
@@ -38,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
                 export(folder).to_csv(sys.stdout, index=False, lineterminator="\n")
             elif options.command == "run":
                 result = rerun_failed(folder, options.key)
-                print(f"done: IoU with the target {np.nanmean(result.iou['target']):.1f}")
+                print(f"done: IoU with the target {result.iou['target']}")
             else:
                 text, healthy = status(folder)
                 print(text)

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import attrgetter
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers import attack as attacks
 from helpers.adapters import logits_of
@@ -64,11 +64,11 @@ class _Cases(NamedTuple):
 
 def compute_results(
     experiments: Sequence[Experiment],
-    images: Mapping[str, Tensor],
-    truth: Mapping[str, Tensor],
+    images: dict,
+    truth: dict,
     *,
     structures: Sequence[str],
-    networks: Mapping[str, nn.Module],
+    networks: dict,
     batch_size: int = 8,
     observe: Callable | None = None,
 ) -> list[Result]:
@@ -86,10 +86,6 @@ def compute_results(
     Raises:
         ValueError: an experiment is of another version of the attacks than this machine has.
     """
-    for experiment in experiments:
-        version = experiment.version
-        advice = f"this machine has {attacks.VERSION}: update this software where it is older"
-        require(version == attacks.VERSION, "version of the attacks", version, advice)
     start = time.monotonic()
     cases = {e: _prepare(e, images, truth, structures, networks) for e in experiments}
     groups: dict = {}
@@ -110,7 +106,9 @@ def compute_results(
 
 
 def _prepare(experiment, images, truth, structures, networks):
-    ids, goal = experiment.ids, experiment.goal
+    ids, goal, version = experiment.ids, experiment.goal, experiment.version
+    advice = f"this machine has {attacks.VERSION}: update this software where it is older"
+    require(version == attacks.VERSION, "version of the attacks", version, advice)
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None

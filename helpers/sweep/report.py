@@ -12,8 +12,7 @@ from helpers.common.files import digest_json
 from helpers.sweep.store import Store
 
 ABOUT = ("commit", "torch", "device", "threads")
-SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings", "seconds")
-COLUMNS = (*SCORES, "experiment", *ABOUT)
+SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings")
 
 
 def result_table(
@@ -36,7 +35,7 @@ def result_table(
             for (k, structure), compared in product(enumerate(classes), ("target", "truth")):
                 iou = result.iou[compared][case, k]
                 rows.append((*name, id, structure, compared, iou, *values, *end))
-    table = pd.DataFrame(rows, columns=[*names, *COLUMNS])
+    table = pd.DataFrame(rows, columns=[*names, *SCORES, "seconds", "experiment", *ABOUT])
     return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 

@@ -42,9 +42,9 @@ def smallest_epsilon(
     # the attack's own precision may count a pixel more than the judge
     beyond = min(reached + 1, 100.0)
     single = {
-        (name, id): replace(experiment, ids=(id,), stop_at=beyond)
-        for name, experiment in experiments.items()
-        for id in experiment.ids
+        (name, id): replace(e, ids=(id,), stop_at=beyond)
+        for name, e in experiments.items()
+        for id in e.ids
     }
     best = dict.fromkeys(single, math.inf)
     failed = dict.fromkeys(single, low)

@@ -81,6 +81,8 @@ class Store:
     ) -> Result | None:
         """The result of an experiment; None if there is none that is sound.
 
+        Where there is one, the record of an earlier failure is deleted.
+
         Args:
             experiment: what was computed.
             noise: whether the noise is needed; a result without it then counts as none.
@@ -89,6 +91,7 @@ class Store:
         found = self._read(experiment.key)
         if found is None or (noise and "noise" not in found[0]):
             return None
+        self._failure(experiment.key).unlink(missing_ok=True)
         return _result(found, arrays)
 
     def read_key(self, key: str) -> tuple[Experiment, Result] | None:
@@ -125,10 +128,9 @@ class Store:
         return self.folder / "failed" / f"{key}.json"
 
     def failures(self, start: str = "") -> list[dict]:
-        """Records of experiments that failed and are missing, whose keys begin with `start`."""
+        """Records of experiments that failed, whose keys begin with `start`."""
         paths = sorted((self.folder / "failed").glob(f"{start}*.json"))
-        missing = [path for path in paths if not self.path(path.stem).exists()]
-        return [json.loads(path.read_text(encoding="utf-8")) for path in missing]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     def write_failure(
         self, experiment: Experiment, error: BaseException, origin: dict | None

@@ -784,7 +784,7 @@ def test_the_command_that_is_told_for_a_failed_experiment_can_be_given(tmp_path)
     ) and "there are no such weights" in found.stderr
 
 
-def test_a_record_of_a_failure_counts_while_the_experiment_is_missing(tmp_path):
+def test_a_record_of_a_failure_that_is_out_of_date_is_told_until_the_result_is_used(tmp_path):
     swept(tmp_path)
     failed = tmp_path / "failed"
     failed.mkdir(exist_ok=True)
@@ -792,12 +792,12 @@ def test_a_record_of_a_failure_counts_while_the_experiment_is_missing(tmp_path):
     (failed / f"{key}.json").write_text(
         '{"error": "of a driver that was slower", "cell": {}, "origin": null}'
     )
-    assert status(tmp_path)[1] and "0 failed" in status(tmp_path)[0]
-    with pytest.raises(ValueError, match="0 experiments that failed begin so"):
-        runner.rerun_failed(tmp_path, key)
-    Store(tmp_path).path(key).unlink()
     text, healthy = status(tmp_path)
     assert "of a driver that was slower" in text and not healthy
+    swept(tmp_path)
+    assert status(tmp_path)[1]
+    with pytest.raises(ValueError, match="0 experiments that failed begin so"):
+        runner.rerun_failed(tmp_path, key)
 
 
 def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkeypatch):
@@ -896,3 +896,12 @@ def test_the_beginning_of_a_digest_names_no_network():
                 {},
                 names=("name",),
             )
+
+
+def test_a_failure_to_add_the_noise_of_a_result_is_listed(tmp_path):
+    experiment = toys.experiment(DATA)
+    options = {"store": tmp_path, "names": ("name",)}
+    run({"x": experiment}, DATA, {"net": Acting()}, **options)
+    with pytest.raises(SweepError):
+        run({"x": experiment}, DATA, {"net": Acting(raises=(0,))}, noise=True, **options)
+    assert experiment.key[:12] in status(tmp_path)[0] and not status(tmp_path)[1]
