@@ -5,23 +5,15 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
 
-import numpy as np
-
+from helpers.common.arguments import require
 from helpers.sweep.report import export, status
 from helpers.sweep.runner import rerun_failed
 
-COMMANDS = {
-    "status": "verify every result, and say what the store holds and what failed",
-    "export": "print the table of all results as CSV",
-    "run": "compute a failed experiment alone",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sweep: {message} (--help lists the options)\n")
+COMMANDS = """
+Commands: `status` verifies every result, and says what the store holds and what failed; `export`
+prints the table of all results as CSV; `run` computes a failed experiment alone.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,27 +22,23 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 something is damaged or failed, 2 bad usage.
     """
-    parser = _Parser(prog="python -m helpers.sweep", description="The store of a sweep.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("store", help="folder of the store")
-        if name == "run":
-            command.add_argument("key", help="first characters of the experiment's key")
+    parser = argparse.ArgumentParser("python -m helpers.sweep", description=COMMANDS)
+    parser.add_argument("command", choices=("status", "export", "run"))
+    parser.add_argument("store", help="folder of the store")
+    parser.add_argument("key", nargs="?", default="", help="first characters of a failed key")
     options = parser.parse_args(argv)
-    healthy = True
+    folder, healthy = Path(options.store), True
     try:
-        if not (Path(options.store) / "format.json").exists():
-            raise ValueError(f"{options.store} is not a store of results (it has no format.json)")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        is_store = (folder / "format.json").exists()
+        require(is_store, "store", options.store, "this is not a store of results")
+        with warnings.catch_warnings(record=True, action="always") as caught:
             if options.command == "export":
-                export(options.store).to_csv(sys.stdout, index=False, lineterminator="\n")
+                export(folder).to_csv(sys.stdout, index=False, lineterminator="\n")
             elif options.command == "run":
-                result = rerun_failed(options.store, options.key)
-                print(f"done: IoU with the target {np.nanmean(result.iou['target']):.1f}")
+                result = rerun_failed(folder, options.key)
+                print(f"done: IoU with the target {result.iou['target']}")
             else:
-                text, healthy = status(options.store)
+                text, healthy = status(folder)
                 print(text)
     except BrokenPipeError:  # whoever reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,11 +20,11 @@ from distributed import Client, LocalCluster, Security, wait
 from distributed.comm import connect
 from distributed.utils import get_mp_context
 
+from helpers.common.arguments import require
 from helpers.common.progress import log
 from helpers.sweep.engine import Done, Engine, LostEngine, keep_memory
 
 TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
-GONE = "the Dask scheduler has gone"
 BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connection raises
 
 
@@ -62,37 +62,38 @@ class DaskEngine(Engine):
     @property
     def slots(self) -> int:  # type: ignore[override]
         """Tasks at a time: the threads of all workers, or their GPUs."""
-        if self.resources:
-            counts = [worker["resources"].get("GPU", 0) for worker in self.workers()]
-        else:
-            counts = [worker["nthreads"] for worker in self.workers()]
+        counts = [
+            worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]
+            for worker in self.workers()
+        ]
         return max(1, int(sum(counts)))
 
     def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
         """See `Engine.map`."""
         running: dict = {}
         try:
-            with _noticing_loss():
-                # keys of their own, or Dask would see other maps' tasks as one group with these,
-                # and prefer the worker that holds `common` to idle ones
-                group = secrets.token_hex(8)
-                # a task, not scattered data: it is made again if the worker that holds it dies
-                common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
-                while True:
-                    slots = self.slots
-                    while len(running) < slots and (task := next_task()) is not None:
-                        work = (_work, function, common, task, self.threads)
-                        key = (f"work{group}", secrets.token_hex(8))
-                        future = self.client.submit(*work, key=key, resources=self.resources)
-                        running[future] = task
-                    if not running:
-                        return
-                    for future in self._wait(list(running)):
-                        error = future.exception()
-                        result = None if error else future.result()
-                        if future.cancelled():
-                            raise LostEngine(GONE)
-                        yield running.pop(future), result, error
+            # keys of their own, or Dask would see other maps' tasks as one group with these,
+            # and prefer the worker that holds `common` to idle ones
+            group = secrets.token_hex(8)
+            # a task, not scattered data: it is made again if the worker that holds it dies
+            common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
+            while True:
+                slots = self.slots
+                while len(running) < slots and (task := next_task()) is not None:
+                    work = (_work, function, common, task, self.threads)
+                    key = (f"work{group}", secrets.token_hex(8))
+                    future = self.client.submit(*work, key=key, resources=self.resources)
+                    running[future] = task
+                if not running:
+                    return
+                for future in self._wait(list(running)):
+                    error = future.exception()
+                    result = None if error else future.result()
+                    if future.cancelled():
+                        raise CancelledError
+                    yield running.pop(future), result, error
+        except BROKEN as error:
+            raise LostEngine("the Dask scheduler has gone") from error
         finally:
             with suppress(*BROKEN):
                 if self.lost:
@@ -101,7 +102,7 @@ class DaskEngine(Engine):
                     self.client.cancel(list(running), force=True)
 
     def _wait(self, futures):
-        """Those that are done after a second at most; LostEngine if the scheduler stays away."""
+        """Those that are done after a second at most; an error if the scheduler stays away."""
         try:
             with self.client.as_current():
                 done = wait(futures, timeout=1, return_when="FIRST_COMPLETED").done
@@ -111,17 +112,8 @@ class DaskEngine(Engine):
         while self.client.status == "connecting" and time.monotonic() < end:
             time.sleep(0.2)
         if self.lost:
-            raise LostEngine(GONE)
+            raise CancelledError
         return done
-
-
-@contextmanager
-def _noticing_loss():
-    """Turn what Dask raises on a broken connection into LostEngine."""
-    try:
-        yield
-    except BROKEN as error:
-        raise LostEngine(GONE) from error
 
 
 def _same(value):
@@ -162,10 +154,9 @@ def start_cluster(kind: str, options: dict, device: torch.device) -> Iterator[Da
         found = engine.workers()
         if not found:
             log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
-        elif gpu and not any(worker["resources"].get("GPU") for worker in found):
-            raise ValueError(
-                f"engine {place}: none of its workers has a GPU: start them with --resources GPU=1"
-            )
+        elif gpu:
+            advice = "none of its workers has a GPU: start them with --resources GPU=1"
+            require(any(w["resources"].get("GPU") for w in found), "engine", place, advice)
         yield engine
 
 
@@ -226,5 +217,4 @@ def _check_reachable(address):
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
             pool.submit(asyncio.run, reach()).result()
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        why = " ".join(str(error).split())[:120] or "no answer"
-        raise LostEngine(f"no Dask scheduler answers at {address} ({why})") from None
+        raise LostEngine(f"no Dask scheduler answers at {address} ({error!r})") from None

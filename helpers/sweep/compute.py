@@ -2,22 +2,27 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers import attack as attacks
 from helpers.adapters import logits_of
+from helpers.common.arguments import require
 from helpers.common.provenance import commit, versions
 from helpers.evaluation import iou
 from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
 from helpers.sweep.experiment import Experiment, attack_of
+
+OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +53,7 @@ class Result:
     about: dict
 
 
-@dataclass(frozen=True, eq=False)
-class _Cases:
+class _Cases(NamedTuple):
     """Images (N, C, H, W), truth, label maps to reach and region, each (N, H, W)."""
 
     images: Tensor
@@ -60,11 +64,11 @@ class _Cases:
 
 def compute_results(
     experiments: Sequence[Experiment],
-    images: Mapping[str, Tensor],
-    truth: Mapping[str, Tensor],
+    images: dict,
+    truth: dict,
     *,
     structures: Sequence[str],
-    networks: Mapping[str, nn.Module],
+    networks: dict,
     batch_size: int = 8,
     observe: Callable | None = None,
 ) -> list[Result]:
@@ -82,13 +86,6 @@ def compute_results(
     Raises:
         ValueError: an experiment is of another version of the attacks than this machine has.
     """
-    for experiment in experiments:
-        if experiment.version != attacks.VERSION:
-            raise ValueError(
-                f"experiment {experiment.key[:12]} asks for version {experiment.version} of the "
-                f"attacks, this machine has {attacks.VERSION}: update this software where it is "
-                "older"
-            )
     start = time.monotonic()
     cases = {e: _prepare(e, images, truth, structures, networks) for e in experiments}
     groups: dict = {}
@@ -101,15 +98,17 @@ def compute_results(
         attacked |= _attack(group, structures, networks, batch_size, observe)
     results = []
     for experiment in experiments:
-        adv_images, texts = _adversarial(experiment, cases[experiment], attacked)
-        parts = _score(experiment, cases[experiment], adv_images, structures, networks, batch_size)
-        results.append(Result(warnings=tuple(texts), seconds=0.0, **parts))
-    seconds = (time.monotonic() - start) / max(1, sum(len(e.ids) for e in experiments))
+        shown = _adversarial(experiment, cases[experiment], attacked)
+        score = _score(experiment, cases[experiment], shown, structures, networks, batch_size)
+        results.append(score)
+    seconds = (time.monotonic() - start) / sum(len(e.ids) for e in experiments)
     return [replace(result, seconds=seconds) for result in results]
 
 
 def _prepare(experiment, images, truth, structures, networks):
-    ids, goal = experiment.ids, experiment.goal
+    ids, goal, version = experiment.ids, experiment.goal, experiment.version
+    advice = f"this machine has {attacks.VERSION}: update this software where it is older"
+    require(version == attacks.VERSION, "version of the attacks", version, advice)
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None
@@ -119,25 +118,16 @@ def _prepare(experiment, images, truth, structures, networks):
 
 def batch_settings(attack: Experiment) -> tuple:
     """What attacks of one batch have in common."""
-    return (
-        attack.crafted_on,
-        attack.attack,
-        attack.steps,
-        attack.loss,
-        attack.classes,
-        attack.precision,
-        attack.goal.kind == "untargeted",
-        attack.stop_at,
-        attack.stop_at is not None and attack.goal.structure,
-    )
+    structure = attack.stop_at is not None and attack.goal.structure
+    return (*OPTIONS(attack), attack.goal.kind == "untargeted", structure)
 
 
 def _attack(group, structures, networks, batch_size, observe):
     """Adversarial images and warnings of attacks that have their settings in common."""
     first = next(iter(group))
     cases = [(experiment, id) for experiment in group for id in experiment.ids]
-    images = torch.cat([part.images for part in group.values()])
-    regions = torch.cat([part.region for part in group.values()])
+    together = _Cases(*map(torch.cat, zip(*group.values(), strict=True)))
+    images = together.images
     options = {
         "loss": loss_of(first),
         "targeted": first.goal.kind != "untargeted",
@@ -146,7 +136,7 @@ def _attack(group, structures, networks, batch_size, observe):
         "batch_size": batch_size,
         "observe": observe,
         "seed": [(e.seed, id) for e, id in cases],
-        "region": None if regions.all() else regions,
+        "region": together.region,
     }
     if first.stop_at is not None:
         classes = [structures.index(first.goal.structure) + 1]
@@ -154,20 +144,18 @@ def _attack(group, structures, networks, batch_size, observe):
     if first.attack != "fgsm":
         options["steps"] = first.steps
     function = {"pgd": attacks.pgd, "fast pgd": attacks.fast_pgd, "fgsm": attacks.fgsm}
-    labels = torch.cat([part.goal for part in group.values()])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are kept in the table
-        result = function[first.attack](networks[first.crafted_on], images, labels, **options)
-    sizes = [len(experiment.ids) for experiment in group]
-    texts = (_warning(result, case) for case in range(len(images)))
+    network = networks[first.crafted_on]
+    with warnings.catch_warnings(action="ignore"):  # they are kept in the table
+        result = function[first.attack](network, images, together.goal, **options)
+    parts = result.adv_images.split([len(experiment.ids) for experiment in group])
+    texts = (
+        "; ".join(text for text, found in result.findings.items() if found[case])
+        for case in range(len(images))
+    )
     return {
         experiment: (adv_images, [next(texts) for _ in experiment.ids])
-        for experiment, adv_images in zip(group, result.adv_images.split(sizes), strict=True)
+        for experiment, adv_images in zip(group, parts, strict=True)
     }
-
-
-def _warning(result, case):
-    return "; ".join(text for text, found in result.findings.items() if found[case])
 
 
 def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
@@ -179,16 +167,14 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _adversarial(experiment, cases, attacked):
     """The images that the network is shown, and what speaks against trusting each."""
-    images, texts = cases.images, [""] * len(experiment.ids)
+    images, kind = cases.images, experiment.attack
     keys = [(experiment.seed, id) for id in experiment.ids]
-    if experiment.attack == "random noise":
+    no_attack = images, [""] * len(keys)
+    adv_images, texts = attacked.get(attack_of(experiment), no_attack)
+    if kind == "random noise":
         noise = uniform_noise(images, epsilon=experiment.epsilon, seed=keys)
         adv_images = (images + noise * cases.region[:, None]).clamp(-1, 1)
-    elif experiment.attack == "no attack":
-        adv_images = images
-    else:
-        adv_images, texts = attacked[attack_of(experiment)]
-    if experiment.attack == "shuffled noise":
+    elif kind == "shuffled noise":
         adv_images = shuffle_noise(images, adv_images, seed=keys)
     if experiment.bits:
         adv_images = round_to_bits(adv_images, experiment.bits)
@@ -196,38 +182,34 @@ def _adversarial(experiment, cases, attacked):
 
 
 @torch.no_grad()
-def _score(experiment, cases, adv_images, structures, networks, batch_size):
-    """The fields of a Result that the images decide."""
+def _score(experiment, cases, shown, structures, networks, batch_size):
+    """The Result of the images that are shown to the network; without the seconds."""
+    adv_images, texts = shown
     network, loss = networks[experiment.attacked], loss_of(experiment)
+    batches = zip(adv_images.split(batch_size), cases.goal.split(batch_size), strict=True)
     predicted, losses = [], []
     with evaluating(network):
-        for x, labels in zip(
-            adv_images.split(batch_size), cases.goal.split(batch_size), strict=True
-        ):
-            logits = logits_of(network, x)
+        for images, labels in batches:
+            logits = logits_of(network, images)
             predicted.append(logits.argmax(dim=1))
             losses.append(loss(logits, labels).float())
     maps = torch.cat(predicted)
     classes = range(1, len(structures) + 1)
-    noise, linf = quantise(adv_images - cases.images)
-    device = {"device": adv_images.device.type, "threads": torch.get_num_threads()}
-    return {
-        "iou": {
-            "target": iou(maps, cases.goal, classes=classes).cpu().numpy(),
-            "truth": iou(maps, cases.truth, classes=classes).cpu().numpy(),
-        },
-        "linf": linf.cpu().numpy(),
-        "loss": torch.cat(losses).cpu().numpy(),
-        "predictions": maps.cpu().numpy().astype(np.uint8),
-        "noise": noise.cpu().numpy(),
-        "about": _origin() | device,
-    }
-
-
-def quantise(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise (N, C, H, W) rounded to int8 steps of linf / 127, and linf (N,)."""
+    compared = {"target": cases.goal, "truth": cases.truth}
+    noise = adv_images - cases.images
     linf = noise.abs().flatten(1).amax(dim=1)
-    return (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round().to(torch.int8), linf
+    steps = (noise / linf.clamp(min=1e-12)[:, None, None, None] * 127).round()
+    device = {"device": adv_images.device.type, "threads": torch.get_num_threads()}
+    return Result(
+        {k: iou(maps, labels, classes=classes).cpu().numpy() for k, labels in compared.items()},
+        linf.cpu().numpy(),
+        torch.cat(losses).cpu().numpy(),
+        tuple(texts),
+        maps.cpu().numpy().astype(np.uint8),
+        steps.cpu().numpy().astype(np.int8),
+        0.0,
+        _origin() | device,
+    )
 
 
 @cache
@@ -246,7 +228,7 @@ def restore_images(images: Tensor, result: Result) -> Tensor:
     Returns:
         (N, C, H, W) within [−1, 1].
     """
-    if result.noise is None:
-        raise ValueError("the noise of this experiment was not kept: run it again with noise=True")
+    kept = result.noise is not None
+    require(kept, "noise", None, "it was not kept: run the experiment again with noise=True")
     scale = torch.from_numpy(result.linf / 127)[:, None, None, None]
     return (images + (torch.from_numpy(result.noise) * scale).to(images)).clamp(-1, 1)

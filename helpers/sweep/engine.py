@@ -27,6 +27,7 @@ from helpers.network import find_device
 
 _OPEN: dict = {}
 _LOCK = Lock()
+WORKERS = re.compile(r"(?:workers=([1-9]\d*)|((?:tcp|tls)://\S+:\d+))(?: +threads=([1-9]\d*))?")
 Done = tuple[Any, Any, BaseException | None]  # task, result, error
 
 
@@ -80,28 +81,22 @@ def parse_engine(text: str) -> tuple[str, dict]:
     Raises:
         ValueError: it is none of them; the message says what can be given.
     """
-    words = str(text).split()
-    if words in ([], ["in", "process"]):
+    text = str(text).strip()
+    if not text:
         return "here", {}
-    if words[-1].endswith((".yaml", ".yml")):
-        return "slurm", {"path": str(text).strip()}
-    options: dict = {}
-    for word in words:
-        number = re.fullmatch(r"(workers|threads)=([1-9]\d*)", word)
-        if number:
-            options[number[1]] = int(number[2])
-        elif re.fullmatch(r"(tcp|tls)://\S+:\d+", word):
-            options["address"] = word
-        else:
-            options["unknown"] = word
-    kinds = {("workers",): "workers", ("address",): "scheduler"}
-    found = kinds.get(tuple(options.keys() - {"threads"}))
+    if text.endswith((".yaml", ".yml")):
+        return "slurm", {"path": text}
+    found = WORKERS.fullmatch(text)
     if found is None:
         raise ValueError(
-            f'engine {str(text)!r} is unknown; give "" for this process, "workers=2", '
+            f'engine {text!r} is unknown; give "" for this process, "workers=2", '
             '"tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
         )
-    return found, options
+    workers, address, threads = found.groups()
+    options = {"threads": int(threads)} if threads else {}
+    if address:
+        return "scheduler", options | {"address": address}
+    return "workers", options | {"workers": int(workers)}
 
 
 @contextmanager

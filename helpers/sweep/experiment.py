@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import attack as attacks
-from helpers.common.arguments import require_choice
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import digest_json
 from helpers.data import Dataset
 from helpers.network import find_device, find_precision
@@ -52,14 +52,11 @@ class Goal:
     def __post_init__(self) -> None:
         require_choice("goal", self.kind, ("untargeted", "shape", "resize"))
         require_choice("basis", self.basis, ("truth", "prediction"))
-        if not (isinstance(self.ratio, int | float) and 0 < self.ratio < math.inf):
-            name = "factor" if self.kind == "resize" else "area ratio"
-            raise ValueError(f"{name} is {self.ratio!r}; it must be above 0")
-        if self.shape.lower().endswith((".png", ".svg")):
-            raise ValueError(
-                f"shape {self.shape!r} is a file, which may change; give png_text(read_shape(…)) "
-                "of it"
-            )
+        name = "factor" if self.kind == "resize" else "area ratio"
+        require(0 < self.ratio < math.inf, name, self.ratio, "it must be above 0")
+        is_file = self.shape.lower().endswith((".png", ".svg"))
+        advice = "this is a file, which may change: give png_text(read_shape(…)) of it"
+        require(not is_file, "shape", self.shape, advice)
 
     def labels(
         self, truth: Tensor, clean: Tensor | None, structures: Sequence[str], ids: Sequence[str]
@@ -112,7 +109,6 @@ class Region:
         """Masks, bool (N, H, W), of label maps (N, H, W)."""
         if self.kind == "everywhere":
             return everywhere(truth)
-        _check_structure(self.structure, structures)
         masks = truth == structures.index(self.structure) + 1
         if self.kind == "box":
             return bounding_box(masks, margin=self.extent, ids=ids)
@@ -166,21 +162,15 @@ class Experiment:
         require_choice("attack", self.attack, ATTACKS)
         require_choice("loss", self.loss, LOSSES)
         require_choice("precision", self.precision, ("bf16", "fp32"))
-        if not (isinstance(self.epsilon, int | float) and 0 <= self.epsilon < math.inf):
-            raise ValueError(
-                f"epsilon is {self.epsilon!r}; it must be 0 or more, in the units of the images"
-            )
-        if type(self.steps) is not int or self.steps < 1:
-            raise ValueError(f"steps is {self.steps!r}; give a whole number of 1 or more")
-        if self.stop_at is not None and not (0 <= self.stop_at <= 100 and self.goal.structure):
-            raise ValueError(
-                f"stop_at is {self.stop_at!r}; give an IoU from 0 to 100, and a goal with a "
-                "structure"
-            )
-        if type(self.bits) is not int or self.bits < 0:
-            raise ValueError(f"bits is {self.bits!r}; give a whole number, or 0 not to round")
-        if not self.ids or len(set(self.ids)) < len(self.ids):
-            raise ValueError(f"ids are {self.ids!r}; name one case or more, each once")
+        fits = 0 <= self.epsilon < math.inf
+        require(fits, "epsilon", self.epsilon, "it must be 0 or more, in the units of the images")
+        whole_number("steps", self.steps)
+        whole_number("bits", self.bits, 0)
+        ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
+        advice = "give an IoU from 0 to 100, and a goal with a structure"
+        require(ends, "stop_at", self.stop_at, advice)
+        once = len(set(self.ids)) == len(self.ids) > 0
+        require(once, "ids", self.ids, "name one case or more, each once")
 
     @cached_property
     def key(self) -> str:
@@ -228,7 +218,7 @@ def white_box(
     return Experiment(dataset.name, dataset.digest, dataset.size, tuple(ids), **about | values)
 
 
-def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Iterable[float]) -> dict:
+def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Sequence[float]) -> dict:
     """White-box, black-box, random and shuffled noise at every ε, and the clean baseline.
 
     Args:
@@ -246,7 +236,6 @@ def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Iterable
         "random-noise": {"attack": "random noise"},
         "shuffled-noise": {"attack": "shuffled noise"},
     }
-    epsilons = list(epsilons)
     grid = {("no attack", 0.0): replace(experiment, attack="no attack", epsilon=0.0)}
     for name, change in changes.items():
         for epsilon in epsilons:
@@ -254,38 +243,31 @@ def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Iterable
     return grid
 
 
-def check_experiment(
-    experiment: Experiment, *, structures: Sequence[str], weights: Collection[str]
-) -> None:
+def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collection[str]) -> None:
     """Raise a ValueError if the dataset or the networks lack what an experiment asks for.
 
     Args:
         experiment: the record to check.
-        structures: the dataset's names.
+        dataset: the one that it should name.
         weights: digests of the networks at hand.
     """
+    own = dataset.name, dataset.digest, dataset.size
+    asked = experiment.dataset, experiment.source, experiment.size
+    require(asked == own, "dataset of an experiment", asked, f"the dataset at hand is {own}")
+    missing = [id for id in experiment.ids if id not in dataset.ids]
+    require(not missing, "ids", missing, f"dataset {dataset.name} has no such case")
     for part in (experiment.goal, experiment.region):
         if part.kind not in ("untargeted", "everywhere"):
-            _check_structure(part.structure, structures)
-    classes = experiment.classes
-    if not set(classes) <= set(range(len(structures) + 1)):
-        raise ValueError(f"classes are {classes}; this dataset has 0 … {len(structures)}")
+            require_choice("structure", part.structure, dataset.structures)
+    most = len(dataset.structures)
+    known = set(experiment.classes) <= set(range(most + 1))
+    require(known, "classes", experiment.classes, f"this dataset has 0 … {most}")
     for digest in (experiment.attacked, experiment.crafted_on):
-        if digest not in weights:
-            raise ValueError(
-                f"there are no weights of digest {digest[:12]}: train that network again, or hand "
-                "it in"
-            )
+        advice = "there are no such weights: train that network again, or hand it in"
+        require(digest in weights, "digest of the weights", digest[:12], advice)
 
 
 def attack_of(experiment: Experiment) -> Experiment:
     """The attack that an experiment's noise comes from, before it is shuffled or rounded."""
     attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
     return replace(experiment, bits=0, attack=attack)
-
-
-def _check_structure(structure, structures):
-    if structure not in structures:
-        raise ValueError(
-            f"there is no structure {structure!r}; choose from {', '.join(structures)}"
-        )

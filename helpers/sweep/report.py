@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.sweep.store import Store, read_failure
+from helpers.common.files import digest_json
+from helpers.sweep.store import Store
 
 ABOUT = ("commit", "torch", "device", "threads")
-SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings", "seconds")
-COLUMNS = (*SCORES, "experiment", *ABOUT)
+SCORES = ("id", "structure", "compared_with", "iou", "linf", "loss", "warnings")
 
 
 def result_table(
@@ -29,34 +29,28 @@ def result_table(
     for name, experiment, result in entries:
         classes = structures or range(1, result.iou["target"].shape[1] + 1)
         about = [result.about.get(column, "") for column in ABOUT]
-        for case, id in enumerate(experiment.ids):
-            values = (result.linf[case], result.loss[case], result.warnings[case], result.seconds)
-            end = (*values, experiment.key, *about)
+        end = (result.seconds, experiment.key, *about)
+        cases = zip(experiment.ids, result.linf, result.loss, result.warnings, strict=True)
+        for case, (id, *values) in enumerate(cases):
             for (k, structure), compared in product(enumerate(classes), ("target", "truth")):
-                rows.append((*name, id, structure, compared, result.iou[compared][case, k], *end))
-    table = pd.DataFrame(rows, columns=[*names, *COLUMNS])
+                iou = result.iou[compared][case, k]
+                rows.append((*name, id, structure, compared, iou, *values, *end))
+    table = pd.DataFrame(rows, columns=[*names, *SCORES, "seconds", "experiment", *ABOUT])
     return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 
 def status(folder: str | Path) -> tuple[str, bool]:
     """What a store holds and what failed, as text; and whether nothing failed."""
     store = Store(folder)
-    count = cases = size = 0
-    seconds = 0.0
-    for key in store.keys():
-        if found := store.read_key(key):
-            experiment, result = found
-            count += 1
-            cases += len(experiment.ids)
-            seconds += result.seconds * len(experiment.ids)
-            size += store.path(key).stat().st_size
+    found = [pair for key in store.keys() if (pair := store.read_key(key))]
+    cases = sum(len(e.ids) for e, _ in found)
     failed = store.failures()
     damaged = list(store.folder.glob("damaged/*"))
     lines = [
-        f"{store.folder}: {count} experiments, {cases} attacked cases, {seconds / 3600:.2f} hours "
-        f"of computing, {size / 2**20:.1f} MiB; {len(failed)} failed, {len(damaged)} damaged"
+        f"{store.folder}: {len(found)} experiments, {cases} attacked cases, {len(failed)} failed, "
+        f"{len(damaged)} damaged"
     ]
-    lines += [describe_failure(path) for path in failed]
+    lines += [describe_failure(store, record) for record in failed]
     return "\n  ".join(lines), not failed
 
 
@@ -74,12 +68,9 @@ def export(folder: str | Path) -> pd.DataFrame:
     return result_table(rows, list(fields))
 
 
-def describe_failure(path: Path) -> str:
+def describe_failure(store: Store, record: dict) -> str:
     """The error in a record of a failure, and the command that computes the experiment alone."""
-    try:
-        error = read_failure(path)["error"].strip().splitlines()[-1]
-    except ValueError as problem:
-        return str(problem)
-    key, folder = path.stem[:12], str(path.absolute().parents[1])
+    error = record["error"].strip().splitlines()[-1]
+    key, folder = digest_json(record["cell"])[:12], str(store.folder.absolute())
     alone = shlex.join([sys.executable, "-m", "helpers.sweep", "run", folder, key])
-    return f"{key} ({path}): {error[:200]}\n    alone: {alone}"
+    return f"{key}: {error[:200]}\n    alone: {alone}"

@@ -42,20 +42,19 @@ def smallest_epsilon(
     # the attack's own precision may count a pixel more than the judge
     beyond = min(reached + 1, 100.0)
     single = {
-        (name, id): replace(experiment, ids=(id,), stop_at=beyond)
-        for name, experiment in experiments.items()
-        for id in experiment.ids
+        (name, id): replace(e, ids=(id,), stop_at=beyond)
+        for name, e in experiments.items()
+        for id in e.ids
     }
     best = dict.fromkeys(single, math.inf)
     failed = dict.fromkeys(single, low)
     tried = dict.fromkeys(single, high)
     for _ in range(rounds + 1):
         now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
-        table = run(now, dataset, networks, **options | {"names": ("name", "case")})
-        targets = table[table["compared_with"] == "target"]
-        scores = targets.set_index(["name", "case", "structure"])["iou"]
+        table = run(now, dataset, networks, names=("name", "case"), **options)
+        scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
         for key, epsilon in tried.items():
-            enough = scores[*key, single[key].goal.structure] >= reached
+            enough = scores[*key, single[key].goal.structure, "target"] >= reached
             (best if enough else failed)[key] = epsilon
         tried = {
             key: round(math.sqrt(failed[key] * most), 9)

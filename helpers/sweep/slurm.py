@@ -2,12 +2,14 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dask
 import yaml
 from distributed import Status
+
+from helpers.common.arguments import whole_number
 
 _handler = signal.getsignal(signal.SIGINT)
 from dask_jobqueue import SLURMCluster  # noqa: E402
@@ -15,6 +17,7 @@ from dask_jobqueue import SLURMCluster  # noqa: E402
 signal.signal(signal.SIGINT, _handler)  # dask_jobqueue sets one that ends the process
 
 TIMEOUT = 10  # seconds to close
+UNUSABLE = (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 @contextmanager
@@ -28,38 +31,34 @@ def slurm_cluster(path: str, gpu: bool) -> Iterator[tuple[SLURMCluster, int]]:
     Raises:
         ValueError: the file cannot be used, or Slurm refuses the jobs.
     """
-    try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        jobs = options.pop("jobs", 1)
-        if type(jobs) is not int or jobs < 1:
-            raise ValueError(f"jobs is {jobs!r}, a whole number of 1 or more is needed")
-        threads = _complete(options, gpu)
-        with dask.config.set({"distributed.scheduler.active-memory-manager.start": False}):
-            cluster = SLURMCluster(**options)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(
-            f"engine {path}: not usable for Slurm ({type(error).__name__}: {why}); "
-            "helpers/sweep/README.md has an example"
-        ) from None
-
-    async def submit():
-        for _ in range(jobs):  # `scale` would not report that a job is refused
-            cluster.worker_spec.update(cluster.new_worker_spec())
-        await cluster
-
-    try:
+    with ExitStack() as stack:
         try:
-            cluster.sync(submit)
-        except (OSError, RuntimeError) as error:
-            for job in cluster.workers.values():
-                job.status = Status.failed  # `close` does not expect jobs that never began
+            options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            jobs = whole_number("jobs", options.pop("jobs", 1))
+            threads = _complete(options, gpu)
+            with dask.config.set({"distributed.scheduler.active-memory-manager.start": False}):
+                cluster = SLURMCluster(**options)
+            stack.callback(cluster.close, TIMEOUT)
+            cluster.sync(_submit, cluster, jobs)
+        except UNUSABLE as error:
             why = " ".join(str(error).split())
-            raise ValueError(f"engine {path}: Slurm takes no job ({why})") from None
+            raise ValueError(
+                f"engine {path}: not usable for Slurm ({type(error).__name__}: {why}); "
+                "helpers/sweep/README.md has an example"
+            ) from None
         cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that ends is replaced
         yield cluster, threads
-    finally:
-        cluster.close(timeout=TIMEOUT)
+
+
+async def _submit(cluster, jobs):
+    for _ in range(jobs):  # `scale` would not report that a job is refused
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        await cluster
+    except Exception:
+        for job in cluster.workers.values():
+            job.status = Status.failed  # `close` does not expect jobs that never began
+        raise
 
 
 def _complete(options, gpu):

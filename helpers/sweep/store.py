@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.common.arguments import require
 from helpers.common.files import atomic_write, digest_json, read_tensors, write_tensors
 from helpers.sweep.compute import Result
 from helpers.sweep.experiment import Experiment
@@ -25,26 +26,24 @@ class Store:
 
     Raises:
         ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file
-            cannot be read, or has a newer format.
+            cannot be read.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         mark = self.folder / "format.json"
+        expected = json.dumps({"format": FORMAT})
         try:
             if not mark.exists():
                 with atomic_write(mark, "w") as file:
-                    json.dump({"format": FORMAT}, file)
-            found = int(json.loads(mark.read_text(encoding="utf-8"))["format"])
+                    file.write(expected)
+            found = mark.read_text(encoding="utf-8")
         except OSError as error:
             raise ValueError(
                 f"store {self.folder} cannot be used ({error.strerror}): name another folder"
             ) from None
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{mark} is damaged: delete it, and every result will be verified when it is read"
-            ) from None
-        _check_format(f"store {self.folder}", found, "update this software, or name another folder")
+        advice = "name another folder; update this software if it is newer, delete it if damaged"
+        require(found == expected, str(mark), found, advice)
 
     def path(self, key: str) -> Path:
         """The file of the experiment with a key."""
@@ -60,11 +59,12 @@ class Store:
         Raises:
             OSError: no space, or no permission.
         """
-        arrays = {f"iou.{name}": values for name, values in result.iou.items()}
-        arrays |= {"linf": result.linf, "loss": result.loss}
         packed: dict = {"predictions": result.predictions}
         if noise:
             packed["noise"] = result.noise
+        arrays = {name: _pack(array) for name, array in packed.items()}
+        arrays |= {f"iou.{name}": values for name, values in result.iou.items()}
+        arrays |= {"linf": result.linf, "loss": result.loss}
         about = {
             "cell": experiment.values(),
             "shapes": {name: array.shape for name, array in packed.items()},
@@ -73,14 +73,15 @@ class Store:
             "about": result.about,
             "format": FORMAT,
         }
-        arrays |= {name: _pack(array) for name, array in packed.items()}
         write_tensors(self.path(experiment.key), arrays, about)
-        self.forget_failure(experiment)
+        self._failure(experiment.key).unlink(missing_ok=True)
 
     def read(
         self, experiment: Experiment, *, noise: bool = False, arrays: bool = True
     ) -> Result | None:
         """The result of an experiment; None if there is none that is sound.
+
+        Where there is one, the record of an earlier failure is deleted.
 
         Args:
             experiment: what was computed.
@@ -90,23 +91,18 @@ class Store:
         found = self._read(experiment.key)
         if found is None or (noise and "noise" not in found[0]):
             return None
-        return _result(found, whole=arrays)
+        self._failure(experiment.key).unlink(missing_ok=True)
+        return _result(found, arrays)
 
     def read_key(self, key: str) -> tuple[Experiment, Result] | None:
         """Experiment and result without predictions and noise of a key; None if not sound."""
         found = self._read(key)
-        if found is None:
-            return None
         try:
-            experiment = Experiment.read(found[1]["cell"])
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            warnings.warn(
-                f"{key} in {self.folder} is of another version of this software ({error}), and is "
-                "left alone",
-                stacklevel=2,
-            )
+            return found and (Experiment.read(found[1]["cell"]), _result(found, False))
+        except (TypeError, ValueError, KeyError) as error:
+            text = f"{self.path(key)} is of another version of this software, and is left alone"
+            warnings.warn(f"{text} ({error})", stacklevel=2)
             return None
-        return experiment, _result(found, whole=False)
 
     def _read(self, key):
         path = self.path(key)
@@ -119,40 +115,26 @@ class Store:
         except OSError as error:
             why = error.strerror or error
             raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
-        except (ValueError, KeyError, TypeError) as error:
-            warnings.warn(
-                f"{path.name} in {self.folder} is not used ({error}); {self._set_aside(path)}, "
-                "and a sweep computes it again",
-                stacklevel=3,
-            )
-            return None
-        _check_format(str(path), about["format"], "update this software")
-        return arrays, about
-
-    def _set_aside(self, path):
-        """Move a damaged file away, and say how that went."""
-        place = self.folder / "damaged" / f"{path.stem}.{time.time_ns()}.safetensors"
-        try:
+        except (ValueError, KeyError) as error:
+            place = self.folder / "damaged" / f"{key}.{time.time_ns()}.safetensors"
             place.parent.mkdir(exist_ok=True)
             path.replace(place)
-        except OSError as error:
-            return f"it cannot be moved away ({error.strerror})"
-        return f"it was moved to damaged/{place.name}"
+            text = f"{path} is damaged ({error}); moved to damaged/{place.name}"
+            warnings.warn(f"{text}, and a sweep computes it again", stacklevel=3)
+            return None
+        return arrays, about
 
     def _failure(self, key):
         return self.folder / "failed" / f"{key}.json"
 
-    def failures(self, start: str = "") -> list[Path]:
-        """The records of experiments that failed, those whose key begins with `start`."""
-        return sorted((self.folder / "failed").glob(f"{start}*.json"))
-
-    def forget_failure(self, experiment: Experiment) -> None:
-        """Delete the record of an earlier failure, if there is one."""
-        self._failure(experiment.key).unlink(missing_ok=True)
+    def failures(self, start: str = "") -> list[dict]:
+        """Records of experiments that failed, whose keys begin with `start`."""
+        paths = sorted((self.folder / "failed").glob(f"{start}*.json"))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     def write_failure(
         self, experiment: Experiment, error: BaseException, origin: dict | None
-    ) -> Path:
+    ) -> dict:
         """Record that an experiment failed.
 
         Args:
@@ -160,35 +142,17 @@ class Store:
             error: what it raised.
             origin: the arguments of `data.load` that give its dataset again.
 
+        Returns:
+            The record: "cell" (the experiment's values), "error" and "origin".
+
         Raises:
             OSError: no space, or no permission.
         """
-        path = self._failure(experiment.key)
         text = "".join(traceback.format_exception(error))
         record = {"cell": experiment.values(), "error": text, "origin": origin}
-        with atomic_write(path, "w") as file:
+        with atomic_write(self._failure(experiment.key), "w") as file:
             json.dump(record, file, indent=1)
-        return path
-
-
-def read_failure(path: Path) -> dict:
-    """The record of a failure: "cell", "error" and "origin".
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["error"].strip() and record["cell"] is not None and "origin" in record:
-            return record
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise ValueError(f"{path} is damaged: delete it, and run the sweep again")
-
-
-def _check_format(name, found, advice):
-    if found > FORMAT:
-        raise ValueError(f"{name} has format {found}, newer than {FORMAT}: {advice}")
+        return record
 
 
 def _result(found, whole):
@@ -197,7 +161,7 @@ def _result(found, whole):
     if whole:
         for name, shape in about["shapes"].items():
             kind = np.int8 if name == "noise" else np.uint8
-            values = np.frombuffer(zlib.decompress(arrays[name].tobytes()), dtype=kind)
+            values = np.frombuffer(zlib.decompress(arrays[name].tobytes()), kind)
             unpacked[name] = values.reshape(shape).copy()
     return Result(
         {name: arrays[f"iou.{name}"] for name in ("target", "truth")},
@@ -213,4 +177,4 @@ def _result(found, whole):
 
 def _pack(array):
     compressed = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-    return np.frombuffer(compressed, dtype=np.uint8)
+    return np.frombuffer(compressed, np.uint8)

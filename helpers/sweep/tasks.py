@@ -1,16 +1,18 @@
 """Tasks of a sweep: experiments that share a batch, and how a worker computes them."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from helpers.data import own_copy
+import torch
+
+from helpers.data import Dataset, own_copy
 from helpers.sweep.compute import Result, batch_settings, compute_results
 from helpers.sweep.experiment import Experiment, attack_of
 
 
 class Task(NamedTuple):
-    """Experiments, and for a worker without the data the ids, images and labels of their cases."""
+    """Experiments, and for a worker without the data the images and labels of their cases."""
 
     experiments: list[Experiment]
     cases: tuple | None = None
@@ -20,7 +22,16 @@ class Task(NamedTuple):
         return list(dict.fromkeys(id for e in self.experiments for id in e.ids))
 
 
-def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -> Iterator[Task]:
+class Shared(NamedTuple):
+    """What the tasks of a sweep have in common; without images for a worker with its own copy."""
+
+    dataset: Dataset
+    networks: dict
+    device: torch.device
+    batch_size: int
+
+
+def make_tasks(experiments: Collection[Experiment], batch_size: int, slots: int) -> Iterator[Task]:
     """Tasks of a batch each, of experiments that share one; smaller where slots would idle.
 
     Args:
@@ -29,16 +40,15 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
         slots: tasks at a time.
     """
     groups: dict = {}
-    images = 0
     for experiment in experiments:
         attack = attack_of(experiment)  # it is run once for all that is made of it
         group = groups.setdefault(batch_settings(attack), {})
         group.setdefault(attack, []).append(experiment)
-        images += len(experiment.ids)
     if slots > 1:
+        images = sum(len(e.ids) for e in experiments)
         batch_size = min(batch_size, math.ceil(images / (4 * slots)))
     for group in groups.values():
-        part: list[Experiment] = []
+        part: list = []
         size = 0
         for attack, made in group.items():
             if part and size + len(attack.ids) > batch_size:
@@ -49,31 +59,22 @@ def make_tasks(experiments: Iterable[Experiment], batch_size: int, slots: int) -
         yield Task(part)
 
 
-def compute_task(shared: dict, task: Task) -> list[Result] | None:
-    """Results of a task, or None without a copy of the data. Runs in a worker, or here.
-
-    Args:
-        shared: dataset, or None with its origin and digest; structures, networks, device and
-            batch_size.
-        task: what to compute.
-    """
-    ids = task.ids()
-    if task.cases:
-        ids, *cases = task.cases
-    else:
-        data = shared["dataset"]
-        if data is None and shared["origin"]:
-            data = own_copy(shared["digest"], **shared["origin"])
-        if data is None:
-            return None
+def compute_task(shared: Shared, task: Task) -> list[Result]:
+    """Results of a task; none without a copy of the data. Runs in a worker, or here."""
+    data, device = shared.dataset, shared.device
+    cases, ids = task.cases, task.ids()
+    if cases is None:
+        if data.images is None:
+            data = data.origin and own_copy(data.digest, **data.origin)
+        if not data:
+            return []
         cases = data.take(ids)
-    device = shared["device"]
     images, truth = (dict(zip(ids, part.to(device), strict=True)) for part in cases)
     return compute_results(
         task.experiments,
         images,
         truth,
-        structures=shared["structures"],
-        networks={digest: network.to(device) for digest, network in shared["networks"].items()},
-        batch_size=shared["batch_size"],
+        structures=shared.dataset.structures,
+        networks={digest: network.to(device) for digest, network in shared.networks.items()},
+        batch_size=shared.batch_size,
     )

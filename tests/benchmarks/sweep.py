@@ -51,7 +51,8 @@ class Endless:
         "0" * 64,
         None,
     )
-    ids = tuple(map(str, range(100_000)))
+    ids = dict.fromkeys(map(str, range(100_000)))
+    images = ()
 
     def take(self, ids):
         pairs = [self.draw(id) for id in ids]

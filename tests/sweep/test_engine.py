@@ -31,9 +31,8 @@ def engines_closed(monkeypatch):
     "text, expected",
     [
         ("", ("here", {})),
-        ("in process", ("here", {})),
         ("workers=4", ("workers", {"workers": 4})),
-        (" threads=2 workers=4 ", ("workers", {"workers": 4, "threads": 2})),
+        (" workers=4  threads=2 ", ("workers", {"workers": 4, "threads": 2})),
         ("tcp://host:8786", ("scheduler", {"address": "tcp://host:8786"})),
         (
             "tls://10.0.0.1:1 threads=3",
@@ -56,6 +55,8 @@ def test_the_text_of_an_engine_says_what_it_is(text, expected):
         "workers=two",
         "workers=2,threads=1",
         "threads=2",
+        "in process",
+        "threads=2 workers=4",
         "tcp://host",
         "http://a:1",
         "dask",
@@ -400,7 +401,7 @@ def test_a_job_that_slurm_refuses_is_an_error_at_once(tmp_path, monkeypatch, sba
         start_engine(str(path)),
     ):
         pass
-    assert f"engine {path}: Slurm takes no job" in str(caught.value) and "\n" not in str(
+    assert f"engine {path}: not usable for Slurm" in str(caught.value) and "\n" not in str(
         caught.value
     )
 

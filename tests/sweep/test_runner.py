@@ -18,11 +18,10 @@ import pytest
 import torch
 import toys
 from clusters import ENVIRONMENT, PYTHON, alive, until
-from toys import NETWORKS, Acting, single_experiments
+from toys import NETWORKS, Acting, Counting, single_experiments
 
 from helpers.common import paths
 from helpers.common.files import digest_json
-from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.network import predict
 from helpers.sweep import (
@@ -211,16 +210,6 @@ def test_workers_of_this_machine_give_the_same_table(tmp_path, expected, workers
     assert_same(swept(tmp_path, engine=f"workers={workers} threads=1"), expected)
 
 
-class Counting(Dataset):
-    """A dataset that counts how often its images are asked for."""
-
-    asked = []
-
-    def take(self, which):
-        self.asked.append(which)
-        return super().take(which)
-
-
 def counting(data, **changes):
     Counting.asked.clear()
     return Counting(**{name: getattr(data, name) for name in data.__dataclass_fields__} | changes)
@@ -317,15 +306,15 @@ def test_a_log_whose_folder_is_not_there_stops_no_sweep(tmp_path, monkeypatch):
 
 DRIVER = """
 import sys, toys
-from helpers.sweep import LostEngine, SweepError, run
+from helpers.sweep import SweepError, run
 store, engine, log, pause, *flags = sys.argv[1:]
 data = toys.dataset()
 try:
     table = run(toys.single_experiments(data), data, {"net": toys.Acting(log, float(pause))}, store=store, engine=engine,
                 names=("case",), batch_size=1)
     print(len(table))
-except (LostEngine, SweepError, ValueError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+except (SweepError, ValueError, OSError) as error:
+    sys.exit("; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
 """
 
 
@@ -392,9 +381,7 @@ def test_a_sweep_that_is_killed_or_interrupted_goes_on_where_it_was(tmp_path, ho
     before = stamps(store)
     assert process.returncode and 2 <= len(before) < 6
     if how == signal.SIGINT:
-        assert (
-            f"of 6 experiments are finished in {store}; the same call goes on from there" in errors
-        )
+        assert f"of 6 experiments are finished in {store}: run the same again" in errors
     assert_same(resumed(tmp_path, store, log=log), plain(tmp_path))
     assert before.items() <= stamps(store).items()
     mine = {case for pid, case in log_of(log) if pid == os.getpid()}
@@ -435,8 +422,7 @@ def test_a_scheduler_that_is_killed_leaves_a_sweep_that_goes_on(tmp_path):
     assert time.monotonic() - start < 25 and process.returncode == 1
     last = errors.strip().splitlines()[-1]
     assert (
-        last.startswith("LostEngine: the Dask scheduler has gone; ")
-        and "run the same again" in last
+        last.startswith("LostEngine: the Dask scheduler has gone") and "run the same again" in last
     )
     assert_same(resumed(tmp_path, store), plain(tmp_path))
     assert before.items() <= stamps(store).items()
@@ -561,13 +547,10 @@ def test_a_full_disk_is_told_in_a_line_and_loses_nothing(tmp_path):
         data = toys.dataset(40)
         experiments = toys.single_experiments(data)
         options = {"store": store, "names": ("case",), "noise": True, "batch_size": 4}
-        with pytest.raises(SweepError) as caught:
+        with pytest.raises(OSError, match="No space left on device") as caught:
             run(experiments, data, {"net": Acting()}, **options)
-        message = str(caught.value)
-        assert (
-            "the store cannot be written (No space left on device)" in message
-            and "\n" not in message
-        )
+        (note,) = caught.value.__notes__
+        assert f"of 40 experiments are finished in {store}: run the same again" in note
         before = stamps(store)
         assert 0 < len(before) < 40 and not list(store.rglob(".*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=8m", store], check=True)
@@ -599,7 +582,8 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
     found = nobody(DRIVER, store, "", "", 0)
     assert (
         found.returncode == 1
-        and "SweepError: the store cannot be written (Permission denied); 5 of 6" in found.stderr
+        and "PermissionError: [Errno 13] Permission denied" in found.stderr
+        and f"5 of 6 experiments are finished in {store}" in found.stderr
     )
     assert "Traceback" not in found.stderr
     found = nobody(DRIVER, tmp_path / "new", "", "", 0)
@@ -620,13 +604,17 @@ def test_a_store_that_cannot_be_written_is_told_in_a_line(tmp_path):
 @pytest.mark.parametrize(
     "change, options, text",
     [
-        ({"attacked": "nowhere"}, {}, "there are no weights of digest nowhere"),
-        ({"goal": Goal("shape", "liver")}, {}, "there is no structure 'liver'"),
-        ({"source": "x"}, {}, "is of toy 16 (x), the dataset is toy 16 (toy-6-16)"),
+        ({"attacked": "nowhere"}, {}, "weights is 'nowhere'; there are no such weights"),
+        ({"goal": Goal("shape", "liver")}, {}, "structure 'liver' is unknown"),
+        (
+            {"source": "x"},
+            {},
+            "is ('toy', 'x', 16); the dataset at hand is ('toy', 'toy-6-16', 16)",
+        ),
         ({}, {"engine": "nonsense"}, "engine 'nonsense' is unknown"),
-        ({"ids": ("c0", "c77")}, {}, "has no case 'c77'"),
+        ({"ids": ("c0", "c77")}, {}, "['c77']; dataset toy has no such case"),
         ({}, {"engine": "missing.yaml"}, "missing.yaml: not usable for Slurm"),
-        ({}, {"names": ("one", "two")}, "names has 2 columns"),
+        ({}, {"names": ("one", "two")}, "names is ('one', 'two'); give a column for each part"),
         ({}, {"batch_size": 0}, "batch_size is 0"),
     ],
 )
@@ -645,7 +633,7 @@ def test_bad_input_is_one_line(tmp_path, change, options, text):
 
 def test_a_store_of_a_newer_format_is_refused(tmp_path, capsys):
     (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(ValueError, match="newer"):
+    with pytest.raises(ValueError, match="update this software"):
         swept(tmp_path)
     assert main(["status", str(tmp_path)]) == 2 and "newer" in capsys.readouterr().err
 
@@ -661,14 +649,14 @@ def test_commands_say_in_a_line_what_is_wrong(tmp_path, capsys):
     ):
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert "is not a store of results" in error and error.count("\n") == 1
+        assert "this is not a store of results" in error and error.count("\n") == 1
     for words in ([], ["status"], ["fly", "x"]):
         with pytest.raises(SystemExit) as caught:
             main(words)
-        assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+        assert caught.value.code == 2 and "python -m helpers.sweep" in capsys.readouterr().err
     Store(tmp_path)
     assert main(["run", str(tmp_path), "ab"]) == 2
-    assert "0 experiments that begin with 'ab'" in capsys.readouterr().err
+    assert "key is 'ab'; 0 experiments that failed begin so" in capsys.readouterr().err
     assert main(["status", str(tmp_path)]) == 0 and "0 experiments" in capsys.readouterr().out
     assert main(["export", str(tmp_path)]) == 0
 
@@ -742,7 +730,7 @@ def test_a_failed_experiment_is_run_alone(tmp_path, monkeypatch, capsys):
     key = replace(experiment, seed=1).key
     assert (
         main(["run", str(store), key]) == 2
-        and "no weights of digest net" in capsys.readouterr().err
+        and "there are no such weights" in capsys.readouterr().err
     )
     with pytest.raises(SweepError):
         run(
@@ -770,7 +758,8 @@ def test_a_failed_experiment_is_not_run_on_other_images(tmp_path, capsys):
     shutil.copy(tmp_path / "data/images/c0.png", tmp_path / "data/images/c1.png")
     assert main(["run", str(store), experiment.key]) == 2
     assert (
-        f"experiment {experiment.key[:12]} is of folder-data 32" in capsys.readouterr().err
+        f"('folder-data', '{experiment.source}', 32); the dataset at hand"
+        in capsys.readouterr().err
         and not stamps(store)
     )
 
@@ -792,10 +781,10 @@ def test_the_command_that_is_told_for_a_failed_experiment_can_be_given(tmp_path)
     assert (found.returncode, found.stderr.count("\n")) == (
         2,
         1,
-    ) and "no weights of digest net" in found.stderr
+    ) and "there are no such weights" in found.stderr
 
 
-def test_a_record_of_a_failure_that_is_damaged_or_out_of_date_is_told_as_that(tmp_path):
+def test_a_record_of_a_failure_that_is_out_of_date_is_told_until_the_result_is_used(tmp_path):
     swept(tmp_path)
     failed = tmp_path / "failed"
     failed.mkdir(exist_ok=True)
@@ -807,18 +796,8 @@ def test_a_record_of_a_failure_that_is_damaged_or_out_of_date_is_told_as_that(tm
     assert "of a driver that was slower" in text and not healthy
     swept(tmp_path)
     assert status(tmp_path)[1]
-    for content in ("", "{}", "[]", '{"error": null, "cell": {}, "origin": null}'):
-        (failed / "abc.json").write_text(content)
-        text, healthy = status(tmp_path)
-        assert (
-            f"{failed}/abc.json is damaged: delete it" in text
-            and "alone" not in text
-            and not healthy
-        )
-        with pytest.raises(
-            ValueError, match="abc.json is damaged: delete it, and run the sweep again"
-        ):
-            runner.rerun_failed(tmp_path, "abc")
+    with pytest.raises(ValueError, match="0 experiments that failed begin so"):
+        runner.rerun_failed(tmp_path, key)
 
 
 def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkeypatch):
@@ -826,10 +805,7 @@ def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Store, "write_failure", refuse)
-    with pytest.raises(
-        SweepError,
-        match="the store cannot be written .No space left on device.; 0 of 1 experiments",
-    ):
+    with pytest.raises(OSError, match="No space left on device") as caught:
         run(
             {"x": toys.experiment(DATA)},
             DATA,
@@ -837,6 +813,7 @@ def test_no_space_for_the_record_of_a_failure_is_told_in_a_line(tmp_path, monkey
             store=tmp_path,
             names=("name",),
         )
+    assert "0 of 1 experiments are finished" in caught.value.__notes__[0]
 
 
 def test_a_network_that_was_changed_after_its_training_is_refused(tmp_path):
@@ -847,7 +824,7 @@ def test_a_network_that_was_changed_after_its_training_is_refused(tmp_path):
     with torch.no_grad():
         trained.network.head.bias += 1
     with pytest.raises(
-        ValueError, match=f"network {trained.digest[:12]} was changed after its training"
+        ValueError, match=f"network is '{trained.digest[:12]}'; it was changed after its training"
     ):
         run({"x": experiment}, DATA, [trained], store=tmp_path / "store", names=("name",))
 
@@ -912,10 +889,19 @@ def test_the_beginning_of_a_digest_names_no_network():
     whole = json.loads(cards[0].read_text())["weights"]
     data = toys.dataset()
     for digest in (whole[:12], whole[:1]):
-        with pytest.raises(ValueError, match=f"no weights of digest {digest}"):
+        with pytest.raises(ValueError, match=f"weights is '{digest}'; there are no such weights"):
             run(
                 {"x": toys.experiment(data, attacked=digest, crafted_on=digest)},
                 data,
                 {},
                 names=("name",),
             )
+
+
+def test_a_failure_to_add_the_noise_of_a_result_is_listed(tmp_path):
+    experiment = toys.experiment(DATA)
+    options = {"store": tmp_path, "names": ("name",)}
+    run({"x": experiment}, DATA, {"net": Acting()}, **options)
+    with pytest.raises(SweepError):
+        run({"x": experiment}, DATA, {"net": Acting(raises=(0,))}, noise=True, **options)
+    assert experiment.key[:12] in status(tmp_path)[0] and not status(tmp_path)[1]
