@@ -9,7 +9,7 @@ from typing import NoReturn
 from helpers import study
 from helpers.common import paths
 from helpers.study.parameters import parse_override, plan, resolve
-from helpers.study.publish import compare, publish
+from helpers.study.publish import publish
 from helpers.study.runner import display_path, run, summarise_run
 
 
@@ -43,10 +43,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a parameter that replaces the profile's, e.g. steps=10",
     )
     add("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
-    add("--compare", metavar="PROFILE", help="how far a run's tables are from the published ones")
     options = parser.parse_args(argv)
-    if options.overrides and (options.publish or options.compare):
-        parser.error("--publish and --compare take no -p: a profile's own parameters are published")
+    if options.overrides and options.publish:
+        parser.error("--publish takes no -p: a profile's own parameters are published")
     return options
 
 
@@ -54,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        The exit code: 0 done, 1 a notebook failed or a comparison is out of range, 2 bad usage,
-        130 interrupted.
+        The exit code: 0 done, 1 a notebook failed, 2 bad usage, 130 interrupted.
     """
     options = parse(argv)
     try:
@@ -63,10 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = publish(options.publish, options.only)
             print(*map(display_path, written), sep="\n")
             return 0
-        if options.compare:
-            table = compare(options.compare)
-            print(table.to_string(index=False))
-            return int(table[["missing", "outside"]].any(axis=None))
         wanted = (paths.NOTEBOOKS, options.profile, options.overrides, options.only)
         steps, others = plan(*wanted), resolve(*wanted)
     except ValueError as error:
@@ -74,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     folder = paths.RUNS / options.profile
     code = run(steps, options.profile, folder, options.overrides)
-    if code == 0:
+    if not code:
         print(summarise_run(folder, steps, others))
     return code
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,13 @@ class Kernel(AsyncKernelManager):
     async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Start it with the paths of the caller's folder made absolute, and a log to write to."""
         search = [str(paths.ROOT), os.environ.get("PYTHONPATH", "")]
-        own = {
+        own = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, search)),
             "STUDY_LOG": f"{self.folder}/progress.log",
         }
-        if jsrt := os.environ.get("JSRT_DIR"):
+        if jsrt := own.get("JSRT_DIR"):
             own["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
-        await super().start_kernel(env=os.environ | own, **kwargs)
+        await super().start_kernel(env=own, **kwargs)
 
     async def shutdown_kernel(  # type: ignore[override]
         self, now: bool = False, restart: bool = False
@@ -144,10 +143,10 @@ def last_started(notebook: Any) -> str:
     return found
 
 
-def find_results(folder: Path) -> set[tuple[Path, int]]:
-    """Path and time of last change [ns] of each table and figure in a folder."""
+def find_results(folder: Path) -> set:
+    """Name and time of last change [ns] of each table and figure in a folder."""
     files = [*folder.glob("*.csv"), *folder.glob("*.png")]
-    return {(path, path.stat().st_mtime_ns) for path in files}
+    return {(path.name, path.stat().st_mtime_ns) for path in files}
 
 
 def digest_file(path: Path) -> str:
@@ -204,17 +203,17 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
             "source": digest,
             "parameters": parameters,
             "seconds": seconds,
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "commit": provenance.commit(),
             "versions": provenance.versions(),
-            "files": {path.name: digest_file(path) for path, _ in written},
+            "files": {name: digest_file(folder / name) for name, _ in written},
         }
         with atomic_write(marker, "w") as file:
             json.dump(record, file, indent=1)
     return 0
 
 
-def read_record(folder: Path, notebook: Path) -> dict[str, Any]:
+def read_record(folder: Path, notebook: Path) -> dict:
     """What `run` recorded of a notebook in a folder; empty if it has not finished there."""
     marker = folder / f"{notebook.stem}.ok.json"
     return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
@@ -222,8 +221,8 @@ def read_record(folder: Path, notebook: Path) -> dict[str, Any]:
 
 def find_changes(ran: Parameters, wanted: Parameters) -> list[str]:
     """Names of the parameters with which a run gave other results than it would with `wanted`."""
-    names = [name for name in {**ran, **wanted} if name not in NO_RESULT]
-    return [name for name in names if ran.get(name) != wanted.get(name)]
+    differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
+    return [name for name in differing if name not in NO_RESULT]
 
 
 def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters]) -> str:
@@ -237,16 +236,16 @@ def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters])
     made, earlier = [], []
     for notebook, wanted in others.items():
         record = read_record(folder, notebook)
-        if not record:
-            continue
-        files, ran = list(record["files"]), record["parameters"]
-        differing = find_changes(ran, wanted)
         if notebook in dict(steps):
-            made += files
-        elif differing:
-            before = ", ".join(f"{name} {ran.get(name)}" for name in differing)
-            earlier.append(f"  {notebook.stem}, finished {record['finished']}, with {before}:")
-            earlier.append(f"    {', '.join(files) or 'no table or figure'}")
+            made += record["files"]
+        elif record:
+            ran = record["parameters"]
+            changes = ", ".join(f"{name} {ran.get(name)}" for name in find_changes(ran, wanted))
+            files = ", ".join(record["files"]) or "no table or figure"
+            about = (
+                f"  {notebook.stem}, finished {record['finished']}, with {changes}:\n    {files}"
+            )
+            earlier += [about] if changes else []
     lines = [f"\n{display_path(folder)} holds the executed notebooks and"]
     lines += [f"  {name}" for name in made] or ["  no table or figure"]
     if "table1.csv" in made:

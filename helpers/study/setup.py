@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
-from helpers.tables import write_table
+from helpers.tables import EXACT, write_table
 from helpers.training import train_all
 from helpers.weights import Trained
 
@@ -30,15 +31,15 @@ class Study:
         networks: the trained networks by role, such as "target" and "surrogate".
         engine: the open engine that computes, see `sweep.open_engine`.
         source: provenance of what the running code computes.
-        attack: seed, steps and precision of every attack.
+        attack: seed, device, steps and precision of every attack.
     """
 
     results: Path
     data: Dataset
     networks: dict[str, Trained]
     engine: Any
-    source: dict[str, Any]
-    attack: dict[str, Any]
+    source: dict
+    attack: dict
 
     @property
     def target(self) -> Trained:
@@ -64,25 +65,24 @@ class Study:
         maps = {"the truth": truth}
         if predicted:
             maps["the clean prediction"] = self.predict(images)
-        found = torch.ones(len(truth), dtype=torch.bool)
-        for structure in structures:
-            for labels in maps.values():
-                found &= (labels == self.data.class_of(structure)).flatten(1).any(dim=1)
+        classes = map(self.data.class_of, structures)
+        masks = [labels == c for c in classes for labels in maps.values()]
+        there = torch.stack(masks).any(dim=(2, 3)).all(dim=0)
+        ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
-        if not found.any():
+        if not ids:
             advice = "train for longer (epochs), take more test_cases, or name another structure"
             raise ValueError(f"no test image has {where}: {advice}")
-        print(f"{int(found.sum())} of {len(truth)} test images: {where}")
-        return [id for id, is_there in zip(self.data.split["test"], found, strict=True) if is_there]
+        print(f"{len(ids)} of {len(truth)} test images: {where}")
+        return ids
 
     def white_box(self, **values: Any) -> Experiment:
         """An attack on the target with its own weights, to be varied; see `sweep.white_box`."""
-        options = self.attack | {"device": self.engine.device} | values
-        return white_box(self.data, self.target, **options)
+        return white_box(self.data, self.target, **self.attack | values)
 
     def run(self, experiments: Mapping[Any, Experiment], **options: Any) -> pd.DataFrame:
         """Results of experiments, computed or taken from the store; see `sweep.run`."""
-        networks = list(self.networks.values())
+        networks = self.networks.values()
         return run(experiments, self.data, networks, engine=self.engine, **options)
 
     def load_images(self, experiments: Mapping[Any, Experiment]) -> tuple[dict, dict]:
@@ -94,7 +94,7 @@ class Study:
         name: str,
         table: pd.DataFrame,
         results: pd.DataFrame | None = None,
-        exact: Sequence[str] = ("epsilon", "factor", "window"),
+        exact: Sequence[str] = EXACT,
         **facts: Any,
     ) -> None:
         """Write a table as <name>.csv with its provenance.
@@ -118,8 +118,7 @@ class Study:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        options = self.attack | {"device": self.engine.device} | options
-        return explore(self.data, self.target, self.surrogate, **options)
+        return explore(self.data, self.target, self.surrogate, **self.attack | options)
 
 
 def prepare(
@@ -155,11 +154,9 @@ def prepare(
     place = open_engine(engine, device=find_device(device))
     settings = parameters | {"precision": precision, "seed": seed}
     networks = train_all(data, roles, engine=place, **settings) if roles else {}
-    attack: dict[str, Any] = {}
+    attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
-        made_in = find_precision(precision, place.device)
-        attack = {"steps": steps, "seed": seed, "precision": made_in}
-    about: dict[str, Any] = {"seed": seed, "device": place.device.type} | attack
-    source = provenance(data, networks.values(), **about)
+        attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
+    source = provenance(data, networks.values(), **attack)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)
