@@ -31,12 +31,12 @@ class Claim:
     """
 
     name: str
-    tables: tuple[str, ...]
+    tables: tuple
     notebook: str
     paper: str
     rule: str
     otherwise: str
-    decide: Callable[..., tuple[Any, str]]
+    decide: Callable
 
 
 CLAIMS: list[Claim] = []
@@ -59,7 +59,7 @@ def evaluate(
         decided by this run" with the reason where it is known.
     """
     tables = {}
-    for path in sorted(results.glob("*.csv")):
+    for path in results.glob("*.csv"):
         table = pd.read_csv(path, dtype=dict.fromkeys(RUN, str))
         comparable = "paper" not in table or table["paper"].notna().any()
         if comparable or path.stem not in ("table2", "table4"):
@@ -79,9 +79,9 @@ def report(results: Path, notebook: str, *, source: Mapping) -> Any:
     return Markdown(markdown(evaluate(results, notebook, source=source)))
 
 
-def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -> dict[str, str]:
+def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -> dict:
     """One row of `evaluate` from the claim's tables."""
-    holds, ours = "", ""
+    holds = ours = ""
     with suppress(KeyError, IndexError, ValueError):  # the run lacks what the rule needs
         for name, table in zip(claim.tables, tables, strict=True):
             if source and _is_of_another_run(table, source):
@@ -91,8 +91,13 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
     if isinstance(holds, str):
         verdict = "not decided by this run" + (f" ({holds})" if holds else "")
-    words = {"claim": claim.name, "paper": claim.paper}
-    return words | {"ours": ours, "rule": claim.rule, "verdict": verdict}
+    return {
+        "claim": claim.name,
+        "paper": claim.paper,
+        "ours": ours,
+        "rule": claim.rule,
+        "verdict": verdict,
+    }
 
 
 def _is_of_another_run(table, source):
@@ -135,7 +140,7 @@ def _join(texts, separator=", "):
     return separator.join(f"{symbol} {texts[symbol]}" for symbol in SYMBOLS)
 
 
-def _claim(name, **words):
+def _claim(notebook, name, **words):
     """Make a function the rule of a claim, in the order of the verdicts.
 
     Its parameters are the tables that it reads, its keyword defaults the numbers in `rule`.
@@ -144,15 +149,15 @@ def _claim(name, **words):
     def register(decide):
         parameters = getfullargspec(decide)
         words["rule"] = words["rule"].format(**parameters.kwonlydefaults or {})
-        CLAIMS.append(Claim(name, tuple(parameters.args), decide=decide, **words))
+        CLAIMS.append(Claim(name, tuple(parameters.args), notebook, decide=decide, **words))
         return decide
 
     return register
 
 
 @_claim(
+    "03",
     "untargeted white-box noise collapses the segmentation",
-    notebook="03",
     paper="0.8 at ε = 0.02",
     rule="IoU below {limit} at ε = {epsilon}",
     otherwise="how little noise is enough depends on the network",
@@ -163,8 +168,8 @@ def _collapses(table1, *, limit=10, epsilon=0.02):
 
 
 @_claim(
+    "03",
     "untargeted black-box noise is weak",
-    notebook="03",
     paper="74.7 of 90.3 at ε = 0.04",
     rule="more than half of the clean IoU is left at ε = {epsilon}",
     otherwise="target and surrogate have learned nearly the same",
@@ -176,8 +181,8 @@ def _is_weak(table1, clean, *, epsilon=0.04):
 
 
 @_claim(
+    "04",
     "white-box noise draws the symbol",
-    notebook="04",
     paper="small 97.8, large 95.2 at ε = 0.04",
     rule="both symbols reach {wanted} at ε = {epsilon}",
     otherwise="100 steps do not get to the end: more of them, or steps that shrink, do; networks "
@@ -189,8 +194,8 @@ def _draws_symbol(table2, *, wanted=95, epsilon=0.04):
 
 
 @_claim(
+    "04",
     "the large symbol is harder than the small one",
-    notebook="04",
     paper="0.02 and 0.04 for 95",
     rule="the small one reaches {wanted} at a lower noise level of the table; if at the same, is "
     "ahead at the one before, intervals apart",
@@ -213,8 +218,8 @@ def _large_is_harder(table2, *, wanted=95):
 
 
 @_claim(
+    "04",
     "black-box noise does not draw it",
-    notebook="04",
     paper="completely unsuccessful",
     rule="IoU with the symbol rises by less than {limit} over no attack at every noise level",
     otherwise="target and surrogate have learned nearly the same",
@@ -229,8 +234,8 @@ def _black_box_fails(table2, *, limit=10):
 
 
 @_claim(
+    "04",
     "one step (FGSM) does not draw it",
-    notebook="04",
     paper="did not succeed",
     rule="it gains less than half of what PGD gains over no attack, for both symbols",
     otherwise="the loss is nearly linear within ε",
@@ -246,8 +251,8 @@ def _one_step_fails(heart_attack_ways, *, least=10):
 
 
 @_claim(
+    "04",
     "targets from predictions do as well",
-    notebook="04",
     paper="did not substantially differ",
     rule="IoU within {limit} of that with targets from the truth",
     otherwise="in one of few cases the prediction is far from the truth",
@@ -260,8 +265,8 @@ def _basis_does_not_matter(heart_attack_ways, *, limit=3):
 
 
 @_claim(
+    "05",
     "resizing leaves the other structures alone",
-    notebook="05",
     paper="98.9 or higher",
     rule="IoU of the others with their target at least {limit} everywhere",
     otherwise="pixels that a shrunken organ leaves go to its neighbours, and one that grows takes "
@@ -275,8 +280,8 @@ def _others_stay(table4, *, limit=98.9):
 
 
 @_claim(
+    "05",
     "extreme enlargement of a lung fails most",
-    notebook="05",
     paper="left lung × 1.8: 78.3",
     rule="the lowest IoU of the table is a lung's at factor {factor}",
     otherwise="where a lung is to shrink the network is sure and the gradient of the IoU flat; "
@@ -293,8 +298,8 @@ def _lungs_fail_most(table4, *, factor=1.8):
 
 
 @_claim(
+    "05",
     "shrinking a clavicle disturbs its lung",
-    notebook="05",
     paper="in most test images",
     rule="in more than half of the cases at {factor} over 5 % of the freed pixels turn into lung",
     otherwise="the network has not learned that clavicle and lung are adjacent",
@@ -305,8 +310,8 @@ def _clavicle_disturbs_lung(clavicle_shrinking, *, factor=0.4):
 
 
 @_claim(
+    "06",
     "attacking the heart alone harms the others",
-    notebook="06",
     paper="shown in its Figure 2",
     rule="IoU of the others more than {limit} below that of the attack on all",
     otherwise="the network needs little of the surroundings to find the others",
@@ -325,8 +330,8 @@ def _loss(restriction, setting):
 
 
 @_claim(
+    "06",
     "noise within the receptive field is enough",
-    notebook="06",
     paper="segmentation unchanged",
     rule="IoU at most {limit} below that of unrestricted noise",
     otherwise="where the heart is predicted far from the true one, noise nearby does not get there",
@@ -339,8 +344,8 @@ def _field_is_enough(noise_restriction, noise_energy, *, limit=2):
 
 
 @_claim(
+    "06",
     "noise within the bounding box is not",
-    notebook="06",
     paper="heart-symbol shaping disrupted",
     rule="IoU more than {limit} below that of unrestricted noise",
     otherwise="the symbol lies well inside the box, and so does most of what its pixels see",

@@ -4,26 +4,17 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from helpers import study
 from helpers.common import paths
 from helpers.study.parameters import parse_override, plan, resolve
 from helpers.study.publish import publish
-from helpers.study.runner import display_path, run, summarise_run
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with 2."""
-        self.exit(2, f"study: {message} (--help lists the options)\n")
+from helpers.study.runner import run, summarise_run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = Parser(prog="python -m helpers.study", description=study.__doc__)
+    parser = argparse.ArgumentParser("study", usage=argparse.SUPPRESS, description=study.__doc__)
     add = parser.add_argument
     add("--profile", default="quick", help="quick (default) or a file of notebooks/profiles")
     add(
@@ -59,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.publish:
             written = publish(options.publish, options.only)
-            print(*map(display_path, written), sep="\n")
+            print(*written, sep="\n")
             return 0
         wanted = (paths.NOTEBOOKS, options.profile, options.overrides, options.only)
         steps, others = plan(*wanted), resolve(*wanted)
@@ -75,6 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a redirected console may lack a character
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="replace", line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -2,10 +2,10 @@
 
 import argparse
 import ast
-import difflib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from helpers.phantom import STRUCTURES
 from helpers.sweep import parse_engine
 
 Names = Sequence[str]
-Parameters = dict[str, Any]
-Overrides = Sequence[tuple[str, str]]
+Parameters = dict
+Overrides = Sequence[tuple]
 Steps = list[tuple[Path, Parameters]]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
@@ -48,14 +48,14 @@ def find_notebooks(notebooks: Path, only: Names = ()) -> list[Path]:
     return sorted({known[name.zfill(2)] for name in only}) or found
 
 
-def read_profile(name: str, notebooks: Path) -> Parameters:
+def _read_profile(name, notebooks):
     """The parameters in profiles/<name>.yaml; "quick" has none, it is the notebooks' own defaults.
 
     Raises:
         ValueError: there is no such profile, or its file is not a list of `name: value` lines.
     """
     files = {path.stem: path for path in sorted(notebooks.glob("profiles/*.yaml"))}
-    require_choice("profile", name, {"quick": None} | files)
+    require_choice("profile", name, ["quick", *files])
     if name not in files:
         return {}
     try:
@@ -68,7 +68,7 @@ def read_profile(name: str, notebooks: Path) -> Parameters:
     return values
 
 
-def read_cells(notebook: Path) -> list[tuple[str, list[str], str]]:
+def _read_cells(notebook):
     """(type, tags, source) of each cell of a notebook file.
 
     Raises:
@@ -85,7 +85,7 @@ def read_cells(notebook: Path) -> list[tuple[str, list[str], str]]:
 
 def source_digest(notebook: Path) -> str:
     """SHA-256 of the notebook's cells without their outputs."""
-    return digest_json(read_cells(notebook))
+    return digest_json(_read_cells(notebook))
 
 
 def read_parameters(notebook: Path) -> Parameters:
@@ -94,16 +94,16 @@ def read_parameters(notebook: Path) -> Parameters:
     Raises:
         ValueError: a line of it is not `name = literal`.
     """
-    source = "\n".join(source for _, tags, source in read_cells(notebook) if "parameters" in tags)
+    source = "\n".join(source for _, tags, source in _read_cells(notebook) if "parameters" in tags)
     found = {}
     try:
-        for line in ast.parse(source).body:
-            node: Any = line  # a plain or an annotated assignment
+        body: Any = ast.parse(source).body
+        for node in body:  # a plain or an annotated assignment
             target = node.target if hasattr(node, "target") else node.targets[0]
             found[target.id] = ast.literal_eval(node.value)
     except (SyntaxError, AttributeError, ValueError) as error:
-        advice = "a parameter is not declared as `name = literal`"
-        raise ValueError(f"{notebook.name}: {advice}: {error}") from error
+        advice = f"{notebook.name}: a parameter is not declared as `name = literal`"
+        raise ValueError(f"{advice}: {error}") from error
     return found
 
 
@@ -113,22 +113,20 @@ def convert(name: str, value: Any, default: Any) -> Any:
     Raises:
         ValueError: it is of another type.
     """
-    try:
-        if isinstance(value, str) and not isinstance(default, str):
-            value = yaml.load(value, _Loader)
-        if isinstance(default, float) and not isinstance(value, bool):
-            return float(value)
-    except (yaml.YAMLError, TypeError, ValueError):
-        pass
-    if isinstance(default, list) and isinstance(value, list):
-        return [convert(name, item, default[0]) for item in value]
     kind = type(default)
+    with suppress(yaml.YAMLError, TypeError, ValueError):
+        if isinstance(value, str) and kind is not str:
+            value = yaml.load(value, _Loader)
+        if kind is float and not isinstance(value, bool):
+            value = float(value)
+    if kind is list and isinstance(value, list):
+        return [convert(name, item, default[0]) for item in value]
     wanted = f"it must be of type {kind.__name__} like {default!r}"
     require(type(value) is kind, name, value, wanted)
     return value
 
 
-def check_values(values: Parameters) -> None:
+def _check_values(values):
     """Refuse what no run can use, before anything is trained.
 
     Args:
@@ -185,7 +183,7 @@ def resolve(
     Raises:
         ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type.
     """
-    values = read_profile(profile, notebooks)
+    values = _read_profile(profile, notebooks)
     own = dict(overrides)
     if "profile" in values | own:
         raise ValueError("parameter profile is set by --profile")
@@ -215,14 +213,14 @@ def plan(notebooks: Path, profile: str, overrides: Overrides = (), only: Names =
     values = resolve(notebooks, profile, overrides, only)
     steps = [(path, values[path]) for path in find_notebooks(notebooks, only)]
     for _, parameters in steps:
-        check_values(parameters)
+        _check_values(parameters)
     return steps
 
 
 def parse_override(text: str) -> tuple[str, str]:
     """Split name=value, for argparse."""
     name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
+    if not equals:
         raise argparse.ArgumentTypeError(f"expected name=value, found {text!r}")
     return name, value
 
@@ -230,10 +228,7 @@ def parse_override(text: str) -> tuple[str, str]:
 def _check_names(names, declared, source):
     known = sorted(set().union(*declared))
     for name in names:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        advice = f"{hint}A notebook declares {', '.join(known)}"
-        require(name in known, f"{source}: parameter", name, advice)
+        require_choice(f"{source}: parameter", name, known)
 
 
 def _resolve_paths(values):

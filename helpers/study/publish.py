@@ -12,7 +12,6 @@ from helpers.study import readme
 from helpers.study.parameters import Names, find_notebooks, resolve, source_digest
 from helpers.study.runner import (
     digest_file,
-    display_path,
     find_changes,
     read_record,
     resume_command,
@@ -51,10 +50,10 @@ def publish(profile: str, only: Names = ()) -> list[Path]:
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
     if profile == "quick":
-        written += [renew_outputs(notebook, folder / notebook.name) for notebook in chosen]
+        written += [_renew_outputs(notebook, folder / notebook.name) for notebook in chosen]
     else:
         place = paths.FIGURES if profile == "full" else paths.FIGURES / profile
-        written += _write({place / name: (folder / name).read_bytes() for name in names})
+        written += _copy([folder / name for name in names], place)
     return written + readme.renew_readme(readme.READMES, paths.FIGURES)
 
 
@@ -72,14 +71,14 @@ def _finished_files(folder, notebook, wanted):
     else:
         return files
     command = resume_command(folder.name, [notebook.stem[:2]])
-    raise ValueError(f"{notebook.stem} {problem} in {display_path(folder)}; run {command}")
+    raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
 
 
-def _write(contents):
-    for path, content in contents.items():
-        with atomic_write(path) as file:
-            file.write(content)
-    return list(contents)
+def _copy(files, place):
+    for path in files:
+        with atomic_write(place / path.name) as file:
+            file.write(path.read_bytes())
+    return [place / path.name for path in files]
 
 
 def publish_weights(
@@ -98,7 +97,7 @@ def publish_weights(
     Raises:
         ValueError: one is missing.
     """
-    contents: dict[Path, bytes] = {}
+    files: list = []
     sizes = set()
     table = pd.read_csv(folder / "clean.csv", dtype=str)
     for digest in table.loc[0, "weights"].split("/"):
@@ -107,15 +106,16 @@ def publish_weights(
             raise ValueError(f"{weights} lacks the network {digest}: train it again")
         card = path.with_suffix(".json")
         sizes.add(_read_json(card)["recipe"]["size"])
-        contents |= {place / own.name: own.read_bytes() for own in (path, card)}
+        files += [path, card]
+    written = _copy(files, place)
     for card in place.glob("*.json"):
-        if card not in contents and _read_json(card)["recipe"]["size"] in sizes:
+        if card not in written and _read_json(card)["recipe"]["size"] in sizes:
             card.with_suffix(".safetensors").unlink(missing_ok=True)
             card.unlink()
-    return _write(contents)
+    return written
 
 
-def renew_outputs(notebook: Path, executed: Path) -> Path:
+def _renew_outputs(notebook, executed):
     """Give a notebook the outputs of its executed copy, and return its path.
 
     Left out are what the batch run added, warnings (they name paths of the machine) and widgets

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,18 @@ class Kernel(AsyncKernelManager):
 
 
 @contextmanager
-def print_log(log: Path) -> Iterator[None]:
+def _print_log(log):
     """Print the lines that a kernel writes to its log, as they come."""
     log.touch()
     ended = threading.Event()
 
-    def follow() -> None:
+    def follow():
         with log.open(encoding="utf-8") as file:
             last = False
             while not last:
                 last = ended.wait(0.5)
                 for line in file:
-                    print(f"  {line.rstrip()}", flush=True)
+                    print(f"  {line.rstrip()}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -83,24 +83,24 @@ def print_log(log: Path) -> Iterator[None]:
         thread.join()
 
 
-def execute(notebook: Path, parameters: Parameters, output: Path) -> str | None:
+def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
     """Run one notebook, and write it to `output` if every cell ran, else to NN_name.failed.ipynb.
 
     Returns:
-        None, or what went wrong: the failed notebook's path, the cell, the error.
+        Empty, or what went wrong: the failed notebook's path, the cell, the error.
     """
     import nbformat  # here, because the two take a second, and bad usage is told before
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
-    error = None
+    error = ""
     too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.name == "posix"
     place = "/tmp" if too_long else None
     with tempfile.TemporaryDirectory(prefix="study-", dir=place) as folder:
         Kernel.folder = folder
         draft = Path(folder, output.name)
         try:
-            with print_log(Path(folder, "progress.log")):
+            with _print_log(Path(folder, "progress.log")):
                 papermill.execute_notebook(
                     notebook,
                     draft,
@@ -126,12 +126,12 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str | None:
     with atomic_write(failed if error else output, "w") as file:
         nbformat.write(result, file)
     if error:
-        return f"  notebook: {display_path(failed)}\n  {last_started(result)}\n  {error}\n"
+        return f"  notebook: {failed}\n  {_last_started(result)}\n  {error}\n"
     failed.unlink(missing_ok=True)
-    return None
+    return ""
 
 
-def last_started(notebook: Any) -> str:
+def _last_started(notebook):
     """Number (in the notebook as committed), label and first line of the last cell begun."""
     added = {"papermill-error-cell-tag", "injected-parameters"}
     own = [cell for cell in notebook.cells if not added & set(cell.metadata.get("tags", []))]
@@ -143,7 +143,7 @@ def last_started(notebook: Any) -> str:
     return found
 
 
-def find_results(folder: Path) -> set:
+def _find_results(folder):
     """Name and time of last change [ns] of each table and figure in a folder."""
     files = [*folder.glob("*.csv"), *folder.glob("*.png")]
     return {(path.name, path.stat().st_mtime_ns) for path in files}
@@ -154,16 +154,10 @@ def digest_file(path: Path) -> str:
     return digest_bytes(path.read_bytes()) if path.exists() else ""
 
 
-def display_path(path: str | Path) -> str:
-    """A path as short as it can be: relative if it is below the working directory."""
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
-
-
-def resume_command(profile: str, only: Names = (), overrides: Overrides = ()) -> str:
-    """The command that runs the rest."""
-    words = [display_path(sys.executable), "-m", "helpers.study", "--profile", profile]
-    if only:
-        words += ["--only", ",".join(only)]
+def resume_command(profile: str, only: Names, overrides: Overrides = ()) -> str:
+    """The command that runs some notebooks."""
+    words = [sys.executable, "-m", "helpers.study", "--profile", profile]
+    words += ["--only", ",".join(only)]
     for name, text in overrides:
         words += ["-p", f"{name}={text}"]
     return shlex.join(words)
@@ -178,11 +172,11 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
         The exit code: 0 all succeeded, 1 one failed, 130 interrupted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(steps)} notebook{'s' * (len(steps) > 1)} into {display_path(folder)}", flush=True)
+    print(f"{len(steps)} notebook(s) into {folder}")
     for place, (notebook, parameters) in enumerate(steps):
         marker = folder / f"{notebook.stem}.ok.json"
         marker.unlink(missing_ok=True)
-        before = find_results(folder)
+        before = _find_results(folder)
         digest = source_digest(notebook)
         start = time.monotonic()
         try:
@@ -191,15 +185,14 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
         except KeyboardInterrupt:
             problem, status = "", "interrupted"
         seconds = round(time.monotonic() - start, 1)
-        print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}", flush=True)
+        print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}")
         if status != "ok":
             rest = [path.stem[:2] for path, _ in steps[place:]]
             command = resume_command(profile, rest, overrides)
             print(f"{problem}  resume: {command}", file=sys.stderr)
             return 1 if problem else 130
-        written = sorted(find_results(folder) - before)
+        written = sorted(_find_results(folder) - before)
         record = {
-            "notebook": notebook.name,
             "source": digest,
             "parameters": parameters,
             "seconds": seconds,
@@ -225,7 +218,7 @@ def find_changes(ran: Parameters, wanted: Parameters) -> list[str]:
     return [name for name in differing if name not in NO_RESULT]
 
 
-def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters]) -> str:
+def summarise_run(folder: Path, steps: Steps, others: Mapping) -> str:
     """Text that says what a run has made, with Table 1 if it did; and what is there of other runs.
 
     Args:
@@ -246,7 +239,7 @@ def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters])
                 f"  {notebook.stem}, finished {record['finished']}, with {changes}:\n    {files}"
             )
             earlier += [about] if changes else []
-    lines = [f"\n{display_path(folder)} holds the executed notebooks and"]
+    lines = [f"\n{folder} holds the executed notebooks and"]
     lines += [f"  {name}" for name in made] or ["  no table or figure"]
     if "table1.csv" in made:
         columns = ["attack", "epsilon", "n", "iou", "low", "high", "paper"]

@@ -6,9 +6,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from matplotlib.figure import Figure
+from pandas import DataFrame
+from torch import Tensor, stack
 
 from helpers import plots
 from helpers.common.paths import run_folder
@@ -51,7 +51,7 @@ class Study:
         """The network that a black-box attacker has; None if it takes no part."""
         return self.networks.get("surrogate")
 
-    def predict(self, images: torch.Tensor, role: str = "target") -> torch.Tensor:
+    def predict(self, images: Tensor, role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
         return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
 
@@ -67,7 +67,7 @@ class Study:
             maps["the clean prediction"] = self.predict(images)
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
-        there = torch.stack(masks).any(dim=(2, 3)).all(dim=0)
+        there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
         if not ids:
@@ -80,20 +80,20 @@ class Study:
         """An attack on the target with its own weights, to be varied; see `sweep.white_box`."""
         return white_box(self.data, self.target, **self.attack | values)
 
-    def run(self, experiments: Mapping[Any, Experiment], **options: Any) -> pd.DataFrame:
+    def run(self, experiments: Mapping, **options: Any) -> DataFrame:
         """Results of experiments, computed or taken from the store; see `sweep.run`."""
         networks = self.networks.values()
         return run(experiments, self.data, networks, engine=self.engine, **options)
 
-    def load_images(self, experiments: Mapping[Any, Experiment]) -> tuple[dict, dict]:
+    def load_images(self, experiments: Mapping) -> tuple:
         """Attacked images and predictions of experiments that ran with noise=True."""
         return load_images(experiments, self.data)
 
     def write(
         self,
         name: str,
-        table: pd.DataFrame,
-        results: pd.DataFrame | None = None,
+        table: DataFrame,
+        results: DataFrame | None = None,
         exact: Sequence[str] = EXACT,
         **facts: Any,
     ) -> None:
