@@ -130,7 +130,7 @@ def energy_shares(noise: Tensor, zones: Mapping) -> dict:
     }
 
 
-def display_window(centre: float, width: float) -> tuple[float, float]:
+def display_window(centre: float, width: float) -> tuple:
     """Least and greatest intensity that a display window shows.
 
     A window of width 2 or more shows the whole range −1 … 1.
@@ -170,7 +170,7 @@ def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: 
     return DataFrame(rows, columns=["psnr", "ssim"])
 
 
-def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
+def bootstrap_interval(values: ArrayLike) -> tuple:
     """Percentile bootstrap 95 % interval of the mean (9,999 resamples), NaN values left out.
 
     Fewer than two values have none: (NaN, NaN).
@@ -187,7 +187,7 @@ def bootstrap_interval(values: ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarise(table: DataFrame, *, by: list[str]) -> DataFrame:
+def summarise(table: DataFrame, *, by: list) -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 
     A case's value is the mean over its structures where the IoU is defined; a case without one is

@@ -43,7 +43,7 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping) -> None:
     """Write a figure as PNG with its provenance in the metadata, whole or not at all."""
     notes = {"Software": json.dumps(versions()), "Description": json.dumps(provenance)}
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=150, metadata=notes)
+        figure.savefig(file, dpi=150, metadata=notes)
 
 
 def image_grid(rows: Names, columns: Names, *, side: float = 1.9) -> tuple[Figure, np.ndarray]:
@@ -55,10 +55,9 @@ def image_grid(rows: Names, columns: Names, *, side: float = 1.9) -> tuple[Figur
         side: of each of the axes [inches].
     """
     layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
-    size = side * len(columns), side * len(rows) + 0.5
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=size, dpi=80, layout=layout, squeeze=False
-    )
+    height, width = len(rows), len(columns)
+    size = side * width, side * height + 0.5
+    figure, axes = plt.subplots(height, width, figsize=size, dpi=80, layout=layout, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -192,8 +191,13 @@ def plot_attacks(
 
     Source: layout of the paper's Figure 1.
     """
-    noise, attacked = f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}"
-    titles = ["no attack", noise, attacked, "prediction", target_name]
+    titles = [
+        "no attack",
+        f"noise × {1 / epsilon:.0f}",
+        f"attacked, ε = {epsilon:g}",
+        "prediction",
+        target_name,
+    ]
     figure, axes = image_grid([*attacks], titles, side=2.3)
     for line, attack in zip(axes, attacks.values(), strict=True):
         image, adv_image, clean, prediction, target = attack
@@ -312,8 +316,8 @@ def plot_field(
         field: (2, H, W) displacement in x and y [pixels].
         structures: names of classes 1 … K.
     """
-    titles = ["before", "displacement", "after"]
-    figure, ((before, middle, after),) = image_grid([""], titles, side=2.7)
+    figure, axes = image_grid([""], ["before", "displacement", "after"], side=2.7)
+    before, middle, after = axes[0]
     show_image(before, image, labels)
     show_image(after, moved_image, moved_labels)
     x, y = np.asarray(field)

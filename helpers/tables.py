@@ -15,7 +15,7 @@ PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "ri
 
 
 def beside_paper(
-    summary: pd.DataFrame, table: str, *, structures: Sequence[str] = PAPER_STRUCTURES
+    summary: pd.DataFrame, table: str, *, structures: Sequence = PAPER_STRUCTURES
 ) -> pd.DataFrame:
     """Add the column `paper`: the paper's value for each row, NaN where it has none.
 
@@ -82,7 +82,7 @@ def write_table(
     table: pd.DataFrame,
     provenance: Mapping,
     *,
-    exact: Sequence[str] = EXACT,
+    exact: Sequence = EXACT,
 ) -> None:
     """Write a table as CSV with two decimals, its provenance in the last columns.
 

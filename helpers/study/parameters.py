@@ -21,7 +21,7 @@ from helpers.sweep import parse_engine
 Names = Sequence[str]
 Parameters = dict
 Overrides = Sequence[tuple]
-Steps = list[tuple[Path, Parameters]]
+Steps = list[tuple]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
 MAY_BE_0 = ("seed", "epsilons", "margins")
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
-def find_notebooks(notebooks: Path, only: Names = ()) -> list[Path]:
+def find_notebooks(notebooks: Path, only: Names = ()) -> list:
     """The notebooks NN_name.ipynb of a folder in order, or those whose number or name is in `only`.
 
     Raises:
@@ -173,9 +173,7 @@ def _check_dataset(dataset, root, structure):
         require_choice("structure", structure, structures)
 
 
-def resolve(
-    notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()
-) -> dict[Path, Parameters]:
+def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> dict:
     """Every notebook of a folder with each parameter that it declares; arguments as in `plan`.
 
     `only` decides which overrides are known. Values have their types; ranges are not checked.

@@ -21,7 +21,7 @@ from helpers.weights import find_weights
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-def publish(profile: str, only: Names = ()) -> list[Path]:
+def publish(profile: str, only: Names = ()) -> list:
     """Publish a run, or some notebooks of it, and renew the tables in the pages.
 
     Of quick, the outputs go into the notebooks. Of full, tables go to figures/, and the pictures of
@@ -81,9 +81,7 @@ def _copy(files, place):
     return [place / path.name for path in files]
 
 
-def publish_weights(
-    folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED
-) -> list[Path]:
+def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
     """Ship the networks of a run's clean.csv, instead of earlier ones for the same size of image.
 
     Args:

@@ -49,7 +49,7 @@ HEADLINE = {  # what stands in a row: its table and its place there
 }
 
 
-def renew_readme(files: Sequence[Path] = READMES, figures: Path = FIGURES) -> list[Path]:
+def renew_readme(files: Sequence = READMES, figures: Path = FIGURES) -> list:
     """Write the published tables anew between their marks ``<!-- FILE -->`` and ``<!-- end -->``.
 
     Args:

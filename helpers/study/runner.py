@@ -43,9 +43,8 @@ class Kernel(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Start it with the paths of the caller's folder made absolute, and a log to write to."""
-        search = [str(paths.ROOT), os.environ.get("PYTHONPATH", "")]
         own = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, search)),
+            "PYTHONPATH": f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "STUDY_LOG": f"{self.folder}/progress.log",
         }
         if jsrt := own.get("JSRT_DIR"):
@@ -212,7 +211,7 @@ def read_record(folder: Path, notebook: Path) -> dict:
     return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
 
 
-def find_changes(ran: Parameters, wanted: Parameters) -> list[str]:
+def find_changes(ran: Parameters, wanted: Parameters) -> list:
     """Names of the parameters with which a run gave other results than it would with `wanted`."""
     differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
     return [name for name in differing if name not in NO_RESULT]

@@ -36,7 +36,7 @@ class Study:
 
     results: Path
     data: Dataset
-    networks: dict[str, Trained]
+    networks: dict
     engine: Any
     source: dict
     attack: dict
@@ -55,7 +55,7 @@ class Study:
         """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
         return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
 
-    def cases(self, *structures: str, predicted: bool = False) -> list[str]:
+    def cases(self, *structures: str, predicted: bool = False) -> list:
         """The test cases that have these structures in the truth, and (if asked) in the prediction.
 
         Raises:
