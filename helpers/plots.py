@@ -43,7 +43,7 @@ def save_figure(figure: Figure, path: Path, provenance: Mapping) -> None:
     """Write a figure as PNG with its provenance in the metadata, whole or not at all."""
     notes = {"Software": json.dumps(versions()), "Description": json.dumps(provenance)}
     with atomic_write(path) as file:
-        figure.savefig(file, dpi=150, metadata=notes)
+        figure.savefig(file, format="png", dpi=150, metadata=notes)
 
 
 def image_grid(rows: Names, columns: Names, *, side: float = 1.9) -> tuple[Figure, np.ndarray]:

@@ -16,8 +16,7 @@ def commit() -> str:
     "unknown" outside a git clone, and where the package lies in somebody else's.
     """
     try:
-        if not _git("ls-files", "helpers/common/provenance.py"):
-            return "unknown"
+        _git("ls-files", "--error-unmatch", "helpers/common/provenance.py")
         changed = _git("status", "--porcelain", "--", "helpers", "notebooks")
         return _git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

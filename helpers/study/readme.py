@@ -110,8 +110,8 @@ def markdown_table(path: Path) -> str:
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts.insert(0, f"n = {table['n'].max()}")
-        table = side_by_side(table.drop(columns="others", errors="ignore"), columns=across)
-        table = table.reset_index()
+        table = table.drop(columns="others", errors="ignore")
+        table = side_by_side(table, columns=across).reset_index()
     elif "verdict" in table:
         table, notes = _split_verdicts(table)
     return "\n".join([markdown(table), "", *notes, f"*{', '.join(facts)}.*"])

@@ -107,8 +107,8 @@ class Study:
             **facts: what else to state, or to state instead.
         """
         origin = {} if results is None else origin_of(results)
-        path = self.results / f"{name}.csv"
-        write_table(path, table, self.source | origin | facts, exact=exact)
+        about = self.source | origin | facts
+        write_table(self.results / f"{name}.csv", table, about, exact=exact)
 
     def save(self, figure: Figure, name: str, **facts: Any) -> None:
         """Write a figure as <name>.png with its provenance and further facts in the metadata."""
@@ -152,8 +152,10 @@ def prepare(
     chosen = {name: parameters.pop(name) for name in names if name in parameters}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
     place = open_engine(engine, device=find_device(device))
-    settings = parameters | {"precision": precision, "seed": seed}
-    networks = train_all(data, roles, engine=place, **settings) if roles else {}
+    networks = {}
+    if roles:
+        parameters |= {"precision": precision, "seed": seed}
+        networks = train_all(data, roles, engine=place, **parameters)
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
