@@ -14,6 +14,7 @@ from helpers.tables import format_interval, markdown
 
 RUN = ("dataset", "size", "depth", "weights", "steps", "seed", "precision")  # tell runs apart
 SYMBOLS = ["small", "large"]
+COLUMNS = ["claim", "paper", "ours", "rule", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Decide every claim whose tables are there.
 
-    table2 and table4 count as not there if they have none of the paper's numbers: they are of
-    another structure, size or noise level.
+    table2 and table4 need a number of the paper: else their structure, size or noise is another.
 
     Args:
         notebook: only the claims of this notebook, such as "04".
@@ -69,7 +69,7 @@ def evaluate(
         for claim in CLAIMS
         if notebook in (None, claim.notebook) and tables.keys() >= set(claim.tables)
     ]
-    return pd.DataFrame(rows, columns=["claim", "paper", "ours", "rule", "verdict"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def report(results: Path, notebook: str, *, source: Mapping) -> Any:
@@ -91,13 +91,8 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
     if isinstance(holds, str):
         verdict = "not decided by this run" + (f" ({holds})" if holds else "")
-    return {
-        "claim": claim.name,
-        "paper": claim.paper,
-        "ours": ours,
-        "rule": claim.rule,
-        "verdict": verdict,
-    }
+    row = claim.name, claim.paper, ours, claim.rule, verdict
+    return dict(zip(COLUMNS, row, strict=True))
 
 
 def _is_of_another_run(table, source):

@@ -181,8 +181,7 @@ def bootstrap_interval(values: ArrayLike) -> tuple:
     known = known[~np.isnan(known)]
     if len(known) < 2:
         return np.nan, np.nan
-    rng = np.random.default_rng(0)
-    result = bootstrap((known,), np.mean, method="percentile", rng=rng)
+    result = bootstrap((known,), np.mean, method="percentile", rng=np.random.default_rng(0))
     low, high = result.confidence_interval
     return float(low), float(high)
 

@@ -88,8 +88,9 @@ def show_image(
 
 def show_noise(ax: Axes, noise: Any, *, epsilon: float) -> None:
     """Noise (H, W) [units of the images], blue at −ε, white at 0, red at +ε."""
-    pixels = np.asarray(noise)
-    ax.imshow(pixels, cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest")
+    ax.imshow(
+        np.asarray(noise), cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest"
+    )
 
 
 def show_contours(ax: Axes, labels: Any, *, reference: bool = False) -> None:
@@ -191,13 +192,8 @@ def plot_attacks(
 
     Source: layout of the paper's Figure 1.
     """
-    titles = [
-        "no attack",
-        f"noise × {1 / epsilon:.0f}",
-        f"attacked, ε = {epsilon:g}",
-        "prediction",
-        target_name,
-    ]
+    noise = f"noise × {1 / epsilon:.0f}"
+    titles = ["no attack", noise, f"attacked, ε = {epsilon:g}", "prediction", target_name]
     figure, axes = image_grid([*attacks], titles, side=2.3)
     for line, attack in zip(axes, attacks.values(), strict=True):
         image, adv_image, clean, prediction, target = attack

@@ -55,8 +55,7 @@ def side_by_side(summary: pd.DataFrame, *, columns: str) -> pd.DataFrame:
     Returns:
         Texts such as "25.3 (22.1–28.4)".
     """
-    values = {columns, "n", "iou", "low", "high", "paper"}
-    keys = [name for name in summary if name not in values]
+    keys = [name for name in summary if name not in (columns, "n", "iou", "low", "high", "paper")]
     text = list(map(format_interval, summary["iou"], summary["low"], summary["high"]))
     order = summary.groupby(keys, sort=False).ngroup()
     rows = summary.assign(text=text, source="ours", row=order)

@@ -10,7 +10,7 @@ DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = Path(os.environ.get("STUDY_RUNS") or ROOT / "runs")  # tests keep theirs apart
-WEIGHTS = ROOT / "runs" / "weights"
+WEIGHTS = ROOT / "runs/weights"
 PUBLISHED = DATA / "weights"  # the networks that come with the study
 EXPERIMENTS = RUNS / "cells"  # finished attacks, found by their old folder's name
 

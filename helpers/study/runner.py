@@ -155,8 +155,7 @@ def digest_file(path: Path) -> str:
 
 def resume_command(profile: str, only: Names, overrides: Overrides = ()) -> str:
     """The command that runs some notebooks."""
-    words = [sys.executable, "-m", "helpers.study", "--profile", profile]
-    words += ["--only", ",".join(only)]
+    words = [sys.executable, "-m", "helpers.study", "--profile", profile, "--only", ",".join(only)]
     for name, text in overrides:
         words += ["-p", f"{name}={text}"]
     return shlex.join(words)

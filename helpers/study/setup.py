@@ -148,8 +148,8 @@ def prepare(
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    names = ("size", "root", "test_cases")
-    chosen = {name: parameters.pop(name) for name in names if name in parameters}
+    names = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in names}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
     place = open_engine(engine, device=find_device(device))
     networks = {}

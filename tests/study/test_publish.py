@@ -17,7 +17,6 @@ from helpers.tables import write_table
 from helpers.training import make_recipe, train
 from helpers.weights import find_weights, load_weights, weights_path
 
-
 # runs of a study
 
 
