@@ -14,6 +14,7 @@ from helpers.tables import format_interval, markdown
 
 RUN = ("dataset", "size", "depth", "weights", "steps", "seed", "precision")  # tell runs apart
 SYMBOLS = ["small", "large"]
+COLUMNS = ["claim", "paper", "ours", "rule", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -21,25 +22,25 @@ class Claim:
     """One claim of the paper.
 
     Attributes:
-        name: the claim in a few words.
-        tables: names of the result tables (without .csv) that the rule reads.
         notebook: number of the notebook that tests it.
+        name: the claim in a few words.
         paper: what the paper says.
         rule: the rule in words.
         otherwise: the likely reason if it does not hold.
+        tables: names of the result tables (without .csv) that the rule reads.
         decide: function of those tables: whether it holds, or why that is open; our numbers.
     """
 
-    name: str
-    tables: tuple[str, ...]
     notebook: str
+    name: str
     paper: str
     rule: str
     otherwise: str
-    decide: Callable[..., tuple[Any, str]]
+    tables: list
+    decide: Callable
 
 
-CLAIMS: list[Claim] = []
+CLAIMS: list = []
 
 
 def evaluate(
@@ -47,8 +48,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Decide every claim whose tables are there.
 
-    table2 and table4 count as not there if they have none of the paper's numbers: they are of
-    another structure, size or noise level.
+    table2 and table4 need a number of the paper: else their structure, size or noise is another.
 
     Args:
         notebook: only the claims of this notebook, such as "04".
@@ -59,7 +59,7 @@ def evaluate(
         decided by this run" with the reason where it is known.
     """
     tables = {}
-    for path in sorted(results.glob("*.csv")):
+    for path in results.glob("*.csv"):
         table = pd.read_csv(path, dtype=dict.fromkeys(RUN, str))
         comparable = "paper" not in table or table["paper"].notna().any()
         if comparable or path.stem not in ("table2", "table4"):
@@ -69,7 +69,7 @@ def evaluate(
         for claim in CLAIMS
         if notebook in (None, claim.notebook) and tables.keys() >= set(claim.tables)
     ]
-    return pd.DataFrame(rows, columns=["claim", "paper", "ours", "rule", "verdict"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def report(results: Path, notebook: str, *, source: Mapping) -> Any:
@@ -79,9 +79,9 @@ def report(results: Path, notebook: str, *, source: Mapping) -> Any:
     return Markdown(markdown(evaluate(results, notebook, source=source)))
 
 
-def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -> dict[str, str]:
+def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -> dict:
     """One row of `evaluate` from the claim's tables."""
-    holds, ours = "", ""
+    holds = ours = ""
     with suppress(KeyError, IndexError, ValueError):  # the run lacks what the rule needs
         for name, table in zip(claim.tables, tables, strict=True):
             if source and _is_of_another_run(table, source):
@@ -91,8 +91,8 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
     if isinstance(holds, str):
         verdict = "not decided by this run" + (f" ({holds})" if holds else "")
-    words = {"claim": claim.name, "paper": claim.paper}
-    return words | {"ours": ours, "rule": claim.rule, "verdict": verdict}
+    row = claim.name, claim.paper, ours, claim.rule, verdict
+    return dict(zip(COLUMNS, row, strict=True))
 
 
 def _is_of_another_run(table, source):
@@ -135,27 +135,27 @@ def _join(texts, separator=", "):
     return separator.join(f"{symbol} {texts[symbol]}" for symbol in SYMBOLS)
 
 
-def _claim(name, **words):
-    """Make a function the rule of a claim, in the order of the verdicts.
+def _claim(notebook, name, paper, rule, otherwise):
+    """Make a function the rule of a claim, in the order of the verdicts; texts as in `Claim`.
 
     Its parameters are the tables that it reads, its keyword defaults the numbers in `rule`.
     """
 
     def register(decide):
         parameters = getfullargspec(decide)
-        words["rule"] = words["rule"].format(**parameters.kwonlydefaults or {})
-        CLAIMS.append(Claim(name, tuple(parameters.args), decide=decide, **words))
+        text = rule.format(**parameters.kwonlydefaults or {})
+        CLAIMS.append(Claim(notebook, name, paper, text, otherwise, parameters.args, decide))
         return decide
 
     return register
 
 
 @_claim(
+    "03",
     "untargeted white-box noise collapses the segmentation",
-    notebook="03",
-    paper="0.8 at ε = 0.02",
-    rule="IoU below {limit} at ε = {epsilon}",
-    otherwise="how little noise is enough depends on the network",
+    "0.8 at ε = 0.02",
+    "IoU below {limit} at ε = {epsilon}",
+    "how little noise is enough depends on the network",
 )
 def _collapses(table1, *, limit=10, epsilon=0.02):
     row = _first(table1, attack="white-box", epsilon=epsilon)
@@ -163,11 +163,11 @@ def _collapses(table1, *, limit=10, epsilon=0.02):
 
 
 @_claim(
+    "03",
     "untargeted black-box noise is weak",
-    notebook="03",
-    paper="74.7 of 90.3 at ε = 0.04",
-    rule="more than half of the clean IoU is left at ε = {epsilon}",
-    otherwise="target and surrogate have learned nearly the same",
+    "74.7 of 90.3 at ε = 0.04",
+    "more than half of the clean IoU is left at ε = {epsilon}",
+    "target and surrogate have learned nearly the same",
 )
 def _is_weak(table1, clean, *, epsilon=0.04):
     row = _first(table1, attack="black-box", epsilon=epsilon)
@@ -176,11 +176,11 @@ def _is_weak(table1, clean, *, epsilon=0.04):
 
 
 @_claim(
+    "04",
     "white-box noise draws the symbol",
-    notebook="04",
-    paper="small 97.8, large 95.2 at ε = 0.04",
-    rule="both symbols reach {wanted} at ε = {epsilon}",
-    otherwise="100 steps do not get to the end: more of them, or steps that shrink, do; networks "
+    "small 97.8, large 95.2 at ε = 0.04",
+    "both symbols reach {wanted} at ε = {epsilon}",
+    "100 steps do not get to the end: more of them, or steps that shrink, do; networks "
     "differ in that",
 )
 def _draws_symbol(table2, *, wanted=95, epsilon=0.04):
@@ -189,12 +189,12 @@ def _draws_symbol(table2, *, wanted=95, epsilon=0.04):
 
 
 @_claim(
+    "04",
     "the large symbol is harder than the small one",
-    notebook="04",
-    paper="0.02 and 0.04 for 95",
-    rule="the small one reaches {wanted} at a lower noise level of the table; if at the same, is "
+    "0.02 and 0.04 for 95",
+    "the small one reaches {wanted} at a lower noise level of the table; if at the same, is "
     "ahead at the one before, intervals apart",
-    otherwise="which part of the symbol resists depends on the network",
+    "which part of the symbol resists depends on the network",
 )
 def _large_is_harder(table2, *, wanted=95):
     rows = _by_symbol(table2, "epsilon", compared_with="target", attack="white-box")
@@ -213,11 +213,11 @@ def _large_is_harder(table2, *, wanted=95):
 
 
 @_claim(
+    "04",
     "black-box noise does not draw it",
-    notebook="04",
-    paper="completely unsuccessful",
-    rule="IoU with the symbol rises by less than {limit} over no attack at every noise level",
-    otherwise="target and surrogate have learned nearly the same",
+    "completely unsuccessful",
+    "IoU with the symbol rises by less than {limit} over no attack at every noise level",
+    "target and surrogate have learned nearly the same",
 )
 def _black_box_fails(table2, *, limit=10):
     start = _by_symbol(table2, "epsilon", compared_with="target", attack="no attack")["iou"]
@@ -229,11 +229,11 @@ def _black_box_fails(table2, *, limit=10):
 
 
 @_claim(
+    "04",
     "one step (FGSM) does not draw it",
-    notebook="04",
-    paper="did not succeed",
-    rule="it gains less than half of what PGD gains over no attack, for both symbols",
-    otherwise="the loss is nearly linear within ε",
+    "did not succeed",
+    "it gains less than half of what PGD gains over no attack, for both symbols",
+    "the loss is nearly linear within ε",
 )
 def _one_step_fails(heart_attack_ways, *, least=10):
     rows = _by_symbol(heart_attack_ways, "way")
@@ -246,11 +246,11 @@ def _one_step_fails(heart_attack_ways, *, least=10):
 
 
 @_claim(
+    "04",
     "targets from predictions do as well",
-    notebook="04",
-    paper="did not substantially differ",
-    rule="IoU within {limit} of that with targets from the truth",
-    otherwise="in one of few cases the prediction is far from the truth",
+    "did not substantially differ",
+    "IoU within {limit} of that with targets from the truth",
+    "in one of few cases the prediction is far from the truth",
 )
 def _basis_does_not_matter(heart_attack_ways, *, limit=3):
     rows, basis = _by_symbol(heart_attack_ways, "way"), "targets from predictions"
@@ -260,11 +260,11 @@ def _basis_does_not_matter(heart_attack_ways, *, limit=3):
 
 
 @_claim(
+    "05",
     "resizing leaves the other structures alone",
-    notebook="05",
-    paper="98.9 or higher",
-    rule="IoU of the others with their target at least {limit} everywhere",
-    otherwise="pixels that a shrunken organ leaves go to its neighbours, and one that grows takes "
+    "98.9 or higher",
+    "IoU of the others with their target at least {limit} everywhere",
+    "pixels that a shrunken organ leaves go to its neighbours, and one that grows takes "
     "some of theirs",
 )
 def _others_stay(table4, *, limit=98.9):
@@ -275,11 +275,11 @@ def _others_stay(table4, *, limit=98.9):
 
 
 @_claim(
+    "05",
     "extreme enlargement of a lung fails most",
-    notebook="05",
-    paper="left lung × 1.8: 78.3",
-    rule="the lowest IoU of the table is a lung's at factor {factor}",
-    otherwise="where a lung is to shrink the network is sure and the gradient of the IoU flat; "
+    "left lung × 1.8: 78.3",
+    "the lowest IoU of the table is a lung's at factor {factor}",
+    "where a lung is to shrink the network is sure and the gradient of the IoU flat; "
     "steps that follow the cross-entropy get further",
 )
 def _lungs_fail_most(table4, *, factor=1.8):
@@ -293,11 +293,11 @@ def _lungs_fail_most(table4, *, factor=1.8):
 
 
 @_claim(
+    "05",
     "shrinking a clavicle disturbs its lung",
-    notebook="05",
-    paper="in most test images",
-    rule="in more than half of the cases at {factor} over 5 % of the freed pixels turn into lung",
-    otherwise="the network has not learned that clavicle and lung are adjacent",
+    "in most test images",
+    "in more than half of the cases at {factor} over 5 % of the freed pixels turn into lung",
+    "the network has not learned that clavicle and lung are adjacent",
 )
 def _clavicle_disturbs_lung(clavicle_shrinking, *, factor=0.4):
     share = _rows(clavicle_shrinking, "disturbed", factor=factor)["disturbed"].mean()
@@ -305,11 +305,11 @@ def _clavicle_disturbs_lung(clavicle_shrinking, *, factor=0.4):
 
 
 @_claim(
+    "06",
     "attacking the heart alone harms the others",
-    notebook="06",
-    paper="shown in its Figure 2",
-    rule="IoU of the others more than {limit} below that of the attack on all",
-    otherwise="the network needs little of the surroundings to find the others",
+    "shown in its Figure 2",
+    "IoU of the others more than {limit} below that of the attack on all",
+    "the network needs little of the surroundings to find the others",
 )
 def _heart_only_harms(noise_restriction, *, limit=2):
     together = _first(noise_restriction, "others", setting="all").others
@@ -325,11 +325,11 @@ def _loss(restriction, setting):
 
 
 @_claim(
+    "06",
     "noise within the receptive field is enough",
-    notebook="06",
-    paper="segmentation unchanged",
-    rule="IoU at most {limit} below that of unrestricted noise",
-    otherwise="where the heart is predicted far from the true one, noise nearby does not get there",
+    "segmentation unchanged",
+    "IoU at most {limit} below that of unrestricted noise",
+    "where the heart is predicted far from the true one, noise nearby does not get there",
 )
 def _field_is_enough(noise_restriction, noise_energy, *, limit=2):
     loss, text = _loss(noise_restriction, "receptive field")
@@ -339,11 +339,11 @@ def _field_is_enough(noise_restriction, noise_energy, *, limit=2):
 
 
 @_claim(
+    "06",
     "noise within the bounding box is not",
-    notebook="06",
-    paper="heart-symbol shaping disrupted",
-    rule="IoU more than {limit} below that of unrestricted noise",
-    otherwise="the symbol lies well inside the box, and so does most of what its pixels see",
+    "heart-symbol shaping disrupted",
+    "IoU more than {limit} below that of unrestricted noise",
+    "the symbol lies well inside the box, and so does most of what its pixels see",
 )
 def _box_is_not(noise_restriction, *, limit=5):
     loss, text = _loss(noise_restriction, "bounding box")

@@ -1,7 +1,7 @@
 """Figures of numbers, from tables only: curves with their intervals, distributions, learning."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,14 +17,8 @@ CURVES = {  # colour and marker of a curve
     "small": ("#882255", "D"),
     "large": ("#44AA99", "P"),
 }
-LEVEL = {"color": "#999999", "linewidth": 1, "linestyle": ":"}  # a value to compare with
-BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend right of its axes
-
-
-def _subplots(rows, columns, size, **options):
-    """Axes (rows, columns) in a layout that makes room for legends outside of them."""
-    options |= {"figsize": size, "squeeze": False, "layout": "constrained"}
-    return plt.subplots(rows, columns, **options)
+LEVEL: dict = {"color": "#999999", "linewidth": 1, "linestyle": ":"}  # a value to compare with
+BESIDE: dict = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # a legend right of its axes
 
 
 def _curve_style(name, position):
@@ -47,13 +41,13 @@ def _about(summary):
 
 
 def plot_curves(
-    panels: Mapping[str, pd.DataFrame],
+    panels: Mapping,
     *,
     x: str = "epsilon",
     by: str = "attack",
     xlabel: str = "noise level ε",
     scale: str = "log",
-    levels: Mapping[str, tuple] | None = None,
+    levels: Mapping | None = None,
     ylabel: str = "mean IoU × 100",
 ) -> Figure:
     """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
@@ -69,7 +63,9 @@ def plot_curves(
     rows = math.ceil(len(panels) / columns)
     spare = rows * columns > len(panels)  # a place for the legend, else it is on the right
     size = (3.1 * columns + (0 if spare else 2.6), 3 * rows + 0.3)
-    figure, axes = _subplots(rows, columns, size, sharey=True)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
@@ -80,8 +76,7 @@ def plot_curves(
         ax.set(xscale=scale, xticks=summary[x].unique(), xlabel=xlabel, title=title)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
-    for line in axes:
-        line[0].set(ylabel=ylabel, ylim=(-3, 103))
+    plt.setp(axes[:, 0], ylabel=ylabel, ylim=(-3, 103))
     about = _about(pd.concat(panels.values()))
     where = {"loc": "center"} if spare else BESIDE
     axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)
@@ -98,7 +93,7 @@ def _draw_curves(ax, summary, x, by):
             ax.plot(rows[x], rows["paper"], **style, linewidth=1, label=f"{name}, paper")
 
 
-def plot_margin(curve: pd.DataFrame, levels: Mapping[str, float], *, reach: float) -> Figure:
+def plot_margin(curve: pd.DataFrame, levels: Mapping, *, reach: float) -> Figure:
     """IoU against the margin around the bounding box in which noise is allowed.
 
     Args:
@@ -106,7 +101,7 @@ def plot_margin(curve: pd.DataFrame, levels: Mapping[str, float], *, reach: floa
         levels: from the setting to its IoU; "structure only" is drawn as a line.
         reach: half of the receptive field [pixels].
     """
-    figure, ((ax,),) = _subplots(1, 1, (6.6, 3.0))
+    figure, ax = plt.subplots(figsize=(6.6, 3.0), layout="constrained")
     _draw_band(ax, "margin", curve, **_curve_style("white-box", 0))
     ax.axhline(levels["structure only"], **LEVEL, label="noise everywhere")
     ax.axvline(reach, **LEVEL | {"linestyle": "--"}, label="half receptive field")
@@ -123,7 +118,7 @@ def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
     Args:
         values: dict from a name to N positive numbers, infinity for a case without one.
     """
-    figure, ((ax,),) = _subplots(1, 1, (5.4, 3.0))
+    figure, ax = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
     for position, (name, each) in enumerate(values.items()):
         numbers = np.sort(np.asarray(each, dtype=float))
         found = numbers[np.isfinite(numbers)]
@@ -138,13 +133,13 @@ def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
     return figure
 
 
-def plot_learning_curves(histories: Mapping[str, Sequence]) -> Figure:
+def plot_learning_curves(histories: Mapping) -> Figure:
     """Training loss and validation IoU against the epoch, and where the kept weights are.
 
     Args:
         histories: dict from the network's name to its history, as in `training.Trained`.
     """
-    figure, ((losses, ious),) = _subplots(1, 2, (7.6, 2.9))
+    figure, (losses, ious) = plt.subplots(1, 2, figsize=(7.6, 2.9), layout="constrained")
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
     for (name, rows), colour in zip(histories.items(), colours, strict=False):
         history = pd.DataFrame(rows).set_index("epoch")

@@ -1,18 +1,22 @@
 """Metrics of predictions, noise and attacked images; means with intervals."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
+from pandas import DataFrame
 from scipy.ndimage import center_of_mass
 from torch import Tensor
 
+from helpers.common.arguments import require
 from helpers.loss import check_classes
 
+Names = Sequence[str]
 
-def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable[int]) -> Tensor:
+
+def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
     """Intersection over union ×100 of two label maps, per image and class.
 
     Args:
@@ -26,9 +30,8 @@ def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable[int]) -> Tenso
     Raises:
         ValueError: the shapes differ, or `classes` are not class indices.
     """
-    if predictions.shape != labels.shape:
-        shapes = tuple(predictions.shape), tuple(labels.shape)
-        raise ValueError("predictions have shape {}, labels {}".format(*shapes))
+    shapes = tuple(predictions.shape), tuple(labels.shape)
+    require(shapes[0] == shapes[1], "shape of predictions and labels", shapes, "give equal ones")
     indices = check_classes(classes).to(labels.device)[:, None, None]
     predicted, true = predictions[:, None] == indices, labels[:, None] == indices  # (N, K, H, W)
     union = (predicted | true).sum(dim=(2, 3))
@@ -39,10 +42,10 @@ def iou_table(
     predictions: Tensor,
     labels: Tensor,
     *,
-    ids: Sequence[str],
-    structures: Sequence[str],
+    ids: Names,
+    structures: Names,
     **columns: Any,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Tidy table of `iou`: a row for each case and structure.
 
     Args:
@@ -55,11 +58,8 @@ def iou_table(
         The constant columns, id, structure, iou.
     """
     values = iou(predictions, labels, classes=range(1, len(structures) + 1))
-    index = pd.MultiIndex.from_product([ids, structures], names=["id", "structure"])
-    table = pd.DataFrame(
-        {**columns, "iou": values.cpu().numpy().ravel()}, index=index
-    ).reset_index()
-    return table[[*columns, "id", "structure", "iou"]]
+    table = DataFrame(product(ids, structures), columns=["id", "structure"])
+    return table.assign(iou=values.cpu().numpy().ravel(), **columns)[[*columns, *table, "iou"]]
 
 
 def freed_share(
@@ -69,9 +69,9 @@ def freed_share(
     *,
     structure: str,
     neighbour: str,
-    ids: Sequence[str],
-    structures: Sequence[str],
-) -> pd.DataFrame:
+    ids: Names,
+    structures: Names,
+) -> DataFrame:
     """Share of the pixels freed by a shrunken structure that the network gives to a neighbour.
 
     Args:
@@ -85,11 +85,11 @@ def freed_share(
     Source: paper, section 3.3: the lung closes around a shrunken clavicle. Differs: measured, not
     only shown.
     """
-    classes = {name: c for c, name in enumerate(structures, start=1)}
-    freed = (truth == classes[structure]) & (target == 0)
-    taken = freed & (predictions == classes[neighbour])
+    own, other = (structures.index(name) + 1 for name in (structure, neighbour))
+    freed = (truth == own) & (target == 0)
+    taken = freed & (predictions == other)
     share = 100 * (taken.sum(dim=(1, 2)) / freed.sum(dim=(1, 2)))
-    return pd.DataFrame({"structure": structure, "id": ids, "share": share.cpu().numpy()})
+    return DataFrame({"structure": structure, "id": ids, "share": share.cpu().numpy()})
 
 
 def align(maps: Tensor, masks: Tensor) -> np.ndarray:
@@ -112,7 +112,7 @@ def align(maps: Tensor, masks: Tensor) -> np.ndarray:
     return frames
 
 
-def energy_shares(noise: Tensor, zones: Mapping[str, Tensor]) -> dict[str, float]:
+def energy_shares(noise: Tensor, zones: Mapping) -> dict:
     """Where the noise is: share of its sum of squares in each zone [percent], mean over images.
 
     Args:
@@ -124,11 +124,13 @@ def energy_shares(noise: Tensor, zones: Mapping[str, Tensor]) -> dict[str, float
     """
     energy = noise.square().sum(dim=1)
     whole = energy.sum(dim=(1, 2))
-    shares = {name: (energy * zone).sum(dim=(1, 2)) / whole for name, zone in zones.items()}
-    return {name: float(100 * share.mean()) for name, share in shares.items()}
+    return {
+        name: float(100 * ((energy * zone).sum(dim=(1, 2)) / whole).mean())
+        for name, zone in zones.items()
+    }
 
 
-def display_window(centre: float, width: float) -> tuple[float, float]:
+def display_window(centre: float, width: float) -> tuple:
     """Least and greatest intensity that a display window shows.
 
     A window of width 2 or more shows the whole range −1 … 1.
@@ -136,17 +138,13 @@ def display_window(centre: float, width: float) -> tuple[float, float]:
     Raises:
         ValueError: the width is not above 0.
     """
-    if not width > 0:
-        advice = "it must be above 0: the width of the intensities that are shown"
-        raise ValueError(f"window is {width}; {advice}")
+    require(width > 0, "window", width, "it must be above 0: the width of what is shown")
     if width >= 2:
         return -1.0, 1.0
     return centre - width / 2, centre + width / 2
 
 
-def visibility(
-    images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: float
-) -> pd.DataFrame:
+def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: float) -> DataFrame:
     """How much an observer could notice in a display window: PSNR and SSIM of the windowed images.
 
     Args:
@@ -163,19 +161,17 @@ def visibility(
 
     rows = []
     centres = np.broadcast_to(centre, len(images))
-    for pair, middle in zip(zip(images, adv_images, strict=True), centres, strict=True):
+    for *pair, middle in zip(images, adv_images, centres, strict=True):
         low, high = display_window(middle, width)
         shown = [((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in pair]
         with np.errstate(divide="ignore"):
             psnr = metrics.peak_signal_noise_ratio(*shown, data_range=1.0)
         rows.append((psnr, metrics.structural_similarity(*shown, data_range=1.0)))
-    return pd.DataFrame(rows, columns=["psnr", "ssim"])
+    return DataFrame(rows, columns=["psnr", "ssim"])
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (9,999 resamples), NaN values left out.
+def bootstrap_interval(values: ArrayLike) -> tuple:
+    """Percentile bootstrap 95 % interval of the mean (9,999 resamples), NaN values left out.
 
     Fewer than two values have none: (NaN, NaN).
     """
@@ -185,20 +181,12 @@ def bootstrap_interval(
     known = known[~np.isnan(known)]
     if len(known) < 2:
         return np.nan, np.nan
-    result = bootstrap(
-        (known,),
-        np.mean,
-        n_resamples=9999,
-        confidence_level=level,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    )
+    result = bootstrap((known,), np.mean, method="percentile", rng=np.random.default_rng(0))
     low, high = result.confidence_interval
     return float(low), float(high)
 
 
-def summarise(table: pd.DataFrame, *, by: list[str]) -> pd.DataFrame:
+def summarise(table: DataFrame, *, by: list) -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 
     A case's value is the mean over its structures where the IoU is defined; a case without one is
@@ -214,5 +202,5 @@ def summarise(table: pd.DataFrame, *, by: list[str]) -> pd.DataFrame:
     cases = table.groupby([*by, "id"], sort=False)["iou"].mean()
     groups = cases.groupby(level=by, sort=False)
     rows = [[values.count(), values.mean(), *bootstrap_interval(values)] for _, values in groups]
-    summary = pd.DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
+    summary = DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
     return summary.reset_index()

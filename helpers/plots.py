@@ -6,7 +6,8 @@ Radiographs are grey from −1 to 1, noise diverges at ±ε, label maps are cont
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
 from helpers.evaluation import display_window
 
+Names = Sequence[str]
 STYLE = Path(__file__).with_name("study.mplstyle")
 # Okabe and Ito's colour-blind safe palette, in the order of the structures
 COLOURS = ("#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#E69F00", "#0072B2")
@@ -37,16 +39,14 @@ def use_style() -> None:
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 60})
 
 
-def save_figure(figure: Figure, path: str | Path, provenance: Mapping) -> None:
+def save_figure(figure: Figure, path: Path, provenance: Mapping) -> None:
     """Write a figure as PNG with its provenance in the metadata, whole or not at all."""
     notes = {"Software": json.dumps(versions()), "Description": json.dumps(provenance)}
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150, metadata=notes)
 
 
-def image_grid(
-    rows: Sequence[str], columns: Sequence[str], *, side: float = 1.9
-) -> tuple[Figure, np.ndarray]:
+def image_grid(rows: Names, columns: Names, *, side: float = 1.9) -> tuple[Figure, np.ndarray]:
     """Figure and its square axes (rows, columns) for pictures.
 
     Args:
@@ -55,9 +55,9 @@ def image_grid(
         side: of each of the axes [inches].
     """
     layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
-    size = side * len(columns), side * len(rows) + 0.5
-    figure = plt.figure(figsize=size, dpi=80, layout=layout)
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    height, width = len(rows), len(columns)
+    size = side * width, side * height + 0.5
+    figure, axes = plt.subplots(height, width, figsize=size, dpi=80, layout=layout, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
@@ -79,7 +79,7 @@ def show_image(
         window: the intensities that are black and white.
     """
     low, high = window
-    ax.imshow(np.asarray(image), cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
+    ax.imshow(np.asarray(image), cmap="gray", vmin=low, vmax=high)
     if reference is not None:
         show_contours(ax, reference, reference=True)
     if labels is not None:
@@ -88,8 +88,9 @@ def show_image(
 
 def show_noise(ax: Axes, noise: Any, *, epsilon: float) -> None:
     """Noise (H, W) [units of the images], blue at −ε, white at 0, red at +ε."""
-    pixels = np.asarray(noise)
-    ax.imshow(pixels, cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest")
+    ax.imshow(
+        np.asarray(noise), cmap="RdBu_r", vmin=-epsilon, vmax=epsilon, interpolation="nearest"
+    )
 
 
 def show_contours(ax: Axes, labels: Any, *, reference: bool = False) -> None:
@@ -111,13 +112,15 @@ def show_contours(ax: Axes, labels: Any, *, reference: bool = False) -> None:
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def add_legend(figure: Figure, structures: Iterable[str], *, reference: str = "") -> None:
+def add_legend(figure: Figure, structures: Names, *, reference: str = "") -> None:
     """One line below the figure: the colours of the structures, and what the grey outline is."""
-    colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(structures)}
+    colours = dict(zip(structures, cycle(COLOURS)))
     if reference:
         colours[reference] = REFERENCE
+    lines = [Line2D([], [], color=colour) for colour in colours.values()]
     figure.legend(
-        handles=[Line2D([], [], color=colour, label=name) for name, colour in colours.items()],
+        lines,
+        colours,
         loc="outside lower center",
         ncols=len(colours),
         handlelength=1.4,
@@ -127,10 +130,10 @@ def add_legend(figure: Figure, structures: Iterable[str], *, reference: str = ""
 
 def plot_cases(
     images: Any,
-    labels: Any | None,
+    labels: Any,
     *,
-    structures: Sequence[str],
-    titles: Sequence[str],
+    structures: Names,
+    titles: Names,
     columns: int = 6,
 ) -> Figure:
     """Contact sheet of radiographs with the outlines of their structures.
@@ -141,12 +144,12 @@ def plot_cases(
         structures: names of classes 1 … K.
         titles: N short texts.
     """
-    rows = math.ceil(len(titles) / columns)
-    figure, axes = image_grid([""] * rows, [""] * min(columns, len(titles)))
-    for k, (ax, title) in enumerate(zip(axes.flat, titles, strict=False)):
-        show_image(ax, images[k][0], None if labels is None else labels[k])
-        ax.set_title(title, pad=3)
-    for ax in axes.flat[len(titles) :]:
+    number = len(titles)
+    figure, axes = image_grid([""] * math.ceil(number / columns), [""] * min(columns, number))
+    for k, title in enumerate(titles):
+        show_image(axes.flat[k], images[k][0], None if labels is None else labels[k])
+        axes.flat[k].set_title(title, pad=3)
+    for ax in axes.flat[number:]:
         ax.set_visible(False)
     if labels is not None:
         add_legend(figure, structures)
@@ -158,8 +161,8 @@ def plot_predictions(
     predictions: Any,
     truth: Any,
     *,
-    structures: Sequence[str],
-    titles: Sequence[str],
+    structures: Names,
+    titles: Names,
 ) -> Figure:
     """One row of radiographs (N, H, W) with predicted outlines in colour and true ones in grey."""
     figure, axes = image_grid([""], titles)
@@ -170,9 +173,9 @@ def plot_predictions(
 
 
 def plot_attacks(
-    attacks: Mapping[str, Sequence],
+    attacks: Mapping,
     *,
-    structures: Sequence[str],
+    structures: Names,
     epsilon: float,
     target_name: str = "target",
 ) -> Figure:
@@ -189,9 +192,9 @@ def plot_attacks(
 
     Source: layout of the paper's Figure 1.
     """
-    noise, attacked = f"noise × {1 / epsilon:.0f}", f"attacked, ε = {epsilon:g}"
-    titles = ["no attack", noise, attacked, "prediction", target_name]
-    figure, axes = image_grid(list(attacks), titles, side=2.3)
+    noise = f"noise × {1 / epsilon:.0f}"
+    titles = ["no attack", noise, f"attacked, ε = {epsilon:g}", "prediction", target_name]
+    figure, axes = image_grid([*attacks], titles, side=2.3)
     for line, attack in zip(axes, attacks.values(), strict=True):
         image, adv_image, clean, prediction, target = attack
         show_image(line[0], image, clean)
@@ -209,9 +212,9 @@ def plot_grid(
     references: Any,
     *,
     case: int,
-    rows: Sequence[Sequence[str]],
-    columns: Mapping[Any, str],
-    structures: Sequence[str],
+    rows: Sequence[Names],
+    columns: Mapping,
+    structures: Names,
     reference_name: str,
 ) -> Figure:
     """Attacked images of one case with predicted outlines.
@@ -248,7 +251,7 @@ def plot_settings(
     predictions: Mapping,
     target: Any,
     *,
-    structures: Sequence[str],
+    structures: Names,
     epsilon: float,
 ) -> Figure:
     """Noise (top) and attacked image with predicted outlines (bottom) of one case.
@@ -275,7 +278,7 @@ def plot_settings(
     return figure
 
 
-def plot_windows(image: Any, adv_image: Any, *, centre: float, widths: Sequence[float]) -> Figure:
+def plot_windows(image: Any, adv_image: Any, *, centre: float, widths: Sequence) -> Figure:
     """Image (top) and attacked image (bottom) in display windows.
 
     Args:
@@ -299,7 +302,7 @@ def plot_field(
     moved_labels: Any,
     field: Any,
     *,
-    structures: Sequence[str],
+    structures: Names,
 ) -> Figure:
     """One elastic deformation: before, the field as arrows over its length, and after.
 
@@ -309,14 +312,13 @@ def plot_field(
         field: (2, H, W) displacement in x and y [pixels].
         structures: names of classes 1 … K.
     """
-    titles = ["before", "displacement", "after"]
-    figure, ((before, middle, after),) = image_grid([""], titles, side=2.7)
+    figure, axes = image_grid([""], ["before", "displacement", "after"], side=2.7)
+    before, middle, after = axes[0]
     show_image(before, image, labels)
     show_image(after, moved_image, moved_labels)
     x, y = np.asarray(field)
-    shown = middle.imshow(np.hypot(x, y), cmap="viridis", vmin=0)
-    step = max(1, len(x) // 16)
-    at = np.arange(len(x) // 32, len(x), step)
+    shown = middle.imshow(np.hypot(x, y), vmin=0)
+    at = np.arange(len(x) // 32, len(x), max(1, len(x) // 16))
     arrows = np.ix_(at, at)
     middle.quiver(at, at, x[arrows], y[arrows], color="white", angles="xy", width=0.006)
     figure.colorbar(shown, ax=middle, label="pixels", shrink=0.8, pad=0.02)
@@ -324,7 +326,7 @@ def plot_field(
     return figure
 
 
-def plot_missed(missed: Mapping[str, Any], *, title: str) -> Figure:
+def plot_missed(missed: Mapping, *, title: str) -> Figure:
     """Maps of target pixels that an attack did not reach, one for each structure.
 
     Shown is the share of targets that missed the pixel, where half of them hold it.

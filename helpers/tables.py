@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from helpers.common.arguments import require_choice
 from helpers.common.files import atomic_write
 
 PAPER = Path(__file__).with_name("paper.csv")
+EXACT = ("epsilon", "factor", "window")  # columns that keep all their digits: a study's settings
 PAPER_STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 
 
 def beside_paper(
-    summary: pd.DataFrame, table: str, *, structures: Sequence[str] = PAPER_STRUCTURES
+    summary: pd.DataFrame, table: str, *, structures: Sequence = PAPER_STRUCTURES
 ) -> pd.DataFrame:
     """Add the column `paper`: the paper's value for each row, NaN where it has none.
 
@@ -25,21 +26,17 @@ def beside_paper(
             comparable.
 
     Raises:
-        ValueError: unknown table, or the summary lacks a column that the paper's table goes by.
+        ValueError: unknown table.
+        KeyError: the summary lacks a column that the paper's table goes by.
 
     Source: the paper's Tables 1–4 and the clean IoUs in their captions.
     """
     tables = dict(list(pd.read_csv(PAPER).groupby("table", sort=False)))
-    if table not in tables:
-        raise ValueError(f"table {table!r} is unknown; choose one of {', '.join(tables)}")
+    require_choice("table", table, tables)
     paper = tables[table].drop(columns="table").dropna(axis="columns", how="all")
-    keys = paper.columns.drop("paper")
-    if missing := [key for key in keys if key not in summary]:
-        advice = f"{table} of the paper goes by {', '.join(keys)}"
-        raise ValueError(f"the summary has no column {missing[0]!r}; {advice}")
     if tuple(structures) != PAPER_STRUCTURES:
         return summary.assign(paper=np.nan)
-    return summary.merge(paper, how="left", on=list(keys))
+    return summary.merge(paper, how="left", on=list(paper.columns.drop("paper")))
 
 
 def format_interval(iou: float, low: float, high: float) -> str:
@@ -58,34 +55,33 @@ def side_by_side(summary: pd.DataFrame, *, columns: str) -> pd.DataFrame:
     Returns:
         Texts such as "25.3 (22.1–28.4)".
     """
-    values = {columns, "n", "iou", "low", "high", "paper"}
-    keys = [name for name in summary if name not in values]
+    keys = [name for name in summary if name not in (columns, "n", "iou", "low", "high", "paper")]
     text = list(map(format_interval, summary["iou"], summary["low"], summary["high"]))
     order = summary.groupby(keys, sort=False).ngroup()
-    ours = summary.assign(text=text, source="ours", row=order)
-    parts = [ours]
+    rows = summary.assign(text=text, source="ours", row=order)
     if "paper" in summary:
-        known = ours.dropna(subset="paper")
-        parts.append(known.assign(text=known["paper"].map("{:.1f}".format), source="paper"))
-    rows = pd.concat(parts).pivot(index=["row", *keys, "source"], columns=columns, values="text")
+        known = rows.dropna(subset="paper")
+        papers = known.assign(text=known["paper"].map("{:.1f}".format), source="paper")
+        rows = pd.concat([rows, papers])
+    wide = rows.pivot(index=["row", *keys, "source"], columns=columns, values="text")
     if not pd.api.types.is_numeric_dtype(summary[columns]):
-        rows = rows[summary[columns].unique()]
-    return rows.droplevel("row").fillna("")
+        wide = wide[summary[columns].unique()]
+    return wide.droplevel("row").fillna("")
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Markdown of a table of texts and numbers, without its index; what is missing stays empty."""
-    cells = table.astype(object).fillna("").astype(str).to_numpy().tolist()
-    lines = [[*map(str, table.columns)], ["---"] * table.shape[1], *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = table.astype(object).fillna("").to_numpy()
+    lines = [table.columns, ["---"] * len(table.columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def write_table(
-    path: str | Path,
+    path: Path,
     table: pd.DataFrame,
-    provenance: Mapping[str, Any],
+    provenance: Mapping,
     *,
-    exact: Sequence[str] = ("epsilon", "factor", "window"),
+    exact: Sequence = EXACT,
 ) -> None:
     """Write a table as CSV with two decimals, its provenance in the last columns.
 

@@ -39,7 +39,7 @@ def test_networks_that_differ_by_their_seed_are_measured_side_by_side(capsys):
     "words, told",
     [
         (["-p", "epochs=3", "--publish"], "--publish takes no -p"),
-        (["-p", "epoch=3"], "did you mean 'epochs'?"),
+        (["-p", "epoch=3"], "parameter 'epoch' is unknown; choose one of augmentation, "),
         (["--seeds", "0"], "--seeds is 0"),
     ],
 )

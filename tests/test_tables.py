@@ -124,7 +124,7 @@ def test_every_number_of_the_paper_finds_its_row(table):
 def test_a_summary_without_a_column_that_tells_the_paper_s_rows_apart_is_refused(table):
     for column in keys_of(table):
         summary = keys_of(table).drop(columns=column).drop_duplicates().assign(iou=1.0)
-        with pytest.raises(ValueError, match=column):
+        with pytest.raises(KeyError, match=column):
             beside_paper(summary, table)
 
 

@@ -275,7 +275,7 @@ def test_a_batch_log_gets_a_line_an_epoch(tmp_path, monkeypatch):
     assert first.startswith("surrogate: epoch 1/2, loss -0.") and second.startswith(
         "surrogate: epoch 2/2, loss -0."
     )
-    assert second.endswith(" 0:00 left")
+    assert second.endswith(" 00:00 left")
 
 
 # --- killed and resumed -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     text: Any = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, mode.replace("w", "x"), **text) as file:
+        with open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +57,7 @@ def digest_json(value: Any) -> str:
     return digest_bytes(text.encode())
 
 
-def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:
+def write_tensors(path: str | Path, arrays: Mapping, about: Mapping) -> None:
     """Write arrays and a description (JSON) as one safetensors file with a digest of both.
 
     Raises:
@@ -69,7 +69,7 @@ def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], about: Map
         file.write(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+def read_tensors(path: str | Path) -> tuple[dict, dict]:
     """The arrays and the description of a file that `write_tensors` wrote.
 
     Raises:
@@ -89,7 +89,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, json.loads(text)
 
 
-def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+def _digest(arrays, text):
     parts = [text.encode()]
     for name, array in sorted(arrays.items()):
         parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]

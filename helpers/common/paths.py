@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+from helpers.common.arguments import require
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 FIGURES = ROOT / "figures"
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = Path(os.environ.get("STUDY_RUNS") or ROOT / "runs")  # tests keep theirs apart
-WEIGHTS = ROOT / "runs" / "weights"
+WEIGHTS = ROOT / "runs/weights"
 PUBLISHED = DATA / "weights"  # the networks that come with the study
 EXPERIMENTS = RUNS / "cells"  # finished attacks, found by their old folder's name
 
@@ -19,7 +21,6 @@ def run_folder(profile: str) -> Path:
     Raises:
         ValueError: the name is not one of a folder in there.
     """
-    if Path(profile).name != profile or profile in ("", ".", ".."):
-        advice = "give the name of a folder, such as quick"
-        raise ValueError(f"profile {profile!r} leaves {RUNS}; {advice}")
+    is_name = Path(profile).name == profile and profile not in ("", "..")
+    require(is_name, "profile", profile, "give the name of a folder, such as quick")
     return RUNS / profile

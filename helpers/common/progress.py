@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -32,8 +33,5 @@ def log(line: str) -> None:
 
 
 def format_duration(seconds: float) -> str:
-    """Text of a time, such as "1:05" or "2:00:00"."""
-    minutes, seconds = divmod(math.ceil(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{seconds:02}"
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    """Text of a time, such as "01:05" or "2:00:00"."""
+    return str(timedelta(seconds=math.ceil(seconds))).removeprefix("0:")

@@ -16,34 +16,33 @@ def commit() -> str:
     "unknown" outside a git clone, and where the package lies in somebody else's.
     """
     try:
-        if not _git("ls-files", "helpers/common/provenance.py"):
-            return "unknown"
+        _git("ls-files", "--error-unmatch", "helpers/common/provenance.py")
         changed = _git("status", "--porcelain", "--", "helpers", "notebooks")
         return _git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def _git(*words: str) -> str:
+def _git(*words):
     command = ["git", "-C", str(ROOT), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict:
     """Versions of what decides a number: Python and the numerical packages."""
-    packages = {name: version(name) for name in ("torch", "numpy", "scipy")}
-    return {"python": platform.python_version()} | packages
+    python = {"python": platform.python_version()}
+    return python | {name: version(name) for name in ("torch", "numpy", "scipy")}
 
 
 def provenance(
     dataset: Any,
     networks: Any = (),
     *,
-    steps: int | None = None,
+    steps: Any = "",
     seed: int = 0,
     precision: str = "",
     device: Any = "cpu",
-) -> dict[str, Any]:
+) -> dict:
     """Where a table or figure comes from, made by the running code here.
 
     Args:
@@ -60,7 +59,7 @@ def provenance(
         "size": dataset.size,
         "depth": "/".join(map(str, depths)),
         "weights": "/".join(trained.digest[:12] for trained in networks),
-        "steps": "" if steps is None else steps,
+        "steps": steps,
         "seed": seed,
         "precision": precision,
         "torch": version("torch"),
@@ -69,7 +68,7 @@ def provenance(
     }
 
 
-def origin_of(results: Any) -> dict[str, str]:
+def origin_of(results: Any) -> dict:
     """Torch, device and commit of stored results: what replaces those of the running code.
 
     Args:

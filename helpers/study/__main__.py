@@ -4,26 +4,17 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from helpers import study
 from helpers.common import paths
 from helpers.study.parameters import parse_override, plan, resolve
-from helpers.study.publish import compare, publish
-from helpers.study.runner import display_path, run, summarise_run
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with 2."""
-        self.exit(2, f"study: {message} (--help lists the options)\n")
+from helpers.study.publish import publish
+from helpers.study.runner import run, summarise_run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = Parser(prog="python -m helpers.study", description=study.__doc__)
+    parser = argparse.ArgumentParser("study", usage=argparse.SUPPRESS, description=study.__doc__)
     add = parser.add_argument
     add("--profile", default="quick", help="quick (default) or a file of notebooks/profiles")
     add(
@@ -43,10 +34,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a parameter that replaces the profile's, e.g. steps=10",
     )
     add("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
-    add("--compare", metavar="PROFILE", help="how far a run's tables are from the published ones")
     options = parser.parse_args(argv)
-    if options.overrides and (options.publish or options.compare):
-        parser.error("--publish and --compare take no -p: a profile's own parameters are published")
+    if options.overrides and options.publish:
+        parser.error("--publish takes no -p: a profile's own parameters are published")
     return options
 
 
@@ -54,19 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line.
 
     Returns:
-        The exit code: 0 done, 1 a notebook failed or a comparison is out of range, 2 bad usage,
-        130 interrupted.
+        The exit code: 0 done, 1 a notebook failed, 2 bad usage, 130 interrupted.
     """
     options = parse(argv)
     try:
         if options.publish:
             written = publish(options.publish, options.only)
-            print(*map(display_path, written), sep="\n")
+            print(*written, sep="\n")
             return 0
-        if options.compare:
-            table = compare(options.compare)
-            print(table.to_string(index=False))
-            return int(table[["missing", "outside"]].any(axis=None))
         wanted = (paths.NOTEBOOKS, options.profile, options.overrides, options.only)
         steps, others = plan(*wanted), resolve(*wanted)
     except ValueError as error:
@@ -74,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     folder = paths.RUNS / options.profile
     code = run(steps, options.profile, folder, options.overrides)
-    if code == 0:
+    if not code:
         print(summarise_run(folder, steps, others))
     return code
 
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a redirected console may lack a character
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        stream.reconfigure(errors="replace", line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -2,29 +2,29 @@
 
 import argparse
 import ast
-import difflib
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from helpers.augmentation import AUGMENTATIONS
+from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
 from helpers.network import find_device, find_precision
 from helpers.phantom import STRUCTURES
 from helpers.sweep import parse_engine
 
 Names = Sequence[str]
-Parameters = dict[str, Any]
-Overrides = Sequence[tuple[str, str]]
-Steps = list[tuple[Path, Parameters]]
+Parameters = dict
+Overrides = Sequence[tuple]
+Steps = list[tuple]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
 MAY_BE_0 = ("seed", "epsilons", "margins")
-VALUE_RANGE = 2.0  # width of the images' intensities, −1 … 1
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,45 +34,41 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
-def find_notebooks(notebooks: Path, only: Names = ()) -> list[Path]:
+def find_notebooks(notebooks: Path, only: Names = ()) -> list:
     """The notebooks NN_name.ipynb of a folder in order, or those whose number or name is in `only`.
 
     Raises:
         ValueError: there are none, or `only` names one that does not exist.
     """
     found = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise ValueError(f"no notebook NN_name.ipynb in {notebooks}")
-    known = {path.stem[:2]: path for path in found} | {path.stem: path for path in found}
+    require(found, "the folder of notebooks", str(notebooks), "it holds no NN_name.ipynb")
+    known = {name: path for path in found for name in (path.stem[:2], path.stem)}
     for name in only:
-        if name.zfill(2) not in known:
-            choices = ", ".join(path.stem for path in found)
-            raise ValueError(f"there is no notebook {name!r}; choose from {choices}")
+        require_choice("notebook", name.zfill(2), known)
     return sorted({known[name.zfill(2)] for name in only}) or found
 
 
-def read_profile(name: str, notebooks: Path) -> Parameters:
+def _read_profile(name, notebooks):
     """The parameters in profiles/<name>.yaml; "quick" has none, it is the notebooks' own defaults.
 
     Raises:
         ValueError: there is no such profile, or its file is not a list of `name: value` lines.
     """
-    texts = {"quick": "{}"}
-    for path in notebooks.glob("profiles/*.yaml"):
-        texts[path.stem] = path.read_text(encoding="utf-8")
-    if name not in texts:
-        raise ValueError(f"there is no profile {name!r}; choose from {', '.join(sorted(texts))}")
+    files = {path.stem: path for path in sorted(notebooks.glob("profiles/*.yaml"))}
+    require_choice("profile", name, ["quick", *files])
+    if name not in files:
+        return {}
     try:
-        values = yaml.load(texts[name], _Loader) or {}
+        values = yaml.load(files[name].read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"profile {name}.yaml: not valid YAML: {reason}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {name}.yaml: expected lines `name: value`, found {values!r}")
+    is_mapping = isinstance(values, dict)
+    require(is_mapping, f"profile {name}.yaml", values, "write lines `name: value`")
     return values
 
 
-def read_cells(notebook: Path) -> list[tuple[str, list[str], str]]:
+def _read_cells(notebook):
     """(type, tags, source) of each cell of a notebook file.
 
     Raises:
@@ -89,7 +85,7 @@ def read_cells(notebook: Path) -> list[tuple[str, list[str], str]]:
 
 def source_digest(notebook: Path) -> str:
     """SHA-256 of the notebook's cells without their outputs."""
-    return digest_json(read_cells(notebook))
+    return digest_json(_read_cells(notebook))
 
 
 def read_parameters(notebook: Path) -> Parameters:
@@ -98,16 +94,16 @@ def read_parameters(notebook: Path) -> Parameters:
     Raises:
         ValueError: a line of it is not `name = literal`.
     """
-    source = "\n".join(source for _, tags, source in read_cells(notebook) if "parameters" in tags)
+    source = "\n".join(source for _, tags, source in _read_cells(notebook) if "parameters" in tags)
     found = {}
     try:
-        for line in ast.parse(source).body:
-            node: Any = line  # a plain or an annotated assignment
+        body: Any = ast.parse(source).body
+        for node in body:  # a plain or an annotated assignment
             target = node.target if hasattr(node, "target") else node.targets[0]
             found[target.id] = ast.literal_eval(node.value)
     except (SyntaxError, AttributeError, ValueError) as error:
-        advice = "a parameter is not declared as `name = literal`"
-        raise ValueError(f"{notebook.name}: {advice}: {error}") from error
+        advice = f"{notebook.name}: a parameter is not declared as `name = literal`"
+        raise ValueError(f"{advice}: {error}") from error
     return found
 
 
@@ -117,22 +113,20 @@ def convert(name: str, value: Any, default: Any) -> Any:
     Raises:
         ValueError: it is of another type.
     """
-    try:
-        if isinstance(value, str) and not isinstance(default, str):
+    kind = type(default)
+    with suppress(yaml.YAMLError, TypeError, ValueError):
+        if isinstance(value, str) and kind is not str:
             value = yaml.load(value, _Loader)
-        if isinstance(default, float) and not isinstance(value, bool):
-            return float(value)
-    except (yaml.YAMLError, TypeError, ValueError):
-        pass
-    if isinstance(default, list) and isinstance(value, list):
+        if kind is float and not isinstance(value, bool):
+            value = float(value)
+    if kind is list and isinstance(value, list):
         return [convert(name, item, default[0]) for item in value]
-    if type(value) is not type(default):
-        wanted = f"of type {type(default).__name__} like {default!r}"
-        raise ValueError(f"parameter {name} must be {wanted}, found {value!r}")
+    wanted = f"it must be of type {kind.__name__} like {default!r}"
+    require(type(value) is kind, name, value, wanted)
     return value
 
 
-def check_values(values: Parameters) -> None:
+def _check_values(values):
     """Refuse what no run can use, before anything is trained.
 
     Args:
@@ -145,51 +139,41 @@ def check_values(values: Parameters) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float):
                 _check_number(name, number)
-    if not any(values.get("epsilons", [1])):
-        raise ValueError("parameter epsilons needs at least one noise level above 0")
+    levels = values.get("epsilons", [1])
+    require(any(levels), "epsilons", levels, "give at least one noise level above 0")
     find_device(values.get("device", "auto"))
     find_precision(values.get("precision", "auto"))
     for word in values.get("augmentation", "").split():
-        _check_choice("augmentation", word, AUGMENTATIONS)
+        require_choice("augmentation", word, AUGMENTATIONS)
     size = values.get("size", 0)
     multiple = 2 ** values.get("depth", 0)
-    if size % multiple:
-        advice = "choose another size or a smaller depth"
-        raise ValueError(f"size {size} is not divisible by {multiple} (2**depth): {advice}")
+    advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
+    require(size % multiple == 0, "size", size, advice)
     if "dataset" in values:
         _check_dataset(values["dataset"], values.get("root", ""), values.get("structure", ""))
 
 
-def _check_number(name: str, number: float) -> None:
+def _check_number(name, number):
     least = "0 or more" if name in MAY_BE_0 else "above 0"
-    most = VALUE_RANGE if name.startswith("epsilon") else sys.float_info.max
-    if not (0 < number <= most or number == 0 and name in MAY_BE_0):
-        limit = f"at most {most:g}, the range of intensities" if most == VALUE_RANGE else "finite"
-        raise ValueError(f"parameter {name} is {number!r}; it must be {least}, and {limit}")
+    fits = 0 < number < math.inf or number == 0 and name in MAY_BE_0
+    require(fits, name, number, f"it must be {least}, and finite")
+    if name.startswith("epsilon"):
+        require(number <= 2, name, number, "it must be at most 2, the range of intensities")
 
 
-def _check_choice(kind: str, value: str, choices: Names) -> None:
-    if value not in choices:
-        raise ValueError(f"there is no {kind} {value!r}; choose from {', '.join(choices)}")
-
-
-def _check_dataset(dataset: str, root: str, structure: str) -> None:
-    _check_choice("dataset", dataset, list(STRUCTURES_OF))
-    if dataset == "folder" and not root:
-        raise ValueError("dataset folder needs its place: give root, as in -p root=FOLDER")
-    if dataset == "phantom" and root:
-        raise ValueError("phantoms have no root: leave it out, or choose dataset jsrt or folder")
-    if root and not Path(root).is_dir():
-        raise ValueError(f"root {root} is not a folder")
-    masks = sorted(path.name for path in Path(root).glob("masks/*/"))
-    structures = STRUCTURES_OF[dataset] or masks
+def _check_dataset(dataset, root, structure):
+    require_choice("dataset", dataset, STRUCTURES_OF)
+    if root:
+        require(dataset != "phantom", "root", root, "leave it out, or choose jsrt or folder")
+        require(Path(root).is_dir(), "root", root, "there is no such folder")
+    else:
+        require(dataset != "folder", "root", root, "name the folder, as in -p root=FOLDER")
+    structures = STRUCTURES_OF[dataset] or [path.name for path in Path(root).glob("masks/*/")]
     if structure and structures:
-        _check_choice("structure", structure, structures)
+        require_choice("structure", structure, structures)
 
 
-def resolve(
-    notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()
-) -> dict[Path, Parameters]:
+def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> dict:
     """Every notebook of a folder with each parameter that it declares; arguments as in `plan`.
 
     `only` decides which overrides are known. Values have their types; ranges are not checked.
@@ -197,7 +181,7 @@ def resolve(
     Raises:
         ValueError: an unknown profile, notebook, parameter or engine, or a value of the wrong type.
     """
-    values = read_profile(profile, notebooks)
+    values = _read_profile(profile, notebooks)
     own = dict(overrides)
     if "profile" in values | own:
         raise ValueError("parameter profile is set by --profile")
@@ -227,35 +211,30 @@ def plan(notebooks: Path, profile: str, overrides: Overrides = (), only: Names =
     values = resolve(notebooks, profile, overrides, only)
     steps = [(path, values[path]) for path in find_notebooks(notebooks, only)]
     for _, parameters in steps:
-        check_values(parameters)
+        _check_values(parameters)
     return steps
 
 
 def parse_override(text: str) -> tuple[str, str]:
     """Split name=value, for argparse."""
     name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
+    if not equals:
         raise argparse.ArgumentTypeError(f"expected name=value, found {text!r}")
     return name, value
 
 
-def _check_names(names: Iterable[str], declared: Iterable[Mapping], source: str) -> None:
+def _check_names(names, declared, source):
     known = sorted(set().union(*declared))
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            found = f"no notebook declares a parameter {name!r}; {hint}declared: {', '.join(known)}"
-            raise ValueError(f"{source}: {found}")
+        require_choice(f"{source}: parameter", name, known)
 
 
-def _resolve_paths(values: Parameters) -> None:
+def _resolve_paths(values):
     """Make paths absolute, since notebooks run in their own folder."""
-    engine = str(values.get("engine") or "")
+    engine = values.get("engine", "")
     names = ["root"]
     if parse_engine(engine)[0] == "slurm":
-        if not Path(engine).expanduser().exists():
-            raise ValueError(f"engine {engine}: there is no such file")
+        require(Path(engine).expanduser().exists(), "engine", engine, "there is no such file")
         names.append("engine")
     for name in names:
         if values.get(name):

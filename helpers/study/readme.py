@@ -22,23 +22,34 @@ ACROSS = {  # what becomes columns
     "table4": "factor",
     "resizing_ways": "factor",
 }
-SYMBOL = "compared_with == 'target' and symbol == '{}' and attack == '{}' and epsilon == {}"
 HEADLINE = {  # what stands in a row: its table and its place there
     "clean IoU, mean of the structures": ("clean", "network == 'target' and structure == 'mean'"),
     "untargeted, white-box, ε = 0.02": ("table1", "attack == 'white-box' and epsilon == 0.02"),
     "untargeted, black-box, ε = 0.04": ("table1", "attack == 'black-box' and epsilon == 0.04"),
     "random noise (control), ε = 0.04": ("table1", "attack == 'random-noise' and epsilon == 0.04"),
-    "small symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("small", "white-box", 0.04)),
-    "large symbol, white-box, ε = 0.04": ("table2", SYMBOL.format("large", "white-box", 0.04)),
+    "small symbol, white-box, ε = 0.04": (
+        "table2",
+        "compared_with == 'target' and symbol == 'small' and attack == 'white-box' "
+        "and epsilon == 0.04",
+    ),
+    "large symbol, white-box, ε = 0.04": (
+        "table2",
+        "compared_with == 'target' and symbol == 'large' and attack == 'white-box' "
+        "and epsilon == 0.04",
+    ),
     "the other structures, large symbol, white-box, ε = 0.04": (
         "table3",
         "symbol == 'large' and attack == 'white-box' and epsilon == 0.04",
     ),
-    "large symbol, black-box, ε = 0.04": ("table2", SYMBOL.format("large", "black-box", 0.04)),
+    "large symbol, black-box, ε = 0.04": (
+        "table2",
+        "compared_with == 'target' and symbol == 'large' and attack == 'black-box' "
+        "and epsilon == 0.04",
+    ),
 }
 
 
-def renew_readme(files: Sequence[Path] = READMES, figures: Path = FIGURES) -> list[Path]:
+def renew_readme(files: Sequence = READMES, figures: Path = FIGURES) -> list:
     """Write the published tables anew between their marks ``<!-- FILE -->`` and ``<!-- end -->``.
 
     Args:
@@ -50,7 +61,7 @@ def renew_readme(files: Sequence[Path] = READMES, figures: Path = FIGURES) -> li
         Those of the pages that exist.
     """
 
-    def renew(match: re.Match) -> str:
+    def renew(match):
         name = match[1]
         try:
             table = headline(figures) if name == "headline" else markdown_table(figures / name)
@@ -79,8 +90,8 @@ def headline(figures: Path) -> str:
         row = table.query(place).iloc[0]
         here = format_interval(row["iou"], row["low"], row["high"])
         if what.startswith("large symbol, black-box"):
-            start = table.query(SYMBOL.format("large", "no attack", 0))["iou"].item()
-            here += f"; without attack {start:.1f}"
+            start = table.query(place.replace("black-box", "no attack").replace("0.04", "0"))
+            here += f"; without attack {start['iou'].item():.1f}"
         rows.append({"IoU × 100": what, "paper": row["paper"], "here (profile full)": here})
     return markdown(pd.DataFrame(rows))
 
@@ -95,22 +106,22 @@ def markdown_table(path: Path) -> str:
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]
-    notes: list[str] = []
+    notes: list = []
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts.insert(0, f"n = {table['n'].max()}")
-        table = side_by_side(table.drop(columns="others", errors="ignore"), columns=across)
-        table = table.reset_index()
+        table = table.drop(columns="others", errors="ignore")
+        table = side_by_side(table, columns=across).reset_index()
     elif "verdict" in table:
         table, notes = _split_verdicts(table)
     return "\n".join([markdown(table), "", *notes, f"*{', '.join(facts)}.*"])
 
 
-def _split_verdicts(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _split_verdicts(table):
     """Verdicts in two words each, and a list of their rules and reasons."""
     parts = table["verdict"].str.removesuffix(")").str.partition(" (")
     reasons = ("; " + parts[2]).where(parts[2] != "", "")
     notes = "- *" + table["claim"] + "*: " + table["rule"] + reasons
-    short = table[["claim", "paper", "ours"]]
-    short = short.assign(verdict=parts[0].str.removesuffix(" by this run"))
+    words = parts[0].str.removesuffix(" by this run")
+    short = table[["claim", "paper", "ours"]].assign(verdict=words)
     return short, ["The rules, and likely reasons:", "", *notes, ""]

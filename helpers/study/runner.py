@@ -8,9 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,13 @@ class Kernel(AsyncKernelManager):
 
     async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Start it with the paths of the caller's folder made absolute, and a log to write to."""
-        search = [str(paths.ROOT), os.environ.get("PYTHONPATH", "")]
-        own = {
-            "PYTHONPATH": os.pathsep.join(filter(None, search)),
+        own = os.environ | {
+            "PYTHONPATH": f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "STUDY_LOG": f"{self.folder}/progress.log",
         }
-        if jsrt := os.environ.get("JSRT_DIR"):
+        if jsrt := own.get("JSRT_DIR"):
             own["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
-        await super().start_kernel(env=os.environ | own, **kwargs)
+        await super().start_kernel(env=own, **kwargs)
 
     async def shutdown_kernel(  # type: ignore[override]
         self, now: bool = False, restart: bool = False
@@ -62,18 +60,18 @@ class Kernel(AsyncKernelManager):
 
 
 @contextmanager
-def print_log(log: Path) -> Iterator[None]:
+def _print_log(log):
     """Print the lines that a kernel writes to its log, as they come."""
     log.touch()
     ended = threading.Event()
 
-    def follow() -> None:
+    def follow():
         with log.open(encoding="utf-8") as file:
             last = False
             while not last:
                 last = ended.wait(0.5)
                 for line in file:
-                    print(f"  {line.rstrip()}", flush=True)
+                    print(f"  {line.rstrip()}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -84,24 +82,24 @@ def print_log(log: Path) -> Iterator[None]:
         thread.join()
 
 
-def execute(notebook: Path, parameters: Parameters, output: Path) -> str | None:
+def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
     """Run one notebook, and write it to `output` if every cell ran, else to NN_name.failed.ipynb.
 
     Returns:
-        None, or what went wrong: the failed notebook's path, the cell, the error.
+        Empty, or what went wrong: the failed notebook's path, the cell, the error.
     """
     import nbformat  # here, because the two take a second, and bad usage is told before
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
-    error = None
+    error = ""
     too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.name == "posix"
     place = "/tmp" if too_long else None
     with tempfile.TemporaryDirectory(prefix="study-", dir=place) as folder:
         Kernel.folder = folder
         draft = Path(folder, output.name)
         try:
-            with print_log(Path(folder, "progress.log")):
+            with _print_log(Path(folder, "progress.log")):
                 papermill.execute_notebook(
                     notebook,
                     draft,
@@ -127,12 +125,12 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str | None:
     with atomic_write(failed if error else output, "w") as file:
         nbformat.write(result, file)
     if error:
-        return f"  notebook: {display_path(failed)}\n  {last_started(result)}\n  {error}\n"
+        return f"  notebook: {failed}\n  {_last_started(result)}\n  {error}\n"
     failed.unlink(missing_ok=True)
-    return None
+    return ""
 
 
-def last_started(notebook: Any) -> str:
+def _last_started(notebook):
     """Number (in the notebook as committed), label and first line of the last cell begun."""
     added = {"papermill-error-cell-tag", "injected-parameters"}
     own = [cell for cell in notebook.cells if not added & set(cell.metadata.get("tags", []))]
@@ -144,10 +142,10 @@ def last_started(notebook: Any) -> str:
     return found
 
 
-def find_results(folder: Path) -> set[tuple[Path, int]]:
-    """Path and time of last change [ns] of each table and figure in a folder."""
+def _find_results(folder):
+    """Name and time of last change [ns] of each table and figure in a folder."""
     files = [*folder.glob("*.csv"), *folder.glob("*.png")]
-    return {(path, path.stat().st_mtime_ns) for path in files}
+    return {(path.name, path.stat().st_mtime_ns) for path in files}
 
 
 def digest_file(path: Path) -> str:
@@ -155,16 +153,9 @@ def digest_file(path: Path) -> str:
     return digest_bytes(path.read_bytes()) if path.exists() else ""
 
 
-def display_path(path: str | Path) -> str:
-    """A path as short as it can be: relative if it is below the working directory."""
-    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
-
-
-def resume_command(profile: str, only: Names = (), overrides: Overrides = ()) -> str:
-    """The command that runs the rest."""
-    words = [display_path(sys.executable), "-m", "helpers.study", "--profile", profile]
-    if only:
-        words += ["--only", ",".join(only)]
+def resume_command(profile: str, only: Names, overrides: Overrides = ()) -> str:
+    """The command that runs some notebooks."""
+    words = [sys.executable, "-m", "helpers.study", "--profile", profile, "--only", ",".join(only)]
     for name, text in overrides:
         words += ["-p", f"{name}={text}"]
     return shlex.join(words)
@@ -179,11 +170,11 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
         The exit code: 0 all succeeded, 1 one failed, 130 interrupted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(steps)} notebook{'s' * (len(steps) > 1)} into {display_path(folder)}", flush=True)
+    print(f"{len(steps)} notebook(s) into {folder}")
     for place, (notebook, parameters) in enumerate(steps):
         marker = folder / f"{notebook.stem}.ok.json"
         marker.unlink(missing_ok=True)
-        before = find_results(folder)
+        before = _find_results(folder)
         digest = source_digest(notebook)
         start = time.monotonic()
         try:
@@ -192,41 +183,40 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
         except KeyboardInterrupt:
             problem, status = "", "interrupted"
         seconds = round(time.monotonic() - start, 1)
-        print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}", flush=True)
+        print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}")
         if status != "ok":
             rest = [path.stem[:2] for path, _ in steps[place:]]
             command = resume_command(profile, rest, overrides)
             print(f"{problem}  resume: {command}", file=sys.stderr)
             return 1 if problem else 130
-        written = sorted(find_results(folder) - before)
+        written = sorted(_find_results(folder) - before)
         record = {
-            "notebook": notebook.name,
             "source": digest,
             "parameters": parameters,
             "seconds": seconds,
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "commit": provenance.commit(),
             "versions": provenance.versions(),
-            "files": {path.name: digest_file(path) for path, _ in written},
+            "files": {name: digest_file(folder / name) for name, _ in written},
         }
         with atomic_write(marker, "w") as file:
             json.dump(record, file, indent=1)
     return 0
 
 
-def read_record(folder: Path, notebook: Path) -> dict[str, Any]:
+def read_record(folder: Path, notebook: Path) -> dict:
     """What `run` recorded of a notebook in a folder; empty if it has not finished there."""
     marker = folder / f"{notebook.stem}.ok.json"
     return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
 
 
-def find_changes(ran: Parameters, wanted: Parameters) -> list[str]:
+def find_changes(ran: Parameters, wanted: Parameters) -> list:
     """Names of the parameters with which a run gave other results than it would with `wanted`."""
-    names = [name for name in {**ran, **wanted} if name not in NO_RESULT]
-    return [name for name in names if ran.get(name) != wanted.get(name)]
+    differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
+    return [name for name in differing if name not in NO_RESULT]
 
 
-def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters]) -> str:
+def summarise_run(folder: Path, steps: Steps, others: Mapping) -> str:
     """Text that says what a run has made, with Table 1 if it did; and what is there of other runs.
 
     Args:
@@ -237,17 +227,17 @@ def summarise_run(folder: Path, steps: Steps, others: Mapping[Path, Parameters])
     made, earlier = [], []
     for notebook, wanted in others.items():
         record = read_record(folder, notebook)
-        if not record:
-            continue
-        files, ran = list(record["files"]), record["parameters"]
-        differing = find_changes(ran, wanted)
         if notebook in dict(steps):
-            made += files
-        elif differing:
-            before = ", ".join(f"{name} {ran.get(name)}" for name in differing)
-            earlier.append(f"  {notebook.stem}, finished {record['finished']}, with {before}:")
-            earlier.append(f"    {', '.join(files) or 'no table or figure'}")
-    lines = [f"\n{display_path(folder)} holds the executed notebooks and"]
+            made += record["files"]
+        elif record:
+            ran = record["parameters"]
+            changes = ", ".join(f"{name} {ran.get(name)}" for name in find_changes(ran, wanted))
+            files = ", ".join(record["files"]) or "no table or figure"
+            about = (
+                f"  {notebook.stem}, finished {record['finished']}, with {changes}:\n    {files}"
+            )
+            earlier += [about] if changes else []
+    lines = [f"\n{folder} holds the executed notebooks and"]
     lines += [f"  {name}" for name in made] or ["  no table or figure"]
     if "table1.csv" in made:
         columns = ["attack", "epsilon", "n", "iou", "low", "high", "paper"]

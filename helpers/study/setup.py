@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from matplotlib.figure import Figure
+from pandas import DataFrame
+from torch import Tensor, stack
 
 from helpers import plots
 from helpers.common.paths import run_folder
@@ -15,7 +16,7 @@ from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
-from helpers.tables import write_table
+from helpers.tables import EXACT, write_table
 from helpers.training import train_all
 from helpers.weights import Trained
 
@@ -30,15 +31,15 @@ class Study:
         networks: the trained networks by role, such as "target" and "surrogate".
         engine: the open engine that computes, see `sweep.open_engine`.
         source: provenance of what the running code computes.
-        attack: seed, steps and precision of every attack.
+        attack: seed, device, steps and precision of every attack.
     """
 
     results: Path
     data: Dataset
-    networks: dict[str, Trained]
+    networks: dict
     engine: Any
-    source: dict[str, Any]
-    attack: dict[str, Any]
+    source: dict
+    attack: dict
 
     @property
     def target(self) -> Trained:
@@ -50,11 +51,11 @@ class Study:
         """The network that a black-box attacker has; None if it takes no part."""
         return self.networks.get("surrogate")
 
-    def predict(self, images: torch.Tensor, role: str = "target") -> torch.Tensor:
+    def predict(self, images: Tensor, role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
         return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
 
-    def cases(self, *structures: str, predicted: bool = False) -> list[str]:
+    def cases(self, *structures: str, predicted: bool = False) -> list:
         """The test cases that have these structures in the truth, and (if asked) in the prediction.
 
         Raises:
@@ -64,37 +65,36 @@ class Study:
         maps = {"the truth": truth}
         if predicted:
             maps["the clean prediction"] = self.predict(images)
-        found = torch.ones(len(truth), dtype=torch.bool)
-        for structure in structures:
-            for labels in maps.values():
-                found &= (labels == self.data.class_of(structure)).flatten(1).any(dim=1)
+        classes = map(self.data.class_of, structures)
+        masks = [labels == c for c in classes for labels in maps.values()]
+        there = stack(masks).any(dim=(2, 3)).all(dim=0)
+        ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
-        if not found.any():
+        if not ids:
             advice = "train for longer (epochs), take more test_cases, or name another structure"
             raise ValueError(f"no test image has {where}: {advice}")
-        print(f"{int(found.sum())} of {len(truth)} test images: {where}")
-        return [id for id, is_there in zip(self.data.split["test"], found, strict=True) if is_there]
+        print(f"{len(ids)} of {len(truth)} test images: {where}")
+        return ids
 
     def white_box(self, **values: Any) -> Experiment:
         """An attack on the target with its own weights, to be varied; see `sweep.white_box`."""
-        options = self.attack | {"device": self.engine.device} | values
-        return white_box(self.data, self.target, **options)
+        return white_box(self.data, self.target, **self.attack | values)
 
-    def run(self, experiments: Mapping[Any, Experiment], **options: Any) -> pd.DataFrame:
+    def run(self, experiments: Mapping, **options: Any) -> DataFrame:
         """Results of experiments, computed or taken from the store; see `sweep.run`."""
-        networks = list(self.networks.values())
+        networks = self.networks.values()
         return run(experiments, self.data, networks, engine=self.engine, **options)
 
-    def load_images(self, experiments: Mapping[Any, Experiment]) -> tuple[dict, dict]:
+    def load_images(self, experiments: Mapping) -> tuple:
         """Attacked images and predictions of experiments that ran with noise=True."""
         return load_images(experiments, self.data)
 
     def write(
         self,
         name: str,
-        table: pd.DataFrame,
-        results: pd.DataFrame | None = None,
-        exact: Sequence[str] = ("epsilon", "factor", "window"),
+        table: DataFrame,
+        results: DataFrame | None = None,
+        exact: Sequence[str] = EXACT,
         **facts: Any,
     ) -> None:
         """Write a table as <name>.csv with its provenance.
@@ -107,8 +107,8 @@ class Study:
             **facts: what else to state, or to state instead.
         """
         origin = {} if results is None else origin_of(results)
-        path = self.results / f"{name}.csv"
-        write_table(path, table, self.source | origin | facts, exact=exact)
+        about = self.source | origin | facts
+        write_table(self.results / f"{name}.csv", table, about, exact=exact)
 
     def save(self, figure: Figure, name: str, **facts: Any) -> None:
         """Write a figure as <name>.png with its provenance and further facts in the metadata."""
@@ -118,8 +118,7 @@ class Study:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        options = self.attack | {"device": self.engine.device} | options
-        return explore(self.data, self.target, self.surrogate, **options)
+        return explore(self.data, self.target, self.surrogate, **self.attack | options)
 
 
 def prepare(
@@ -149,17 +148,17 @@ def prepare(
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    names = ("size", "root", "test_cases")
-    chosen = {name: parameters.pop(name) for name in names if name in parameters}
+    names = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in names}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
     place = open_engine(engine, device=find_device(device))
-    settings = parameters | {"precision": precision, "seed": seed}
-    networks = train_all(data, roles, engine=place, **settings) if roles else {}
-    attack: dict[str, Any] = {}
+    networks = {}
+    if roles:
+        parameters |= {"precision": precision, "seed": seed}
+        networks = train_all(data, roles, engine=place, **parameters)
+    attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
-        made_in = find_precision(precision, place.device)
-        attack = {"steps": steps, "seed": seed, "precision": made_in}
-    about: dict[str, Any] = {"seed": seed, "device": place.device.type} | attack
-    source = provenance(data, networks.values(), **about)
+        attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
+    source = provenance(data, networks.values(), **attack)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

@@ -10,7 +10,7 @@ from helpers.common import paths, progress
 
 
 @pytest.mark.parametrize(
-    "seconds, text", [(0, "0:00"), (0.2, "0:01"), (65, "1:05"), (7200, "2:00:00")]
+    "seconds, text", [(0, "00:00"), (0.2, "00:01"), (65, "01:05"), (7200, "2:00:00")]
 )
 def test_a_time_is_written_as_on_a_clock(seconds, text):
     assert progress.format_duration(seconds) == text

@@ -24,7 +24,7 @@ def test_a_parameter_replaces_the_profiles_and_that_the_notebooks(place, tmp_pat
     ("engine", "told"),
     [
         ("worker=2", "engine 'worker=2' is unknown; give"),
-        ("no/s.yaml", "engine no/s.yaml: there is no such file"),
+        ("no/s.yaml", "engine is 'no/s.yaml'; there is no such file"),
     ],
 )
 def test_an_engine_that_cannot_be_is_told_before_anything_runs(place, capsys, engine, told):
@@ -52,38 +52,38 @@ def test_each_notebook_gets_only_what_it_declares(place):
     [
         (
             ["-p", "sise=3"],
-            "-p: no notebook declares a parameter 'sise'; did you mean 'size'? declared: epsilon, ",
+            "-p: parameter 'sise' is unknown; choose one of epsilon, profile, root, size",
         ),
-        (["-p", "size=abc"], "parameter size must be of type int like 128, found 'abc'"),
-        (["-p", "size=1.5"], "parameter size must be of type int like 128, found 1.5"),
-        (["-p", "size=true"], "parameter size must be of type int like 128, found True"),
-        (["-p", "size="], "parameter size must be of type int like 128, found None"),
-        (["-p", "epsilon=[1]"], "parameter epsilon must be of type float like 0.01, found [1]"),
-        (["-p", "epsilon=0"], "parameter epsilon is 0.0; it must be above 0, and at most 2"),
-        (["-p", "epsilon=.nan"], "parameter epsilon is nan; it must be above 0"),
-        (["-p", "epsilon=.inf"], "parameter epsilon is inf; it must be above 0"),
-        (["-p", "size=0"], "parameter size is 0; it must be above 0, and finite"),
+        (["-p", "size=abc"], "size is 'abc'; it must be of type int like 128"),
+        (["-p", "size=1.5"], "size is 1.5; it must be of type int like 128"),
+        (["-p", "size=true"], "size is True; it must be of type int like 128"),
+        (["-p", "size="], "size is None; it must be of type int like 128"),
+        (["-p", "epsilon=[1]"], "epsilon is [1]; it must be of type float like 0.01"),
+        (["-p", "epsilon=0"], "epsilon is 0.0; it must be above 0, and finite"),
+        (["-p", "epsilon=.nan"], "epsilon is nan; it must be above 0"),
+        (["-p", "epsilon=.inf"], "epsilon is inf; it must be above 0"),
+        (["-p", "size=0"], "size is 0; it must be above 0, and finite"),
         (["-p", "size"], "expected name=value, found 'size'"),
         (["-p", "profile=full"], "parameter profile is set by --profile"),
         (
             ["--profile", "ful"],
-            "there is no profile 'ful'; choose from broken, full, list, odd, quick, wrong",
+            "profile 'ful' is unknown; choose one of quick, broken, full, list, odd, wrong",
         ),
-        (["--profile", "../profiles/full"], "there is no profile '../profiles/full'; choose from"),
+        (["--profile", "../profiles/full"], "profile '../profiles/full' is unknown; choose one of"),
         (
             ["--profile", "odd"],
-            "profile odd: no notebook declares a parameter 'sizes'; did you mean 'size'?",
+            "profile odd: parameter 'sizes' is unknown; choose one of epsilon, ",
         ),
-        (["--profile", "wrong"], "parameter size must be of type int like 128, found 'big'"),
+        (["--profile", "wrong"], "size is 'big'; it must be of type int like 128"),
         (["--profile", "broken"], "broken.yaml: not valid YAML"),
-        (["--profile", "list"], "list.yaml: expected lines `name: value`, found ['size']"),
-        (["--only", "9"], "there is no notebook '9'; choose from 01_first, 02_second"),
-        (["--only", "01,"], "there is no notebook ''; choose from 01_first, 02_second"),
-        (["--only", "02", "-p", "size=3"], "-p: no notebook declares a parameter 'size'"),
-        (["--publish", "full", "-p", "steps=3"], "--publish and --compare take no -p"),
+        (["--profile", "list"], "list.yaml is ['size']; write lines `name: value`"),
+        (["--only", "9"], "notebook '09' is unknown; choose one of 01, 01_first, 02, 02_second"),
+        (["--only", "01,"], "notebook '00' is unknown; choose one of 01, 01_first, 02"),
+        (["--only", "02", "-p", "size=3"], "-p: parameter 'size' is unknown; choose one of steps"),
+        (["--publish", "full", "-p", "steps=3"], "--publish takes no -p"),
         (
             ["--publish", "full", "--only", "9"],
-            "there is no notebook '9'; choose from 01_first, 02_second",
+            "notebook '09' is unknown; choose one of 01, 01_first, 02, 02_second",
         ),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
@@ -120,7 +120,7 @@ def test_a_list_of_noise_levels_is_looked_through(place, capsys, text, told):
 
 def test_a_folder_without_notebooks_is_an_error(place, capsys):
     assert place.main() == 2
-    assert "no notebook NN_name.ipynb in" in capsys.readouterr().err
+    assert "it holds no NN_name.ipynb" in capsys.readouterr().err
 
 
 def test_a_default_that_is_not_a_literal_is_an_error(place, capsys):
@@ -199,19 +199,25 @@ profile = "quick"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("epsilons=[5]", "parameter epsilons is 5.0; it must be 0 or more, and at most 2, the"),
-        ("epsilons=[010]", "parameter epsilons is 10.0; it must be 0 or more, and at most 2, the"),
-        ("structure=Heart", "no structure 'Heart'; choose from heart, left clavicle, right clavi"),
+        ("epsilons=[5]", "epsilons is 5.0; it must be at most 2, the range of intensities"),
+        ("epsilons=[010]", "epsilons is 10.0; it must be at most 2, the range of intensities"),
+        ("structure=Heart", "structure 'Heart' is unknown; choose one of heart, left clavicle, r"),
         ("device=mps", "device 'mps' is unknown; choose one of auto, cpu, cuda"),
         ("device=cuda:0", "device 'cuda:0' is unknown; choose one of auto, cpu, cuda"),
         ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
-        ("augmentation=elastik affine", "no augmentation 'elastik'; choose from elastic, affine"),
-        ("size=100", "size 100 is not divisible by 8 (2**depth): choose another size or a smaller"),
-        ("dataset=fantom", "there is no dataset 'fantom'; choose from phantom, jsrt, folder"),
-        ("dataset=folder", "dataset folder needs its place: give root, as in -p root=FOLDER"),
-        ("root=nowhere", "phantoms have no root: leave it out, or choose dataset jsrt or folder"),
-        ("steps=0x10", "parameter steps must be of type int like 100, found '0x10'"),
-        ("steps=1:30", "parameter steps must be of type int like 100, found '1:30'"),
+        (
+            "augmentation=elastik affine",
+            "augmentation 'elastik' is unknown; choose one of elastic, affine",
+        ),
+        (
+            "size=100",
+            "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
+        ),
+        ("dataset=fantom", "dataset 'fantom' is unknown; choose one of phantom, jsrt, folder"),
+        ("dataset=folder", "root is ''; name the folder, as in -p root=FOLDER"),
+        ("root=nowhere", "; leave it out, or choose jsrt or folder"),
+        ("steps=0x10", "steps is '0x10'; it must be of type int like 100"),
+        ("steps=1:30", "steps is '1:30'; it must be of type int like 100"),
     ],
 )
 def test_what_no_run_can_use_is_refused_before_anything_runs(place, capsys, text, told):
@@ -224,7 +230,7 @@ def test_what_no_run_can_use_is_refused_before_anything_runs(place, capsys, text
 def test_a_root_that_is_not_there_is_refused(place, capsys):
     place.write("01_first", "1/0", parameters=JUDGED)
     assert place.main("-p", "dataset=jsrt", "-p", "root=nowhere") == 2
-    assert "nowhere is not a folder" in capsys.readouterr().err
+    assert "nowhere'; there is no such folder" in capsys.readouterr().err
 
 
 def test_a_number_that_begins_with_zero_is_decimal(place):
@@ -243,7 +249,7 @@ def test_the_structures_of_a_folder_are_those_of_its_masks(place, tmp_path, caps
     place.write("01_first", "assert structure == 'left lung'", parameters=JUDGED)
     words = "-p", "dataset=folder", "-p", f"root={tmp_path / 'mine'}"
     assert place.main(*words) == 2
-    assert "there is no structure 'heart'; choose from left lung" in capsys.readouterr().err
+    assert "structure 'heart' is unknown; choose one of left lung" in capsys.readouterr().err
     assert place.main(*words, "-p", "structure=left lung") == 0
 
 

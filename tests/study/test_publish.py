@@ -1,4 +1,4 @@
-"""What is published of a run, and how far a run is from what is published."""
+"""What is published of a run."""
 
 import json
 import re
@@ -12,18 +12,10 @@ from helpers.common import paths
 from helpers.common.provenance import provenance
 from helpers.data import load
 from helpers.study import plan
-from helpers.study.publish import compare, publish_weights
+from helpers.study.publish import publish_weights
 from helpers.tables import write_table
 from helpers.training import make_recipe, train
 from helpers.weights import find_weights, load_weights, weights_path
-
-TABLE = """attack,epsilon,n,iou,low,high,paper,dataset,size,depth,weights,steps,seed,commit
-white-box,0.01,20,25.14,20.00,30.20,30.50,phantom,128,2,ab/cd,100,0,0123
-white-box,0.02,20,3.00,1.00,5.00,0.80,phantom,128,2,ab/cd,100,0,0123
-random-noise,0.01,20,90.00,89.00,91.00,,phantom,128,2,ab/cd,100,0,0123
-random-noise,0.02,20,89.96,89.00,91.00,,phantom,128,2,ab/cd,100,0,0123
-"""
-
 
 # runs of a study
 
@@ -132,12 +124,12 @@ def test_publish_refuses_what_the_profile_did_not_make(place, capsys, fault):
     error = capsys.readouterr().err
     expected = {
         "nothing ran": "01_first has not finished in",
-        "parameters": "ran with other parameters or cells; run",
-        "cells": "ran with other parameters or cells; run",
-        "edited": "a.csv is not as the run left it",
-        "removed": "b.png is not as the run left it",
+        "parameters": "01_first ran with other parameters or cells in",
+        "cells": "01_first ran with other parameters or cells in",
+        "edited": "01_first wrote another a.csv in",
+        "removed": "01_first wrote another b.png in",
         "second": "02_second has not finished in",
-        "unknown": "there is no profile 'none'; choose from full, quick",
+        "unknown": "profile 'none' is unknown; choose one of quick, full",
     }
     assert expected[fault] in error and error.count("\n") == 1
     assert not place.figures.exists()
@@ -156,42 +148,6 @@ def test_publish_of_a_quick_run_leaves_the_figures_of_the_full_one(place):
     publishable(place)
     assert place.main() == 0 == place.main("--publish", "quick")
     assert not place.figures.exists()
-
-
-# another run
-
-
-@pytest.fixture
-def again(place):
-    """A published run of the profile deep, and a folder for a second one."""
-    for folder in (place.figures / "deep", place.runs / "deep"):
-        folder.mkdir(parents=True)
-        (folder / "table1.csv").write_text(TABLE)
-    return place.runs / "deep"
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "row", "code"),
-    [
-        ("0123", "4567", [4, 0, 0], 0),  # another commit
-        ("25.14", "30.14", [4, 0, 0], 0),
-        ("25.14", "30.24", [4, 0, 1], 1),
-        ("25.14", "", [4, 0, 1], 1),
-        ("random-noise,0.02", "shuffled-noise,0.02", [4, 1, 0], 1),
-        ("30.50", "30.60", [4, 0, 0], 0),  # not what was measured
-        (",20,", ",8,", [4, 4, 0], 1),  # other images
-    ],
-)
-def test_a_run_is_compared_with_the_published_one(place, again, capsys, before, after, row, code):
-    (again / "table1.csv").write_text(TABLE.replace(before, after))
-    assert compare("deep").values.tolist() == [["table1.csv", *row]]
-    assert place.main("--compare", "deep") == code
-    assert "table1.csv" in capsys.readouterr().out
-
-
-def test_where_nothing_is_published_there_is_nothing_to_compare(place, again, capsys):
-    assert place.main("--compare", "full") == 2
-    assert "nothing to compare: run the profile full, or publish it" in capsys.readouterr().err
 
 
 # networks

@@ -24,7 +24,7 @@ def test_notebooks_run_in_order_and_leave_their_markers(place, capsys):
         "02_second.ok.json",
     ]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"2 notebooks into {place.runs}/quick"
+    assert lines[0] == f"2 notebook(s) into {place.runs}/quick"
     assert [line.split()[0] for line in lines[1:3]] == ["01_first", "02_second"]
     assert all(line.endswith(" s  ok") for line in lines[1:3])
 
@@ -186,7 +186,7 @@ def test_the_module_is_a_command():
         env=os.environ | {"PYTHONPATH": ""},
     )
     assert result.returncode == 2 and result.stderr.startswith(
-        "study: there is no profile 'none'; choose from"
+        "study: profile 'none' is unknown; choose one of"
     )
 
 
