@@ -709,12 +709,12 @@ def disc():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture", "a.png: the PNG: not a PNG file that can be read (unknown format)"),
+        (b"no picture", "a.png: shape …: not a PNG file"),
         (
             huge_png(10_000, 10_000),
-            "a.png: the PNG: 10000 × 10000 pixels are too many; make it 16,000,000 at most",
+            "a.png: shape …: number of pixels is 100000000; make it 16,000,000 at most",
         ),
-        (huge_png(100, 100), "a.png: the PNG: not a PNG file that can be read"),
+        (huge_png(100, 100), "a.png: shape …: "),
         (b"", "not a PNG file"),
         (b"\0" * 9_000_000, "a.png has 9,000,000 bytes; 8,000,000 are the most"),
     ],
@@ -832,7 +832,7 @@ def test_a_shape_as_text_is_the_shape():
     shape = np.random.default_rng(0).random((40, 60)) > 0.5
     assert np.array_equal(read_shape(png_text(shape)), read_shape(shape))
     assert max(read_shape(png_text(np.ones((3000, 1000), dtype=bool))).shape) == 512
-    with pytest.raises(ValueError, match="not base64"):
+    with pytest.raises(ValueError, match="Only base64 data is allowed"):
         read_shape("data:image/png;base64,?")
 
 
