@@ -34,7 +34,7 @@ def heart_curve() -> np.ndarray:
     """
     t = 2 * np.pi * np.arange(360) / 360
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
+    return np.column_stack([16 * np.sin(t) ** 3, -y])
 
 
 def read_shape(shape: Any) -> np.ndarray:
@@ -78,7 +78,7 @@ def png_text(raster: np.ndarray) -> str:
     Args:
         raster: bool (h, w); one with a side of more than 512 pixels is made smaller.
     """
-    picture = Image.fromarray(np.asarray(raster, dtype=np.uint8) * 255)
+    picture = Image.fromarray(raster.astype(np.uint8) * 255)
     picture.thumbnail((512, 512), Image.Resampling.BOX)
     file = io.BytesIO()
     picture.convert("1", dither=Image.Dither.NONE).save(file, "PNG", optimize=True)

@@ -36,7 +36,7 @@ class Target:
 def heart_symbol(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     *,
     area_ratio: float = SMALL,
     ids: Sequence = (),
@@ -60,7 +60,7 @@ def heart_symbol(
 def place_shape(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     shape: Any,
     *,
     area_ratio: float = 1.0,
@@ -105,7 +105,7 @@ def place_shape(
 def resize_structure(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     *,
     factor: float,
     ids: Sequence = (),
@@ -197,7 +197,7 @@ def receptive_field_region(masks: Tensor, *, depth: int, ids: Sequence = ()) -> 
     """
     side = receptive_field(whole_number("depth", depth)) + 1
     _check_masks(masks, ids)
-    grown = maximum_filter(masks.cpu().numpy(), size=(1, side, side), mode="constant")
+    grown = maximum_filter(masks.cpu(), size=(1, side, side), mode="constant")
     return torch.from_numpy(grown).to(masks.device)
 
 
@@ -213,10 +213,9 @@ def _replace(labels, structure, structures, draw, ids):
     """
     require_choice("structure", structure, structures)
     _check_maps("labels", labels, torch.int64)
-    known = range(len(structures) + 1)
-    for label in labels[(labels < 0) | (labels >= len(known))].tolist():
-        require_choice("class of labels", label, known)
-    number = list(structures).index(structure) + 1
+    strange = labels[(labels < 0) | (labels > len(structures))].tolist()
+    require(not strange, "class of labels", strange[:1], "there is no such structure")
+    number = structures.index(structure) + 1
     own = labels == number
     _check_each(own, ids, f"has no pixel of {structure!r}; leave the case out")
     shapes, cut = np.zeros(labels.shape, dtype=bool), []
@@ -229,7 +228,7 @@ def _replace(labels, structure, structures, draw, ids):
     rest = torch.where(own, 0, labels)
     visible = drawn & ((rest == 0) | (rest > number))
     _check_each(visible, ids, f"has no free pixel for this {structure!r}; give another size")
-    return Target(torch.where(visible, number, rest), drawn, torch.tensor(cut).float())
+    return Target(torch.where(visible, number, rest), drawn, torch.tensor(cut))
 
 
 def _with_area(integral, middle, centre, area):
@@ -252,7 +251,7 @@ def _with_area(integral, middle, centre, area):
         corner.append(first)
     order = np.argsort(-(covered * scale**2).round(6), axis=None, kind="stable")
     most = np.unravel_index(order[: round(area)], covered.shape)
-    return np.stack(most, axis=1) + corner
+    return np.column_stack(most) + corner
 
 
 def _edges(length, here, there, scale):
@@ -271,9 +270,9 @@ def _check_masks(masks, ids):
 
 
 def _check_maps(name, maps, dtype):
-    if maps.dtype != dtype or maps.ndim != 3:
-        found = f"{maps.dtype} {tuple(maps.shape)}"
-        raise ValueError(f"{name} are {found}; give a torch tensor, {dtype} (N, H, W)")
+    found = maps.dtype, tuple(maps.shape)
+    fits = maps.dtype == dtype and maps.ndim == 3
+    require(fits, f"type and shape of {name}", found, f"give a torch tensor, {dtype} (N, H, W)")
 
 
 def _check_each(masks, ids, problem):

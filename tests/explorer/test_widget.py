@@ -709,12 +709,12 @@ def disc():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture", "a.png: shape …: not a PNG file"),
+        (b"no picture", "a.png: shape data:image/png;base64,bm8gcGljdHVyZQ==: not a PNG file"),
         (
             huge_png(10_000, 10_000),
-            "a.png: shape …: number of pixels is 100000000; make it 16,000,000 at most",
+            "number of pixels is 100000000; make it 16,000,000 at most",
         ),
-        (huge_png(100, 100), "a.png: shape …: "),
+        (huge_png(100, 100), "a.png: shape "),
         (b"", "not a PNG file"),
         (b"\0" * 9_000_000, "a.png has 9,000,000 bytes; 8,000,000 are the most"),
     ],
@@ -723,7 +723,7 @@ def disc():
 def test_a_file_that_is_no_shape_is_refused(complete, monkeypatch, content, message):
     complete.controls.goal.value = "own shape"
     assert "load a PNG or paste SVG path data" in complete.error
-    if b"IHDR" in content[:20] and "too many" in message:
+    if b"IHDR" in content[:20] and "pixels" in message:
         monkeypatch.setattr(
             "helpers.shapes.Image.open", lambda *_, **__: pytest.fail("it was decoded")
         )
