@@ -17,7 +17,11 @@ AUGMENTATIONS = ("elastic", "affine", "intensity")
 SMOOTHING = torch.from_numpy(gaussian_filter1d(np.eye(GRID), 100 * GRID / 512, axis=0)).float()
 
 
-def elastic_field(n: int, size: int, generator: Generator) -> Tensor:
+def elastic_field(
+    n: int,
+    size: int,
+    generator: Generator,
+) -> Tensor:
     """Random displacement fields for elastic deformation.
 
     Uniform noise U(−1000, 1000) per pixel of a 512×512 image, smoothed with a Gaussian filter of
