@@ -22,6 +22,7 @@ from helpers.data import Dataset, own_copy
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
 from helpers.weights import (
+    VERSION,
     Recipe,
     Trained,
     install,
@@ -75,6 +76,7 @@ def make_recipe(
         seed=len(ROLES) * seed + ROLES.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in words),
         precision="fp32" if precision == "auto" else find_precision(precision),
+        version=VERSION,
         **numbers,
     )
 
