@@ -1,7 +1,7 @@
 """Random changes to training images: the paper's elastic deformation, affine maps, intensities."""
 
 import math
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,41 +13,34 @@ GRID = 32  # side of the coarse grid of elastic fields; its cells are 1/6 of the
 AUGMENTATIONS = ("elastic", "affine", "intensity")
 
 
-@cache
-def _smoothing(sigma: float) -> Tensor:
-    """GRID×GRID matrix that smooths a line of grid values as `scipy.ndimage.gaussian_filter`."""
-    return torch.from_numpy(gaussian_filter1d(np.eye(GRID), sigma * GRID / 512, axis=0)).float()
+# (GRID, GRID): smooths a line of grid values as `gaussian_filter1d` with the paper's sigma does.
+SMOOTHING = torch.from_numpy(gaussian_filter1d(np.eye(GRID), 100 * GRID / 512, axis=0)).float()
 
 
 def elastic_field(
     n: int,
     size: int,
     generator: Generator,
-    *,
-    magnitude: float = 1000.0,
-    sigma: float = 100.0,
 ) -> Tensor:
     """Random displacement fields for elastic deformation.
 
-    Uniform noise U(−magnitude, magnitude) per pixel of a 512×512 image, smoothed with a Gaussian
-    filter. It is drawn on a coarse grid (a cell is the mean of the pixels in it) and interpolated:
-    the same field but for detail far below sigma.
+    Uniform noise U(−1000, 1000) per pixel of a 512×512 image, smoothed with a Gaussian filter of
+    sigma 100 pixels. It is drawn on a coarse grid (a cell is the mean of the pixels in it) and
+    interpolated: the same field but for detail far below sigma.
 
     Args:
         n: number of fields.
         size: side of the images [pixels]; the field scales with it.
         generator: the source of the noise.
-        magnitude, sigma: [pixels of a 512×512 image].
 
     Returns:
         (n, 2, size, size) displacement in x and y [pixels of the image].
 
     Source: paper, section 2.4.
     """
-    deviation = magnitude / 3**0.5 * GRID / 512
+    deviation = 1000 / 3**0.5 * GRID / 512
     noise = torch.randn(n, 2, GRID, GRID, generator=generator) * deviation
-    smooth = _smoothing(sigma)
-    field = smooth @ noise @ smooth.T * (size / 512)
+    field = SMOOTHING @ noise @ SMOOTHING.T * (size / 512)
     return functional.interpolate(field, size=(size, size), mode="bicubic", align_corners=False)
 
 
@@ -106,23 +99,17 @@ def augment(
     Returns:
         The changed images and labels.
     """
-    n, words = len(images), augmentation.split()
+    n = len(images)
     half = torch.rand(n, 3, generator=generator) < 0.5
     draw = torch.rand(n, 8, generator=generator) * 2 - 1
     field = elastic_field(n, images.shape[-1], generator)
-    chosen = half & torch.tensor([word in words for word in AUGMENTATIONS])
+    chosen = half & torch.tensor([word in augmentation for word in AUGMENTATIONS])
     elastic, affine, intensity = chosen[..., None, None].unbind(dim=1)  # (N, 1, 1) each
     matrix = torch.where(affine, _affine(draw), torch.eye(2, 3))
-    moving = chosen[:, :2].any(dim=1)
-    if moving.any():
-        field = field * elastic[:, None]
-        images, labels = images.clone(), labels.clone()
-        images[moving], labels[moving] = warp(
-            images[moving],
-            labels[moving],
-            field[moving],
-            matrix=matrix[moving],
-        )
+    moved, classes = warp(images, labels, field * elastic[:, None], matrix=matrix)
+    moving = (elastic | affine).to(images.device)
+    images = torch.where(moving[:, None], moved, images)
+    labels = torch.where(moving, classes, labels)
     gamma, gain, shift = draw[:, 5:, None, None, None].unbind(dim=1)  # (N, 1, 1, 1) each
     changed = ((images + 1) / 2).clamp(0, 1)
     changed = changed ** (1.6**gamma).to(images) * 2 - 1

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,24 +17,24 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from scipy.ndimage import find_objects
 
+from helpers.common.arguments import require
+
 FINENESS = 2048  # longest side of a drawn outline [pixels] before it is scaled
 MOST_PIXELS = 16_000_000  # of a PNG file; a larger one is refused before it is decoded
 PATH_DATA = r"\s*[Mm][-+\d.,\sEeMZLHVCSQTAmzlhvcsqta]*"
+MOVES = r"(\s|translate\([^)]*\))*"  # the transforms that leave a shape as it is
 PNG_TEXT = "data:image/png;base64,"
 
 
-def heart_curve(points: int = 360) -> np.ndarray:
+def heart_curve() -> np.ndarray:
     """The classic heart: x = 16 sin³t, y = 13 cos t − 5 cos 2t − 2 cos 3t − cos 4t, tip down.
 
-    Args:
-        points: number of corners.
-
     Returns:
-        float64 (points, 2): x to the right, y down.
+        float64 (360, 2): x to the right, y down.
     """
-    t = 2 * np.pi * np.arange(points) / points
+    t = 2 * np.pi * np.arange(360) / 360
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y], axis=1)
+    return np.column_stack([16 * np.sin(t) ** 3, -y])
 
 
 def read_shape(shape: Any) -> np.ndarray:
@@ -58,56 +59,53 @@ def read_shape(shape: Any) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: not a shape, a file that cannot be read, an open path, or no area inside.
     """
-    if isinstance(shape, str | os.PathLike):
-        name = f"{str(shape)[:40]!r} "
-        raster = _from_text(str(shape))
-    else:
-        name = ""
-        raster = _from_array(np.asarray(shape))
-    if not raster.any():
-        raise ValueError(
-            f"the shape {name}is empty: no area lies inside it; draw one that has an area"
-        )
-    return raster[find_objects(raster.astype(np.uint8))[0]]
+    try:
+        raster = _raster(shape)
+        window = find_objects(raster.astype(np.uint8))
+        if not window:
+            raise ValueError("it is empty: no area lies inside it; draw one that has an area")
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, LookupError, ArithmeticError, ValueError) as error:
+        given = "PNG" if str(shape).startswith(PNG_TEXT) else shape
+        name, reason = (shorten(str(text), 200, placeholder=" …") for text in (given, error))
+        raise ValueError(f"shape {name}: {reason}") from None
+    return raster[window[0]]
 
 
-def png_text(raster: np.ndarray, *, most: int = 512) -> str:
+def png_text(raster: np.ndarray) -> str:
     """A shape as text that `read_shape` reads: a PNG of black and white.
 
     Args:
-        raster: bool (h, w).
-        most: longest side [pixels]; larger rasters are made smaller.
+        raster: bool (h, w); one with a side of more than 512 pixels is made smaller.
     """
-    picture = Image.fromarray(np.asarray(raster, dtype=np.uint8) * 255)
-    picture.thumbnail((most, most), Image.Resampling.BOX)
+    picture = Image.fromarray(raster.astype(np.uint8) * 255)
+    picture.thumbnail((512, 512), Image.Resampling.BOX)
     file = io.BytesIO()
     picture.convert("1", dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return PNG_TEXT + base64.b64encode(file.getvalue()).decode()
 
 
-def _from_array(array):
-    if array.dtype == bool and array.ndim == 2:
-        return array
-    numeric = array.dtype.kind in "iuf" and np.isfinite(array).all()
-    if numeric and array.shape[1:] == (2,) and len(array) > 2:
-        return _fill([array.astype(float)])
-    raise ValueError(
-        f"the shape is {array.dtype} {array.shape}; "
-        "give a bool array (h, w) or a polygon (K, 2) of numbers"
-    )
-
-
-def _from_text(text):
+def _raster(shape):
+    text = str(shape) if isinstance(shape, str | os.PathLike) else ""
     suffix = Path(text).suffix.lower()
     if text.startswith(PNG_TEXT):
-        return _read_png("the PNG", _from_base64(text.removeprefix(PNG_TEXT)))
+        return _read_png(base64.b64decode(text.removeprefix(PNG_TEXT), validate=True))
     if suffix == ".png":
-        return _read_png(text, Path(text).read_bytes())
+        return _read_png(Path(text).read_bytes())
     if suffix == ".svg":
-        return _fill(_outlines(_read_svg(text)))
+        return _draw(_read_svg(text))
     if re.fullmatch(PATH_DATA, text):
-        return _fill(_outlines(text))
-    raise ValueError(f"shape {text!r} is unknown; give an array, a .png, an .svg or SVG path data")
+        return _draw(text)
+    array = np.asarray(shape)
+    if array.dtype == bool and array.ndim == 2:
+        return array
+    if array.dtype.kind in "iuf" and array.shape[1:] == (2,) and len(array) > 2:
+        return _fill([array.astype(float)])
+    raise ValueError(
+        f"{array.dtype} {array.shape} is no shape; give a bool array (h, w), a polygon (K, 2) of "
+        "numbers, a .png, an .svg or SVG path data"
+    )
 
 
 def _fill(outlines):
@@ -116,6 +114,8 @@ def _fill(outlines):
     `skimage.draw.polygon2mask` takes seconds for it and differs where an edge meets a centre.
     """
     starts = np.concatenate(outlines)
+    if not np.isfinite(starts).all():
+        raise ValueError("a corner is not finite; give numbers")
     ends = np.concatenate([np.roll(outline, -1, axis=0) for outline in outlines])
     low = starts.min(axis=0)
     span = starts.max(axis=0) - low
@@ -152,63 +152,33 @@ class _Outlines(BasePen):
 
     def _endPath(self):
         start, *_, end = self.parts[-1]
-        if not np.allclose(start, end, rtol=1e-6):
-            raise ValueError(
-                f"it is not closed: a part that starts at {start} ends at {end}; "
-                "end each part with Z"
-            )
+        closed = np.allclose(start, end, rtol=1e-6)
+        require(closed, "end of a part", end, f"it is not closed: end what starts at {start} by Z")
 
 
-def _outlines(data):
-    """The parts of SVG path data, (K, 2) each."""
+def _draw(data):
+    """Raster of SVG path data."""
     pen = _Outlines()
-    try:
-        parse_path(" ".join(data.split()), pen)
-        outlines = [np.array(part, dtype=float) for part in pen.parts]
-        if not outlines or not np.isfinite(np.concatenate(outlines)).all():
-            raise ValueError("it holds no finite outline")
-    except (ValueError, IndexError, ArithmeticError) as error:
-        raise ValueError(f"SVG path {data[:40]!r}: {' '.join(str(error).split())}") from None
-    return outlines
+    parse_path(" ".join(data.split()), pen)
+    return _fill(pen.parts)
 
 
 def _read_svg(path):
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not an SVG file ({error})") from None
-    found = root.findall(".//{*}path")
-    if len(found) != 1:
-        raise ValueError(f"{path}: found {len(found)} <path> elements; give a file with one")
+    root = ElementTree.parse(path).getroot()
+    found = root.findall(".//{*}path[@d!='']")
+    require(len(found) == 1, "number of <path d=…> elements", len(found), "give a file with one")
     for element in root.iter():
         transform = element.get("transform", "")
-        if found[0] in element.iter() and re.sub(r"translate\([^)]*\)", "", transform).strip():
-            raise ValueError(
-                f"{path}: transform {transform!r} would be lost; apply it to the path first"
-            )
-    return found[0].get("d", "")
+        kept = found[0] not in element.iter() or re.fullmatch(MOVES, transform)
+        require(kept, "transform", transform, "it would be lost: apply it to the path first")
+    return found[0].get("d")
 
 
-def _from_base64(text):
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise ValueError(f"the PNG is not base64 ({error})") from None
-
-
-def _read_png(name, content):
-    """Raster of a PNG file's bytes; `name` is for messages."""
-    try:
-        image = PngImageFile(io.BytesIO(content))  # the header; pixels are decoded later
-        if image.width * image.height <= MOST_PIXELS:
-            return _inside(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        why = "unknown format" if isinstance(error, SyntaxError) else error
-        raise ValueError(f"{name}: not a PNG file that can be read ({why})") from None
-    raise ValueError(
-        f"{name}: {image.width} × {image.height} pixels are too many; "
-        f"make it {MOST_PIXELS:,} at most"
-    )
+def _read_png(content):
+    image = PngImageFile(io.BytesIO(content))  # the header; pixels are decoded later
+    size = image.width * image.height
+    require(size <= MOST_PIXELS, "number of pixels", size, f"make it {MOST_PIXELS:,} at most")
+    return _inside(image)
 
 
 def _inside(image):
@@ -216,7 +186,8 @@ def _inside(image):
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             return alpha >= 128
-    grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"))
+    deep = image.mode.startswith("I")  # 16 bits
+    grey = np.asarray(image if deep else image.convert("L"))
     if grey.min() == 0 and len(np.unique(grey)) <= 2:
         return grey > 0
-    return grey >= (32768 if grey.itemsize > 1 else 128)
+    return grey >= (32768 if deep else 128)

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import center_of_mass
+from scipy.ndimage import center_of_mass, maximum_filter
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.network import receptive_field
 from helpers.shapes import heart_curve, read_shape
 
 SMALL, LARGE = 0.34, 2.25  # area of the paper's heart symbols / area of the heart
-LARGEST = 64  # a shape may span so many times the image's pixels
+LARGEST = 8  # a shape may span so many images in each direction
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,15 @@ class Target:
 def heart_symbol(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     *,
     area_ratio: float = SMALL,
-    **options: Any,
+    ids: Sequence = (),
 ) -> Target:
     """Targets in which a heart symbol stands where a structure was.
 
     Args:
-        labels, structure, structures, area_ratio, **options: see `place_shape`, which gets the
+        labels, structure, structures, area_ratio, ids: see `place_shape`, which gets the
             `heart_curve`.
 
     Returns:
@@ -55,18 +54,17 @@ def heart_symbol(
     LARGE.
     """
     shape = heart_curve()
-    return place_shape(labels, structure, structures, shape, area_ratio=area_ratio, **options)
+    return place_shape(labels, structure, structures, shape, area_ratio=area_ratio, ids=ids)
 
 
 def place_shape(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     shape: Any,
     *,
     area_ratio: float = 1.0,
-    shift: Sequence[float] = (0, 0),
-    **options: Any,
+    ids: Sequence = (),
 ) -> Target:
     """Targets in which a shape, upright, takes the place of a structure, centre on centre of mass.
 
@@ -79,17 +77,13 @@ def place_shape(
         structures: the K names.
         shape: see `read_shape`.
         area_ratio: area of the shape / area of the structure in the same image.
-        shift: pixels to the right and down to move the shape from the centre of mass.
         ids: the N names of the cases for error messages; default their numbers from 0.
-        others: label maps (N, H, W) to take the other structures from, such as the network's clean
-            predictions; default `labels`.
-        on_top: draw the shape over all other structures.
 
     Returns:
         The label maps, the shapes as drawn, and how much the border cuts off.
 
     Raises:
-        ValueError: labels, names, shape or numbers are not sensible, a case lacks the structure, or
+        ValueError: labels, names, shape or ratio are not sensible, a case lacks the structure, or
             its target would have no pixel of it. The message names the value or the case.
 
     Source: paper, section 3: the target stands at the centre of mass of the true structure.
@@ -97,31 +91,29 @@ def place_shape(
     raster = read_shape(shape)
     integral = np.pad(raster, (1, 0)).cumsum(axis=0).cumsum(axis=1)
     middle = center_of_mass(raster)
-    _check_ratio("area_ratio", area_ratio, "the shape's area / the structure's area")
-    if np.shape(shift) != (2,) or not (np.abs(shift) < 1e6).all():
-        raise ValueError(f"shift is {shift}; give pixels to the right and down, such as (0, 0)")
+    wanted = f"give one above 0, for a shape of {LARGEST} images in each direction at most"
 
     def draw(own):
-        centre = np.add(center_of_mass(own), shift[::-1])
         area = area_ratio * own.sum()
-        return _with_area(integral, middle, centre, area=area, limit=LARGEST * own.size)
+        spanned = raster.size * area / integral[-1, -1]
+        require(0 < spanned <= LARGEST**2 * own.size, "area_ratio", area_ratio, wanted)
+        return _with_area(integral, middle, center_of_mass(own), area)
 
-    return _replace(labels, structure, structures, draw, **options)
+    return _replace(labels, structure, structures, draw, ids)
 
 
 def resize_structure(
     labels: Tensor,
     structure: str,
-    structures: Sequence[str],
+    structures: Sequence,
     *,
     factor: float,
-    **options: Any,
+    ids: Sequence = (),
 ) -> Target:
     """Targets in which a structure is zoomed about its centre of mass; freed pixels background.
 
     Args:
-        labels, structure, structures, **options: see `place_shape`; `ids`, `others` and `on_top`
-            are possible.
+        labels, structure, structures, ids: see `place_shape`.
         factor: new length / old length; 1 gives back `labels`. Nearest neighbour.
 
     Returns:
@@ -133,12 +125,18 @@ def resize_structure(
     Source: paper, section 3.3; the factor is a length, since lungs at 1.8 reach the corners of the
     image.
     """
-    _check_ratio("factor", factor, "new length / old length")
+    require(0 < factor <= LARGEST, "factor", factor, f"it must be above 0, {LARGEST} at most")
 
     def draw(own):
-        return _zoom(own, center_of_mass(own), scale=factor, limit=LARGEST * own.size)
+        picks, corner = [], []
+        for length, centre in zip(own.shape, center_of_mass(own), strict=True):
+            first, edges = _edges(length, centre, centre, factor)
+            source = np.floor(edges[:-1] + 0.5 / factor)  # the centre of each new pixel
+            picks.append(source.clip(-1, length).astype(int) + 1)
+            corner.append(first)
+        return np.argwhere(np.pad(own, 1)[np.ix_(*picks)]) + corner
 
-    return _replace(labels, structure, structures, draw, **options)
+    return _replace(labels, structure, structures, draw, ids)
 
 
 # Regions: where noise is allowed. A mask of one's own, bool (N, H, W), is a region as it is.
@@ -149,12 +147,7 @@ def everywhere(masks: Tensor) -> Tensor:
     return torch.ones_like(masks, dtype=torch.bool)
 
 
-def bounding_box(
-    masks: Tensor,
-    *,
-    margin: float = 0,
-    ids: Sequence | None = None,
-) -> Tensor:
+def bounding_box(masks: Tensor, *, margin: float = 0, ids: Sequence = ()) -> Tensor:
     """The bounding box of each mask.
 
     Args:
@@ -171,19 +164,18 @@ def bounding_box(
 
     Source: paper, Figure 2, "Heart BBox".
     """
-    if not (margin >= 0 and margin % 1 == 0):
-        raise ValueError(f"margin is {margin}; give a whole number of pixels, 0 or more")
+    margin = whole_number("margin", margin, 0)
     _check_masks(masks, ids)
     boxes = torch.zeros_like(masks)
     for box, mask in zip(boxes, masks, strict=True):
         first, last = mask.nonzero().aminmax(dim=0)
-        top, left = (first - int(margin)).clamp(min=0)
-        bottom, right = last + int(margin)
-        box[top : bottom + 1, left : right + 1] = True
+        top, left = (first - margin).clamp(min=0)
+        bottom, right = last + margin + 1
+        box[top:bottom, left:right] = True
     return boxes
 
 
-def receptive_field_region(masks: Tensor, *, depth: int, ids: Sequence | None = None) -> Tensor:
+def receptive_field_region(masks: Tensor, *, depth: int, ids: Sequence = ()) -> Tensor:
     """What a `UNet` sees from each mask: the mask grown by half the receptive field on every side.
 
     Every network of this depth sees that far on all sides; according to a pixel's place in the grid
@@ -203,83 +195,43 @@ def receptive_field_region(masks: Tensor, *, depth: int, ids: Sequence | None = 
 
     Source: paper, Figure 2, "Receptive Field".
     """
-    if type(depth) is not int or depth < 1:
-        raise ValueError(
-            f"depth is {depth!r}; give the number of downsamplings of the U-Net, 1 or more"
-        )
+    side = receptive_field(whole_number("depth", depth)) + 1
     _check_masks(masks, ids)
-    radius = receptive_field(depth) // 2
-    grown = masks[:, None].float()
-    grown = max_pool2d(grown, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
-    grown = max_pool2d(grown, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    return grown[:, 0].bool()
+    grown = maximum_filter(masks.cpu(), size=(1, side, side), mode="constant")
+    return torch.from_numpy(grown).to(masks.device)
 
 
 # Rasters
 
 
-def _replace(labels, structure, structures, draw, *, ids=None, others=None, on_top=False):
+def _replace(labels, structure, structures, draw, ids):
     """Target in which a shape takes the place of a structure.
 
     Args:
         draw: function from the structure's mask (H, W) to the pixels (row, column) of the shape,
-            also those outside the image. It may raise a ValueError that says what the shape does.
+            also those outside the image.
     """
-    if structure not in structures:
-        raise ValueError(
-            f"there is no structure {structure!r}; choose from {', '.join(structures)}"
-        )
-    others = labels if others is None else others
-    for name, maps in (("labels", labels), ("others", others)):
-        _check_tensor(name, maps, torch.int64, labels)
-        if maps.numel() and not 0 <= maps.min() <= maps.max() <= len(structures):
-            raise ValueError(
-                f"{name} hold classes {maps.min()} … {maps.max()}; "
-                f"{len(structures)} structures have 0 … {len(structures)}"
-            )
-    ids = range(len(labels)) if ids is None else list(ids)
-    if len(ids) != len(labels):
-        raise ValueError(f"there are {len(ids)} ids for {len(labels)} label maps")
-    number = list(structures).index(structure) + 1
+    require_choice("structure", structure, structures)
+    _check_maps("labels", labels, torch.int64)
+    strange = labels[(labels < 0) | (labels > len(structures))].tolist()
+    require(not strange, "class of labels", strange[:1], "there is no such structure")
+    number = structures.index(structure) + 1
     own = labels == number
-    _check_each(own, ids, f" has no pixel of {structure!r}; leave the case out")
+    _check_each(own, ids, f"has no pixel of {structure!r}; leave the case out")
     shapes, cut = np.zeros(labels.shape, dtype=bool), []
-    for id, mask, shape in zip(ids, own.cpu().numpy(), shapes, strict=True):
-        try:
-            cut.append(_paste(shape, draw(mask)))
-        except ValueError as error:
-            raise ValueError(f"case {id}, {structure!r}: the shape {error}") from None
-    shapes = torch.from_numpy(shapes).to(labels.device)
-    rest = torch.where(others == number, 0, others)
-    visible = shapes & ((rest == 0) | (rest > number) | on_top)
-    where = "lies wholly beneath other structures; move it, or draw it with on_top=True"
-    _check_each(visible, ids, f", {structure!r}: the shape {where}")
-    return Target(torch.where(visible, number, rest), shapes, torch.tensor(cut).float())
+    for shape, mask in zip(shapes, own.cpu().numpy(), strict=True):
+        pixels = draw(mask)
+        inside = pixels[((pixels >= 0) & (pixels < mask.shape)).all(axis=1)]
+        shape[tuple(inside.T)] = True
+        cut.append(100 * (1 - len(inside) / max(len(pixels), 1)))
+    drawn = torch.from_numpy(shapes).to(labels.device)
+    rest = torch.where(own, 0, labels)
+    visible = drawn & ((rest == 0) | (rest > number))
+    _check_each(visible, ids, f"has no free pixel for this {structure!r}; give another size")
+    return Target(torch.where(visible, number, rest), drawn, torch.tensor(cut))
 
 
-def _paste(canvas, pixels):
-    """Set pixels (row, column); returns the share of them that lies outside [percent]."""
-    inside = pixels[((pixels >= 0) & (pixels < canvas.shape)).all(axis=1)]
-    if not len(pixels):
-        raise ValueError("has no pixel at this size")
-    if not len(inside):
-        raise ValueError("lies wholly outside the image; move it back")
-    canvas[tuple(inside.T)] = True
-    return 100 * (1 - len(inside) / len(pixels))
-
-
-def _zoom(raster, centre, *, scale, limit):
-    """Pixels (row, column) of the raster scaled about a point; nearest neighbour."""
-    picks, corner = [], []
-    for first, edges, length in _edges(raster.shape, centre, centre, scale, limit):
-        source = np.floor(edges[:-1] + 0.5 / scale)  # the centre of each new pixel
-        inside = (source >= 0) & (source < length)
-        picks.append(source[inside].astype(int))
-        corner.append(first + inside.argmax())
-    return np.argwhere(raster[np.ix_(*picks)]) + corner
-
-
-def _with_area(integral, middle, centre, *, area, limit):
+def _with_area(integral, middle, centre, area):
     """Pixels (row, column) of a shape scaled to an area [pixels], its point `middle` on `centre`.
 
     As many pixels as the area asks for, those first that the scaled shape covers most.
@@ -289,8 +241,9 @@ def _with_area(integral, middle, centre, *, area, limit):
     """
     scale = math.sqrt(area / integral[-1, -1])
     corner, covered = [], integral
-    shape = np.subtract(integral.shape, 1)
-    for first, edges, length in _edges(shape, middle, centre, scale, limit):  # rows, then columns
+    for here, there in zip(middle, centre, strict=True):  # rows, then columns
+        length = len(covered) - 1
+        first, edges = _edges(length, here, there, scale)
         edges = edges.clip(0, length)
         low = np.minimum(edges.astype(int), length - 1)
         between = (covered[low + 1] - covered[low]) * (edges - low)[:, None]
@@ -298,48 +251,33 @@ def _with_area(integral, middle, centre, *, area, limit):
         corner.append(first)
     order = np.argsort(-(covered * scale**2).round(6), axis=None, kind="stable")
     most = np.unravel_index(order[: round(area)], covered.shape)
-    return np.stack(most, axis=1) + corner
+    return np.column_stack(most) + corner
 
 
-def _edges(shape, middle, centre, scale, limit):
-    """For both axes: the first new pixel, the new pixels' edges in old ones, and the old length."""
-    height, width = np.multiply(shape, scale)
-    if height * width > limit:
-        raise ValueError(f"would span {height:.3g} × {width:.3g} pixels; make it smaller")
-    for here, there, length in zip(middle, centre, shape, strict=True):
-        first = math.floor(there + (-0.5 - here) * scale)
-        last = math.floor(there + (length - 0.5 - here) * scale)
-        edges = here + 0.5 + (np.arange(first, last + 3) - 0.5 - there) / scale
-        yield first, edges, length
+def _edges(length, here, there, scale):
+    """Along an axis: the first new pixel, and the new pixels' edges in old ones."""
+    first = math.floor(there + (-0.5 - here) * scale)
+    last = math.floor(there + (length - 0.5 - here) * scale)
+    return first, here + 0.5 + (np.arange(first, last + 3) - 0.5 - there) / scale
 
 
 # Checks
 
 
-def _check_ratio(name, value, meaning):
-    if not (isinstance(value, Real) and 0 < value < math.inf):
-        raise ValueError(f"{name} is {value!r}; it must be above 0: {meaning}")
-
-
 def _check_masks(masks, ids):
-    _check_tensor("masks", masks, torch.bool, masks)
-    ids = range(len(masks)) if ids is None else ids
-    _check_each(masks, ids, " has an empty mask; leave the case out")
+    _check_maps("masks", masks, torch.bool)
+    _check_each(masks, ids, "has an empty mask; leave the case out")
 
 
-def _check_tensor(name, value, dtype, like):
-    """Raise unless `value` is (N, H, W) of this type and of the shape of another one."""
-    if not torch.is_tensor(value):
-        found = type(value).__name__
-    elif value.dtype != dtype or value.ndim != 3 or value.shape != like.shape:
-        found = f"{value.dtype} {tuple(value.shape)}"
-    else:
-        return
-    shape = "(N, H, W)" if value is like else f"{tuple(like.shape)} like the labels"
-    raise ValueError(f"{name} are {found}; give a torch tensor, {dtype} {shape}")
+def _check_maps(name, maps, dtype):
+    found = maps.dtype, tuple(maps.shape)
+    fits = maps.dtype == dtype and maps.ndim == 3
+    require(fits, f"type and shape of {name}", found, f"give a torch tensor, {dtype} (N, H, W)")
 
 
 def _check_each(masks, ids, problem):
+    ids = ids or range(len(masks))
+    require(len(ids) == len(masks), "ids", ids, "give one for each label map")
     for id, mask in zip(ids, masks, strict=True):
         if not mask.any():
-            raise ValueError(f"case {id}{problem}")
+            raise ValueError(f"case {id} {problem}")

@@ -4,17 +4,17 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from helpers.augmentation import AUGMENTATIONS, augment
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import DamagedFileError, read_tensors, write_tensors
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
@@ -30,6 +30,8 @@ from helpers.weights import (
     save_weights,
     weights_path,
 )
+
+ROLES = ("target", "surrogate")
 
 
 def make_recipe(
@@ -54,21 +56,16 @@ def make_recipe(
         ValueError: an unknown role, augmentation or precision, or a number below 1.
         TypeError: a setting that does not exist.
     """
-    roles = [name.removesuffix("-training") for name in dataset.split if name.endswith("-training")]
-    if role not in roles:
-        raise ValueError(f"role {role!r} is unknown; this dataset has {', '.join(sorted(roles))}")
+    require_choice("role", role, ROLES)
     words = augmentation.split()
-    if unknown := set(words).difference(AUGMENTATIONS):
-        raise ValueError(f"augmentation {min(unknown)!r} is unknown; choose from {AUGMENTATIONS}")
+    for word in words:
+        require_choice("augmentation", word, AUGMENTATIONS)
     numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more")
-    if dataset.size % 2**depth:
-        raise ValueError(
-            f"size {dataset.size} is not divisible by {2**depth} (2**depth): "
-            "choose another size or a smaller depth"
-        )
+        whole_number(name, value)
+    multiple = 2**depth
+    wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
+    require(dataset.size % multiple == 0, "size", dataset.size, wanted)
     return Recipe(
         dataset=dataset.name,
         source=dataset.digest,
@@ -76,7 +73,7 @@ def make_recipe(
         num_classes=dataset.num_classes,
         training=dataset.split[f"{role}-training"],
         validation=dataset.split[f"{role}-validation"],
-        seed=len(roles) * seed + roles.index(role) + 1,
+        seed=len(ROLES) * seed + ROLES.index(role) + 1,
         augmentation=" ".join(word for word in AUGMENTATIONS if word in words),
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
@@ -115,31 +112,31 @@ def train(
     Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not
     say.
     """
-    recipe, device = make_recipe(dataset, role, **settings), find_device(device)
+    recipe = make_recipe(dataset, role, **settings)
+    device = find_device(device)
     path = weights_path(recipe, folder)
     if not path.exists():
-        with _lock(role, path.with_suffix(".lock")):
+        lock = path.with_suffix(".lock")
+        with _lock(role, lock):
             if not path.exists():
                 _fit(recipe, dataset, role, path, device)
+            lock.unlink(missing_ok=True)
     trained = load_weights(path)
-    if trained.recipe != recipe:
-        raise ValueError(
-            f"{path.name} was trained by another recipe than its name says: "
-            "delete it and train again"
-        )
+    wanted = "its recipe is another than its name says: delete it and train again"
+    require(trained.recipe == recipe, "weights file", path.name, wanted)
     trained.network.to(device)
     return trained
 
 
 def train_all(
     dataset: Dataset,
-    roles: Iterable[str | tuple[str, int]],
+    roles: Iterable,
     *,
     engine: Any = None,
     folder: Path = WEIGHTS,
     device: str | torch.device = "cpu",
     **settings: Any,
-) -> dict[Any, Trained]:
+) -> dict:
     """`train` several networks, side by side where an engine has workers.
 
     Args:
@@ -159,9 +156,9 @@ def train_all(
         name, seed = (role, settings.get("seed", 0)) if isinstance(role, str) else role
         asked[role] = settings | {"role": name, "seed": seed}
     if engine is not None:
-        device = find_device(engine.device)
+        device = engine.device
         if not engine.in_process:
-            _train_in_workers(dataset, list(asked.values()), engine, folder, device)
+            _train_in_workers(dataset, asked.values(), engine, folder, device)
     return {
         role: train(dataset, folder=folder, device=device, **task) for role, task in asked.items()
     }
@@ -169,8 +166,9 @@ def train_all(
 
 def _train_in_workers(dataset, tasks, engine, folder, device):
     """Fetch the weights that are missing; those of a worker without the data stay missing."""
-    paths = [weights_path(make_recipe(dataset, **task), folder) for task in tasks]
-    missing = iter([task for task, path in zip(tasks, paths, strict=True) if not path.exists()])
+    missing = iter(
+        [task for task in tasks if not weights_path(make_recipe(dataset, **task), folder).exists()]
+    )
     if dataset.origin:
         dataset = replace(dataset, images=None, labels=None)
     shared = dataset, {"folder": folder, "device": device}
@@ -198,18 +196,14 @@ def _train_task(shared, task):
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
-@contextmanager
-def _lock(role: str, path: Path) -> Iterator[None]:
-    """Wait until no other process is in this block; a process that dies loses its lock."""
+def _lock(role, path):
+    """Wait until no other process has this lock; a process that dies loses it."""
     lock = FileLock(path)
     try:
-        held = lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         log(f"{role}: waiting for another process, which trains the same network")
-        held = lock.acquire()
-    with held:
-        yield
-        path.unlink(missing_ok=True)
+        return lock.acquire()
 
 
 def _fit(recipe, dataset, role, path, device):
@@ -220,39 +214,40 @@ def _fit(recipe, dataset, role, path, device):
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
     checkpoint = path.with_suffix(".checkpoint")
-    best, history = _read_checkpoint(checkpoint, network, optimizer, generator)
-    training = [part.to(device) for part in dataset.take(recipe.training)]
-    validation = [part.to(device) for part in dataset.take(recipe.validation)]
+    state = network, optimizer, generator
+    best, history = _read_checkpoint(checkpoint, *state)
+    training, validation = (
+        [part.to(device) for part in dataset.take(cases)]
+        for cases in (recipe.training, recipe.validation)
+    )
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
-        loss = _epoch(network, optimizer, generator, *training, recipe)
-        iou = _validate(network, *validation, recipe)
-        if not math.isfinite(loss + iou):
-            raise ValueError(
-                f"the training loss of epoch {epoch} is {loss}, the validation IoU {iou}: "
-                "look at the images, or try another seed"
-            )
-        if iou > max((row["iou"] for row in history), default=-1):
-            best = {name: value.clone() for name, value in network.state_dict().items()}
-        seconds = time.monotonic() - started
-        history.append({"epoch": epoch, "loss": loss, "iou": iou, "seconds": seconds})
-        _write_checkpoint(checkpoint, network, optimizer, generator, best, history)
-        _report(bar, role, recipe.epochs, history)
+        loss = _epoch(*state, *training, recipe, autocast)
+        iou = _validate(network, *validation, autocast)
+        what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
+        require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
+        if all(iou > row["iou"] for row in history):
+            best = deepcopy(network.state_dict())
+        row = {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
+        history.append(row)
+        _write_checkpoint(checkpoint, *state, best, history)
+        _report(bar, role, recipe.epochs, row)
     bar.close()
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
     checkpoint.unlink(missing_ok=True)
 
 
-def _epoch(network, optimizer, generator, images, labels, recipe):
+def _epoch(network, optimizer, generator, images, labels, recipe, autocast):
     """Train on all images once; returns the mean loss."""
     network.train()
     losses = []
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
         x, y = augment(images[chosen], labels[chosen], generator, recipe.augmentation)
         optimizer.zero_grad()
-        with _autocast(x, recipe):
+        with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))
         loss = iou_loss(logits, y, classes=range(recipe.num_classes))
         loss.mean().backward()
@@ -262,17 +257,14 @@ def _epoch(network, optimizer, generator, images, labels, recipe):
 
 
 @torch.no_grad()
-def _validate(network, images, labels, recipe):
+def _validate(network, images, labels, autocast):
     """Mean soft IoU of the structures."""
     scores = []
-    with evaluating(network), _autocast(images, recipe):
+    with evaluating(network), autocast:
         for x, y in zip(images.split(16), labels.split(16), strict=True):
-            scores.append(soft_iou(network(x), y, classes=range(1, recipe.num_classes)))
+            logits = network(x)
+            scores.append(soft_iou(logits, y, classes=range(1, logits.shape[1])))
     return torch.cat(scores).mean().item()
-
-
-def _autocast(images, recipe):
-    return torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def _write_checkpoint(path, network, optimizer, generator, best, history):
@@ -298,27 +290,26 @@ def _read_checkpoint(path, network, optimizer, generator):
         arrays, about = read_tensors(path)
     except FileNotFoundError:
         return {}, []
-    except (DamagedFileError, OSError) as error:
+    except DamagedFileError as error:
         print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
         return {}, []
     parts = defaultdict(dict)
     for key, array in arrays.items():
         part, name = key.split("/")
         parts[part][name] = torch.from_numpy(array)
-    network.load_state_dict(parts["network"])
-    generator.set_state(parts["generator"]["state"])
-    slots = {int(part): state for part, state in parts.items() if part.isdigit()}
+    best = parts.pop("best")
+    network.load_state_dict(parts.pop("network"))
+    generator.set_state(parts.pop("generator")["state"])
+    slots = {int(number): state for number, state in parts.items()}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return parts["best"], about["history"]
+    return best, about["history"]
 
 
-def _report(bar, role, epochs, history):
+def _report(bar, role, epochs, row):
     """Move the bar in a notebook or terminal; log a line in batch."""
-    row = history[-1]
-    text = f"loss {row['loss']:.3f}, validation IoU {100 * row['iou']:.1f}"
+    text = "loss {loss:.3f}, validation IoU {iou:.1%}, {seconds:.1f} s".format_map(row)
     bar.set_postfix_str(text, refresh=False)
     bar.update()
     if bar.disable:
-        rest = (epochs - len(history)) * fmean(past["seconds"] for past in history)
-        text += f", {row['seconds']:.1f} s, {format_duration(rest)} left"
-        log(f"{role}: epoch {len(history)}/{epochs}, {text}")
+        rest = format_duration((epochs - row["epoch"]) * row["seconds"])
+        log(f"{role}: epoch {row['epoch']}/{epochs}, {text}, {rest} left")

@@ -1,8 +1,6 @@
 """Weights files: what a network was trained by, and the proof that it is still the same."""
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -11,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from helpers.common.arguments import require
 from helpers.common.files import atomic_write, digest_bytes, digest_json
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.common.provenance import commit, versions
@@ -35,8 +34,8 @@ class Recipe:
     source: str
     size: int
     num_classes: int
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
+    training: tuple
+    validation: tuple
     depth: int
     features: int
     epochs: int
@@ -64,7 +63,7 @@ class Trained:
     network: UNet
     digest: str
     recipe: Recipe
-    history: tuple[dict, ...]
+    history: tuple
 
 
 def weights_path(recipe: Recipe, folder: Path = WEIGHTS) -> Path:
@@ -76,23 +75,23 @@ def weights_path(recipe: Recipe, folder: Path = WEIGHTS) -> Path:
 
 def find_weights(digest: str, folder: Path = WEIGHTS) -> Path | None:
     """The weights file of a digest (or its beginning), in the folder or in data/weights."""
-    for path in (*sorted(folder.glob("*.json")), *sorted(PUBLISHED.glob("*.json"))):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            if json.loads(path.read_text(encoding="utf-8"))["weights"].startswith(digest):
-                return path.with_suffix(".safetensors")
+    start = f'"weights": "{digest}'.encode()
+    for path in (*folder.glob("*.json"), *PUBLISHED.glob("*.json")):
+        if start in path.read_bytes():
+            return path.with_suffix(".safetensors")
     return None
 
 
-def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+def state_digest(state: dict) -> str:
     """SHA-256 of a state dict: names, types, shapes and values."""
     parts = []
     for name, value in sorted(state.items()):
-        parts.append(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        parts.append(value.contiguous().cpu().numpy().tobytes())
+        about = f"{name} {value.dtype} {tuple(value.shape)}"
+        parts += [about.encode(), value.cpu().numpy().tobytes()]
     return digest_bytes(*parts)
 
 
-def save_weights(path: Path, network: UNet, recipe: Recipe, history: Iterable[dict]) -> None:
+def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> None:
     """Write weights (safetensors) and a JSON side-car: digest, recipe, history and provenance."""
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     card = {
@@ -113,7 +112,7 @@ def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> N
         _write(folder / name, weights, card)
 
 
-def _write(path: Path, weights: bytes, card: bytes) -> None:
+def _write(path, weights, card):
     """Both files, the weights last: where they are, the side-car is theirs."""
     for place, content in ((path.with_suffix(".json"), card), (path, weights)):
         with atomic_write(place) as file:
@@ -132,20 +131,19 @@ def load_weights(path: Path) -> Trained:
     """
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}: run 02_training with the same parameters")
-    side_car = path.with_suffix(".json")
     try:
         state = load_file(path)
-        card = json.loads(side_car.read_text(encoding="utf-8"))
-        digest, recipe, history = card["weights"], card["recipe"], tuple(card["history"])
-        if state_digest(state) != digest:
-            raise ValueError(f"its digest is not {digest}")
+        card = json.loads(path.with_suffix(".json").read_bytes())
+        digest = card["weights"]
+        recipe = card["recipe"]
+        require(state_digest(state) == digest, "digest", digest, "the weights have another")
         with torch.random.fork_rng():  # the initial weights use up random numbers
             network = UNet(**card["architecture"])
         network.load_state_dict(state)
         cases = {part: tuple(recipe[part]) for part in ("training", "validation")}
-        return Trained(network.eval(), digest, Recipe(**recipe | cases), history)
+        return Trained(network.eval(), digest, Recipe(**recipe | cases), tuple(card["history"]))
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise ValueError(
-            f"{path.name} is damaged or was altered ({shorten(str(error), 200)}): delete it and "
-            f"{side_car.name} in {path.parent} and train again"
+            f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "
+            ".json, and train again"
         ) from None

@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     "changes, found",
     [
-        ({"role": "judge"}, "'judge'.*surrogate, target"),
+        ({"role": "judge"}, "'judge'.*target, surrogate"),
         ({"augmentation": "elastic colour"}, "'colour'"),
         ({"precision": "fp16"}, "'fp16'"),
         ({"epochs": 0}, "epochs is 0"),
@@ -79,7 +79,7 @@ def trained(tmp_path_factory):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"depth": 0}, "depth.* 0"),
         ({"features": 0}, "features.* 0"),
-        ({"depth": 5}, r"16 is not divisible by 32 \(2\*\*depth\)"),
+        ({"depth": 5}, r"size is 16; it is not divisible by 32 \(2\*\*depth\)"),
     ],
 )
 def test_a_bad_setting_is_a_one_line_error_that_names_it(changes, found, tmp_path):
@@ -449,7 +449,7 @@ def test_a_setting_that_does_not_exist_is_refused_by_name():
 
 def test_a_validation_that_is_not_a_number_stops_the_training_too(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_validate", lambda *_: float("nan"))
-    with pytest.raises(ValueError, match="epoch 1 is -0.*validation IoU nan"):
+    with pytest.raises(ValueError, match="epoch 1 is -0.*validation IoU is nan"):
         train(toy(), "target", folder=tmp_path, **SETTINGS)
 
 

@@ -2,6 +2,7 @@
 
 from helpers.sweep.compute import Result, compute_results, restore_images
 from helpers.sweep.engine import LostEngine, open_engine, parse_engine, start_engine
+from helpers.sweep.epsilon_search import smallest_epsilon
 from helpers.sweep.experiment import (
     Experiment,
     Goal,
@@ -11,7 +12,6 @@ from helpers.sweep.experiment import (
     white_box,
 )
 from helpers.sweep.runner import SweepError, load_images, run
-from helpers.sweep.search import smallest_epsilon
 from helpers.sweep.store import Store
 
 __all__ = [

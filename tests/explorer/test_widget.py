@@ -712,7 +712,7 @@ def disc():
 def test_a_file_that_is_no_shape_is_refused(complete, monkeypatch, content, message):
     complete.controls.goal.value = "own shape"
     assert "load a PNG or paste SVG path data" in complete.error
-    if b"IHDR" in content[:20] and "too many" in message:
+    if b"IHDR" in content[:20] and "pixels" in message:
         monkeypatch.setattr(
             "helpers.shapes.Image.open", lambda *_, **__: pytest.fail("it was decoded")
         )
@@ -824,7 +824,7 @@ def test_a_shape_as_text_is_the_shape():
     shape = np.random.default_rng(0).random((40, 60)) > 0.5
     assert np.array_equal(read_shape(png_text(shape)), read_shape(shape))
     assert max(read_shape(png_text(np.ones((3000, 1000), dtype=bool))).shape) == 512
-    with pytest.raises(ValueError, match="not base64"):
+    with pytest.raises(ValueError, match="Only base64 data is allowed"):
         read_shape("data:image/png;base64,?")
 
 

@@ -868,7 +868,8 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
     assert Counter(np.isfinite(found))[True] >= 1
 
 
-def test_a_case_that_the_highest_level_is_not_enough_for_is_not_searched_further(tmp_path):
+def test_a_case_that_fails_at_the_highest_level_is_searched_below_it_too(tmp_path):
+    """A few steps, which are larger where more noise is allowed, can do better with less."""
     goal, network = Goal("shape", "heart"), {"a": NETWORKS["a"]}
     one = toys.experiment(DATA, attacked="a", crafted_on="a", goal=goal, steps=10)
     options = {"reached": 10.0, "low": 0.01, "high": 0.64, "rounds": 2}
@@ -878,8 +879,7 @@ def test_a_case_that_the_highest_level_is_not_enough_for_is_not_searched_further
         experiment = Store(tmp_path).read_key(key)[0]
         tried[experiment.ids[0]].add(experiment.epsilon)
     assert 0 < np.isinf(found).sum() < len(found)
-    for id, level in zip(DATA.ids, found, strict=True):
-        assert len(tried[id]) == (1 if np.isinf(level) else 3)
+    assert {len(levels) for levels in tried.values()} == {3}
 
 
 def test_the_beginning_of_a_digest_names_no_network():

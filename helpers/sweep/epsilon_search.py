@@ -25,7 +25,8 @@ def smallest_epsilon(
     """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection.
 
     Each round is a sweep of its own, of experiments of one case, which end once they are past the
-    IoU. A case that fails at `high` is not searched further.
+    IoU. A case that fails at `high` is searched below it too: few steps can do better with less
+    noise.
 
     Args:
         experiments: each with a target; its ε does not matter.
@@ -36,7 +37,7 @@ def smallest_epsilon(
 
     Returns:
         From the same names to float (N,): the least ε that was tried and was enough, at most
-        (high / low)^(1 / 2^rounds) times too high; infinity where `high` was not enough. A case for
+        (high / low)^(1 / 2^rounds) times too high; infinity where none was. A case for
         which `low` is enough ends just above it.
     """
     # the attack's own precision may count a pixel more than the judge
@@ -54,11 +55,9 @@ def smallest_epsilon(
         table = run(now, dataset, networks, names=("name", "case"), **options)
         scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
         for key, epsilon in tried.items():
-            enough = scores[*key, single[key].goal.structure, "target"] >= reached
-            (best if enough else failed)[key] = epsilon
-        tried = {
-            key: round(math.sqrt(failed[key] * most), 9)
-            for key, most in best.items()
-            if most < math.inf
-        }
+            if scores[*key, single[key].goal.structure, "target"] >= reached:
+                best[key] = epsilon
+            elif epsilon < high:
+                failed[key] = epsilon
+            tried[key] = round(math.sqrt(failed[key] * min(best[key], high)), 9)
     return {name: np.array([best[name, id] for id in e.ids]) for name, e in experiments.items()}
