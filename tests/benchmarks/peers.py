@@ -21,13 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.adapters import frozen_copy
 from helpers.attack import fast_pgd, pgd
 from helpers.common.files import atomic_write
-from helpers.common.paths import FIGURES, ROOT, RUNS
+from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
 from helpers.data import load
 from helpers.evaluation import iou
 from helpers.loss import cross_entropy, iou_loss
 from helpers.network import UNet, native_bf16, predict
-from helpers.study.publish import renew_readme
+from helpers.study.readme import renew_readme
 from helpers.tables import write_table
 from helpers.targets import LARGE, heart_symbol
 from helpers.training import train
@@ -239,9 +239,8 @@ def speed():
         for precision in PRECISIONS:
             rates[precision].append(matrix_rate(precision))
         for key, attack in ATTACKS.items():
-            times[key].append(
-                timed(lambda: attack(network, images, target, **options)) / BATCH / STEPS
-            )  # noqa: B023
+            run = partial(attack, network, images, target, **options)
+            times[key].append(timed(run) / BATCH / STEPS)
     fastest = min(median(times[name, "fp32"]) for name in LIBRARIES)
     arithmetic, rows = step_arithmetic(network, images, target), []
     for (library, precision), seconds in times.items():
@@ -415,13 +414,14 @@ def main():
     for name, (table, about) in tables.items():
         print(", ".join(f"{key} {value}" for key, value in about.items()))
         print(table.round(4).to_string(index=False), "\n", flush=True)
-        write_table(RUNS / f"{name}.csv", table, about)
+        exact = ("epsilon", "seconds_per_image_step", "seconds_per_image")
+        write_table(RUNS / f"{name}.csv", table, about, exact=exact)
     if arguments.publish:
         paths = [FIGURES / f"{name}.csv" for name in tables]
         for path in paths:
             with atomic_write(path) as file:
                 file.write((RUNS / path.name).read_bytes())
-        print(*paths, *renew_readme(ROOT / "README.md", FIGURES), sep="\n")
+        print(*paths, *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":
