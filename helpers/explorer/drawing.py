@@ -83,10 +83,10 @@ def noise_map(noise: np.ndarray, *, limit: float) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
-def png(picture: Image.Image) -> bytes:
-    """A picture as PNG, packed fast rather than small."""
+def png(picture: Image.Image, compress_level: int = 1) -> bytes:
+    """A picture as PNG: by default packed fast, with compress_level=9 small."""
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
+    picture.save(file, "PNG", compress_level=compress_level)
     return file.getvalue()
 
 

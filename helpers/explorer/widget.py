@@ -292,7 +292,9 @@ class Explorer(ShapeInput, widgets.VBox):
         with self.lock:
             if self.shown:
                 picture = self.view.picture(self.shown).quantize(32, dither=Image.Dither.NONE)
-                bundle["image/png"] = base64.b64encode(drawing.png(picture)).decode()
+                bundle["image/png"] = base64.b64encode(
+                    drawing.png(picture, compress_level=9)
+                ).decode()
             bundle["text/plain"] = f"Explorer: {self.error or self.view.text}"
         return bundle
 
