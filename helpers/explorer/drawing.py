@@ -134,7 +134,7 @@ def sheet(
     ax.spines[:].set_visible(False)
     ax.invert_yaxis()
     file = io.BytesIO()
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=76)
     return Image.open(file).convert("RGB")
 
 
