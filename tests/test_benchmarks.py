@@ -8,6 +8,8 @@ import pytest
 from helpers.common import paths
 from helpers.study import plan
 
+pytestmark = pytest.mark.slow
+
 networks = runpy.run_path(str(paths.ROOT / "tests" / "benchmarks" / "networks.py"))
 
 

@@ -20,6 +20,8 @@ from helpers.claims import CLAIMS
 from helpers.common import paths
 from helpers.study import parameters, runner
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 EPSILONS = {0.01, 0.02, 0.04, 0.08, 0.16}
 TINY = {

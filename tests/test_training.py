@@ -25,6 +25,8 @@ from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
 from helpers.weights import Trained, load_weights, state_digest, weights_path
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"depth": 1, "features": 4, "epochs": 2, "batch_size": 4, "precision": "fp32"}
 
 

@@ -175,6 +175,7 @@ SHIPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, role", SHIPPED)
 def test_the_shipped_networks_are_found_by_their_names(size, role):
     features, epochs = {128: (8, 80), 256: (16, 60)}[size]

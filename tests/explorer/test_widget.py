@@ -39,6 +39,8 @@ from helpers.study import plan
 from helpers.sweep import Goal, Store, compute_results
 from helpers.targets import place_shape
 
+pytestmark = pytest.mark.slow
+
 LEVELS = (0.1, 0.2, 0.4)
 STEPS = 12
 CHROMIUM = "/usr/bin/chromium"

@@ -138,6 +138,7 @@ def test_a_file_that_is_no_notebook_is_an_error(place, capsys):
     assert "01_first.ipynb is not a notebook: JSONDecodeError" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_usage_is_told_without_waiting_for_papermill():
     code = "import sys, helpers.study.__main__\nsys.exit('papermill' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT).returncode == 0

@@ -17,6 +17,8 @@ from helpers.tables import write_table
 from helpers.training import make_recipe, train
 from helpers.weights import find_weights, load_weights, weights_path
 
+pytestmark = pytest.mark.slow
+
 # runs of a study
 
 

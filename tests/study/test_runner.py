@@ -12,6 +12,8 @@ from clusters import alive, until
 
 from helpers.common import files, paths, provenance
 
+pytestmark = pytest.mark.slow
+
 
 def test_notebooks_run_in_order_and_leave_their_markers(place, capsys):
     place.write("02_second", "import pathlib\nassert pathlib.Path('first').exists()")

@@ -18,7 +18,7 @@ from helpers.sweep import LostEngine, cluster, open_engine, parse_engine, start_
 from helpers.sweep.engine import Engine
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 @pytest.fixture(autouse=True)

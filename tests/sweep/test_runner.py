@@ -44,6 +44,7 @@ from helpers.sweep.store import FORMAT
 from helpers.training import train
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.timeout(120),
 ]
