@@ -344,20 +344,21 @@ def test_a_notebook_submits_its_slurm_jobs_once(tiny, tmp_path, monkeypatch):
     (tmp_path / "slurm.yaml").write_text(options)
     changed = TINY | {"seed": 2, "step_counts": [2], "engine": str(tmp_path / "slurm.yaml")}
     overrides = [(name, str(value)) for name, value in changed.items()]
-    steps = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
-    assert runner.run(steps, "slurm", tmp_path / "results") == 0
+    ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
+    folder = paths.RUNS / "slurm"
+    assert runner.run([(path, values | {"profile": "slurm"})], "slurm", folder) == 0
     assert len((tmp_path / "jobs").read_text().split()) == 1
-    assert (tmp_path / "results" / "smallest_epsilon.csv").exists()
+    assert (folder / "smallest_epsilon.csv").exists()
 
 
 @pytest.mark.slow
 def test_a_network_that_has_learned_nothing_is_told_in_a_line(tmp_path, capfd):
-    overrides = [(n, str(v)) for n, v in (TINY | {"epochs": 1, "features": 2}).items()]
-    for notebook in ("04", "05", "06"):
-        steps = parameters.plan(paths.NOTEBOOKS, "quick", overrides, [notebook])
-        code = runner.run(steps, "weak", tmp_path)
-        told = capfd.readouterr().err
-        assert code == 0 or "no test image has heart in the truth and the clean prediction" in told
+    weak = {"size": 48, "depth": 2, "features": 2, "epochs": 1, "test_cases": 3, "steps": 2}
+    overrides = [(name, str(value)) for name, value in weak.items()]
+    ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
+    assert runner.run([(path, values | {"profile": "weak"})], "weak", tmp_path) == 1
+    told = capfd.readouterr().err
+    assert "no test image has heart in the truth and the clean prediction: train for" in told
 
 
 def test_every_set_up_cell_has_four_lines_and_prepares_the_same_way():

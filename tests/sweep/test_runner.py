@@ -306,8 +306,9 @@ def test_a_log_whose_folder_is_not_there_stops_no_sweep(tmp_path, monkeypatch):
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import sys, toys
+import signal, sys, toys
 from helpers.sweep import SweepError, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 store, engine, log, pause, *flags = sys.argv[1:]
 data = toys.dataset()
 try:
