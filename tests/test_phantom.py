@@ -5,6 +5,8 @@ import pytest
 
 from helpers.phantom import STRUCTURES, draw_case
 
+pytestmark = pytest.mark.slow
+
 HEART, LEFT_CLAVICLE, RIGHT_CLAVICLE, LEFT_LUNG, RIGHT_LUNG = range(5)
 
 

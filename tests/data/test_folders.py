@@ -15,6 +15,8 @@ from helpers.data.__main__ import main
 from helpers.data.dataset import split_cases
 from helpers.data.folders import scan
 
+pytestmark = pytest.mark.slow
+
 HANNOVER = ROOT.parent / "shared/data/hannover"
 
 

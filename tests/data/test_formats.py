@@ -13,6 +13,8 @@ from radiographs import blow_up, write, write_scr
 from helpers.data import label_map, load
 from helpers.data.formats import area_average
 
+pytestmark = pytest.mark.slow
+
 
 def exact_average(pixels, size):
     """The mean over each output pixel's area, in fractions: each pixel cut into size × size equal crumbs."""

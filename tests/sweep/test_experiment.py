@@ -26,6 +26,8 @@ from helpers.sweep import (
 from helpers.sweep.compute import loss_of
 from helpers.weights import Trained
 
+pytestmark = pytest.mark.slow
+
 DATA = dataset(5, size=32)
 LITERAL = Experiment(
     "phantom",
