@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from helpers.common.arguments import require
 
@@ -72,7 +71,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al.,
     arXiv:1703.08603.
     """
-    return functional.cross_entropy(logits.float(), labels, reduction="none").mean(dim=(1, 2))
+    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return losses.mean(dim=(1, 2))
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ def check(name: str, root: str | Path | None = None) -> bool:
     except ValueError as error:
         source.problems.append(str(error))
     for title, lines in (("Notes", source.notes), ("Problems", source.problems)):
-        print(f"{title} ({len(lines)}, at most 20 are shown):", *lines[:20], sep="\n  ")
+        if lines:
+            print(f"{title} ({len(lines)}, at most 20 are shown):", *lines[:20], sep="\n  ")
     if source.problems:
         print("Training cannot start before the problems are solved.")
         return False

@@ -94,8 +94,9 @@ def _read_pixels(path):
                 file = file.convert("RGB")
             pixels = np.asarray(file)
     except Exception as error:  # Pillow raises many kinds of errors on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{path} cannot be read ({error!r}): put an intact copy in its place"
+            f"{path} cannot be read ({reason}): put an intact copy in its place"
         ) from error
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
