@@ -163,6 +163,7 @@ def test_whole_numbers_may_be_of_any_type(whole):
         ({"case": -1}, "case is -1; .* 0 or more"),
         ({"case": "JPCLN001"}, "case is 'JPCLN001'; .* whole number"),
         ({"case": None}, "case is None; .* whole number"),
+        ({"case": True}, "case is True; .* whole number"),
         ({"size": 31}, "size is 31; .* 32 or more"),
         ({"size": 64.5}, "size is 64.5; .* 32 or more"),
         ({"seed": -1}, "seed is -1; .* 0 or more"),

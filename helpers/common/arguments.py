@@ -30,5 +30,6 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
         whole = least - 1
-    require(least <= whole == value, name, value, f"give a whole number of {least} or more")
+    fits = least <= whole == value and not isinstance(value, bool)
+    require(fits, name, value, f"give a whole number of {least} or more")
     return whole
