@@ -6,6 +6,7 @@ phantom        synthetic radiographs with true masks
 data/          datasets from phantoms, from JSRT with SCR, or from any folder
 network        the U-Net; predictions, devices, precision
 adapters       anybody's network made ready for an attack
+labels         values of a label map that are no class
 loss           soft intersection over union and the other losses
 weights        weights files: recipes, digests, where they are
 evaluation     metrics with intervals
