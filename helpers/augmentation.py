@@ -9,8 +9,11 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from helpers.world import randomise
+
 GRID = 32  # side of the coarse grid of elastic fields; its cells are 1/6 of the filter's sigma
-AUGMENTATIONS = ("elastic", "affine", "intensity")
+MILD = ("elastic", "affine", "intensity")
+AUGMENTATIONS = (*MILD, "world")
 
 
 # (GRID, GRID): smooths a line of grid values as `gaussian_filter1d` with the paper's sigma does.
@@ -86,15 +89,15 @@ def augment(
     generator: Generator,
     augmentation: str,
 ) -> tuple[Tensor, Tensor]:
-    """Random changes to a batch, each kind to half of the samples.
+    """Random changes to a batch: world to all samples, each of the others to half of them.
 
     elastic: the paper's deformation. affine: rotation ±10°, scale .87–1.15, aspect ±5 %, shift
-    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2.
+    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2. world: `world.randomise`, for phantoms.
 
     Args:
         images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).
-        generator: the same numbers are drawn whatever is switched on.
-        augmentation: words of "elastic affine intensity".
+        generator: the same numbers are drawn whatever is switched on; more of them for world.
+        augmentation: words of "elastic affine intensity world".
 
     Returns:
         The changed images and labels.
@@ -103,20 +106,22 @@ def augment(
     half = torch.rand(n, 3, generator=generator) < 0.5
     draw = torch.rand(n, 8, generator=generator) * 2 - 1
     field = elastic_field(n, images.shape[-1], generator)
-    chosen = half & torch.tensor([word in augmentation for word in AUGMENTATIONS])
+    chosen = half & torch.tensor([word in augmentation for word in MILD])
     elastic, affine, intensity = chosen[..., None, None].unbind(dim=1)  # (N, 1, 1) each
     matrix = torch.where(affine, _affine(draw), torch.eye(2, 3))
-    moved, classes = warp(images, labels, field * elastic[:, None], matrix=matrix)
     moving = (elastic | affine).to(images.device)
-    images = torch.where(moving[:, None], moved, images)
-    labels = torch.where(moving, classes, labels)
+    if moving.any():
+        moved, classes = warp(images, labels, field * elastic[:, None], matrix=matrix)
+        images = torch.where(moving[:, None], moved, images)
+        labels = torch.where(moving, classes, labels)
     gamma, gain, shift = draw[:, 5:, None, None, None].unbind(dim=1)  # (N, 1, 1, 1) each
     changed = ((images + 1) / 2).clamp(0, 1)
     changed = changed ** (1.6**gamma).to(images) * 2 - 1
     changed = changed * (1 + 0.3 * gain).to(images)
     changed = changed + (0.2 * shift).to(images)
     intensity = intensity[:, None].to(images.device)
-    return torch.where(intensity, changed.clamp(-1, 1), images), labels
+    images = torch.where(intensity, changed.clamp(-1, 1), images)
+    return randomise(images, labels, generator) if "world" in augmentation else (images, labels)
 
 
 def _affine(draw: Tensor) -> Tensor:

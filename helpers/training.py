@@ -32,6 +32,7 @@ from helpers.weights import (
 )
 
 ROLES = ("target", "surrogate")
+SCHEDULES = ("constant", "falling")
 
 
 def make_recipe(
@@ -43,6 +44,7 @@ def make_recipe(
     seed: int = 0,
     augmentation: str = "elastic",
     precision: str = "auto",
+    schedule: str = "constant",
     **sizes: int,
 ) -> Recipe:
     """Recipe of the network called `role` on a dataset.
@@ -50,13 +52,15 @@ def make_recipe(
     Args:
         role: "target" or "surrogate".
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
+        schedule: of the learning rate: "constant", or "falling" to 0 over the last 40 % of epochs.
         **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
 
     Raises:
-        ValueError: an unknown role, augmentation or precision, or a number below 1.
+        ValueError: an unknown role, augmentation, precision or schedule, or a number below 1.
         TypeError: a setting that does not exist.
     """
     require_choice("role", role, ROLES)
+    require_choice("schedule", schedule, SCHEDULES)
     words = augmentation.split()
     for word in words:
         require_choice("augmentation", word, AUGMENTATIONS)
@@ -77,6 +81,7 @@ def make_recipe(
         augmentation=" ".join(word for word in AUGMENTATIONS if word in words),
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
+        schedule=schedule,
         **numbers,
     )
 
@@ -92,7 +97,8 @@ def train(
     """Train the network called `role`, or load it if the same recipe was trained before.
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
-    validation epoch. A checkpoint is written after each epoch: killed at any moment, the same call
+    validation epoch. With the augmentation world, the cases of validation are changed by it too,
+    once. A checkpoint is written after each epoch: killed at any moment, the same call
     goes on and ends with the same weights. If another process trains the same network, its weights
     are waited for.
 
@@ -220,10 +226,14 @@ def _fit(recipe, dataset, role, path, device):
         [part.to(device) for part in dataset.take(cases)]
         for cases in (recipe.training, recipe.validation)
     )
+    if "world" in recipe.augmentation:
+        fixed = torch.Generator().manual_seed(recipe.seed)
+        validation = augment(*validation, fixed, recipe.augmentation)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
+        optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch)
         loss = _epoch(*state, *training, recipe, autocast)
         iou = _validate(network, *validation, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
@@ -238,6 +248,12 @@ def _fit(recipe, dataset, role, path, device):
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
     checkpoint.unlink(missing_ok=True)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Adadelta's learning rate in an epoch 1 … epochs: 1, or what the schedule makes of it."""
+    left = (recipe.epochs - epoch + 1) / recipe.epochs
+    return min(left / 0.4, 1.0) if recipe.schedule == "falling" else 1.0
 
 
 def _epoch(network, optimizer, generator, images, labels, recipe, autocast):

@@ -26,8 +26,9 @@ class Recipe:
         dataset: name of the dataset; `source` is the digest of its files.
         training, validation: ids of the cases.
         seed: of the initial weights and the augmentation; each role has its own.
-        augmentation: words of "elastic affine intensity", each applied to half of the samples.
+        augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
+        schedule: of the learning rate: "constant", or "falling" to 0 over the last 40 % of epochs.
     """
 
     dataset: str
@@ -44,11 +45,15 @@ class Recipe:
     augmentation: str
     precision: str
     version: int = VERSION
+    schedule: str = "constant"
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of the recipe."""
-        return digest_json(asdict(self))
+        """SHA-256 of the canonical JSON of the recipe, without a default schedule."""
+        fields = asdict(self)
+        if self.schedule == "constant":  # older recipes had none
+            del fields["schedule"]
+        return digest_json(fields)
 
 
 @dataclass(frozen=True)

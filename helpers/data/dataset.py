@@ -106,6 +106,7 @@ def load(
     test_cases: int | None = 20,
     seed: int = 0,
     jitter: float = 1.0,
+    extra: int = 0,
 ) -> Dataset:
     """A dataset at `size`; from the cache, if its sources have not changed since.
 
@@ -120,6 +121,7 @@ def load(
         test_cases: so many test cases at most, always the first ones of the same order; None: all.
         seed: of the split, and of the phantoms.
         jitter: strength of the observer's jitter in the phantoms' labels.
+        extra: number of further phantoms, which both networks train on; the rest of the split stays.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -136,6 +138,8 @@ def load(
         test_cases = whole_number("test_cases", test_cases)
     jitter = float(jitter)
     require(0 <= jitter < math.inf, "jitter", jitter, "give a number of 0 or more")
+    extra = whole_number("extra", extra, 0)
+    require(name == "phantom" or not extra, "extra", extra, "only phantoms can be drawn: give 0")
     fits = name != "phantom" if root else name != "folder"
     require(fits, "root", root, "give one with the dataset folder, and none with phantom")
     if name == "phantom":
@@ -146,10 +150,13 @@ def load(
         root = str(source.root)
         place = digest_bytes(root.encode())[:8]
     split = split_cases(source, test_cases, seed)
+    if extra:
+        place += f"-extra{extra}"
+        _add_phantoms(source, split, extra)
     path = CACHE / f"{source.name}-{size}-{place}.safetensors"
     images, labels, digest = _arrays(path, source, size, seed, jitter)
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
-    origin |= {"seed": seed, "jitter": jitter}
+    origin |= {"seed": seed, "jitter": jitter, "extra": extra}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
 
@@ -182,6 +189,15 @@ def _phantom_source():
     source.patients = {id: id for id in PHANTOM_IDS}
     source.folds = {id: 2 - case % 2 for case, id in enumerate(PHANTOM_IDS, 1)}
     return source
+
+
+def _add_phantoms(source, split, extra):
+    """Further cases for both networks to train on."""
+    first = len(PHANTOM_IDS) + 1
+    ids = tuple(f"phantom-{case:03d}" for case in range(first, first + extra))
+    source.patients |= {id: id for id in ids}
+    for role in ("target", "surrogate"):
+        split[f"{role}-training"] += ids
 
 
 def _usable_source(name, root):
@@ -294,7 +310,7 @@ def _make_case(source, size, seed, jitter, id):
         covered = np.stack([area_average(masks[structure], size) for structure in source.masks])
         masks = covered >= 0.5 - 1e-9
     else:
-        case = PHANTOM_IDS.index(id) + 1
+        case = int(id.removeprefix("phantom-"))
         image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
     return np.clip(image, -1, 1).astype(np.float32), label_map(masks).astype(np.uint8)
 
