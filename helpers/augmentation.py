@@ -92,7 +92,7 @@ def augment(
     """Random changes to a batch: world to all samples, each of the others to half of them.
 
     elastic: the paper's deformation. affine: rotation ±10°, scale .87–1.15, aspect ±5 %, shift
-    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2. world: `world.randomise`, for phantoms.
+    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2. world: `world.randomise`.
 
     Args:
         images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).

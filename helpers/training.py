@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch.nn.functional import avg_pool2d
 
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
@@ -21,6 +22,7 @@ from helpers.common.progress import format_duration, log, progress_bar
 from helpers.data import Dataset, own_copy
 from helpers.loss import iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
+from helpers.phantom import STRUCTURES
 from helpers.weights import (
     VERSION,
     Recipe,
@@ -32,7 +34,7 @@ from helpers.weights import (
 )
 
 ROLES = ("target", "surrogate")
-SCHEDULES = ("constant", "falling")
+SCHEDULES = ("constant", "falling", "growing")
 
 
 def make_recipe(
@@ -52,7 +54,7 @@ def make_recipe(
     Args:
         role: "target" or "surrogate".
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
-        schedule: of the learning rate: "constant", or "falling" to 0 over the last 40 % of epochs.
+        schedule: as of `Recipe`.
         **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
 
     Raises:
@@ -64,10 +66,13 @@ def make_recipe(
     words = augmentation.split()
     for word in words:
         require_choice("augmentation", word, AUGMENTATIONS)
+    if "world" in words:
+        wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
+        require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
     numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
     for name, value in numbers.items():
         whole_number(name, value)
-    multiple = 2**depth
+    multiple = 2**depth * (2 if schedule == "growing" else 1)
     wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
     require(dataset.size % multiple == 0, "size", dataset.size, wanted)
     return Recipe(
@@ -233,8 +238,11 @@ def _fit(recipe, dataset, role, path, device):
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
-        optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch)
-        loss = _epoch(*state, *training, recipe, autocast)
+        early = epoch <= 0.6 * recipe.epochs
+        if recipe.schedule != "constant" and not early:
+            optimizer.param_groups[0]["lr"] = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
+        step = 2 if recipe.schedule == "growing" and early else 1
+        loss = _epoch(*state, *training, recipe, autocast, step)
         iou = _validate(network, *validation, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
         require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
@@ -250,18 +258,13 @@ def _fit(recipe, dataset, role, path, device):
     checkpoint.unlink(missing_ok=True)
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Adadelta's learning rate in an epoch 1 … epochs: 1, or what the schedule makes of it."""
-    left = (recipe.epochs - epoch + 1) / recipe.epochs
-    return min(left / 0.4, 1.0) if recipe.schedule == "falling" else 1.0
-
-
-def _epoch(network, optimizer, generator, images, labels, recipe, autocast):
-    """Train on all images once; returns the mean loss."""
+def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step):
+    """Train on all images once, `step` times smaller; returns the mean loss."""
     network.train()
     losses = []
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
-        x, y = augment(images[chosen], labels[chosen], generator, recipe.augmentation)
+        x = avg_pool2d(images[chosen], step)
+        x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))

@@ -28,7 +28,8 @@ class Recipe:
         seed: of the initial weights and the augmentation; each role has its own.
         augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
-        schedule: of the learning rate: "constant", or "falling" to 0 over the last 40 % of epochs.
+        schedule: "constant"; "falling", a learning rate that falls to 0 over the last 40 % of the
+            epochs; or "growing", which also trains on images of half the size until then.
     """
 
     dataset: str

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from helpers import augmentation
 from helpers.augmentation import augment, elastic_field, warp
+from helpers.world import randomise
 
 # --- elastic deformation ----------------------------------------------------------------------------------------------
 
@@ -121,9 +122,7 @@ def test_an_affine_map_turns_images_and_labels_alike():
     torch.testing.assert_close(moved, images.rot90(turn, (2, 3)), atol=1e-4, rtol=0)
 
 
-WORDS = [
-    " ".join(chosen) for n in range(4) for chosen in combinations(augmentation.AUGMENTATIONS, n)
-]
+WORDS = [" ".join(chosen) for n in range(4) for chosen in combinations(augmentation.MILD, n)]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -154,7 +153,7 @@ def changed_samples(words, n=400, size=16):
     return (changed != images).flatten(1).any(dim=1), (classes != labels).flatten(1).any(dim=1)
 
 
-@pytest.mark.parametrize("word", augmentation.AUGMENTATIONS)
+@pytest.mark.parametrize("word", augmentation.MILD)
 def test_each_augmentation_changes_about_half_of_the_samples(word):
     images, labels = changed_samples(word, size=64)
     assert 0.43 < images.float().mean() < 0.57
@@ -165,10 +164,10 @@ def test_each_augmentation_changes_about_half_of_the_samples(word):
 
 
 def test_augmentations_choose_their_samples_independently():
-    chosen = [changed_samples(word, size=32)[0] for word in augmentation.AUGMENTATIONS]
+    chosen = [changed_samples(word, size=32)[0] for word in augmentation.MILD]
     for one, other in combinations(chosen, 2):
         assert 0.17 < (one & other).float().mean() < 0.33
-    together = changed_samples(" ".join(augmentation.AUGMENTATIONS), size=32)[0]
+    together = changed_samples(" ".join(augmentation.MILD), size=32)[0]
     assert torch.equal(together, chosen[0] | chosen[1] | chosen[2])
 
 
@@ -177,5 +176,20 @@ def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given
     before = images.clone(), labels.clone()
     changed, classes = augment(images, labels, torch.Generator().manual_seed(0), "")
     assert torch.equal(changed, images) and torch.equal(classes, labels)
-    augment(images, labels, torch.Generator().manual_seed(0), " ".join(augmentation.AUGMENTATIONS))
+    augment(images, labels, torch.Generator().manual_seed(0), " ".join(augmentation.MILD))
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
+
+
+def test_the_word_world_changes_every_sample_after_the_others():
+    images, labels = (
+        part.repeat_interleave(2, -1).repeat_interleave(2, -2) for part in make_batch(8)
+    )
+    one, other = (
+        augment(images, labels, torch.Generator().manual_seed(1), words)
+        for words in ("world", "affine world")
+    )
+    generator = torch.Generator().manual_seed(1)
+    before = augment(images, labels, generator, "affine")
+    after = randomise(*before, generator)
+    assert torch.equal(other[0], after[0]) and torch.equal(other[1], after[1])
+    assert (one[0] != images).flatten(1).any(dim=1).all() and not torch.equal(one[0], other[0])

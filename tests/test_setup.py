@@ -16,7 +16,7 @@ from helpers.common.paths import ROOT
 
 ORDER = (
     "common phantom labels data network weights adapters loss evaluation noise recorder checks "
-    "attack augmentation "
+    "attack world augmentation "
     "training shapes targets tables claims curves plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {

@@ -17,6 +17,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from helpers import training
+from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, load
 from helpers.evaluation import iou_table
@@ -103,6 +104,25 @@ def test_every_part_of_a_recipe_changes_its_key():
     assert make_recipe(toy(), "target", **SETTINGS).key == recipe.key
 
 
+def test_a_recipe_of_before_schedules_keeps_its_key():
+    recipe = make_recipe(toy(), "target", **SETTINGS)
+    before = {name: value for name, value in asdict(recipe).items() if name != "schedule"}
+    assert recipe.schedule == "constant" and recipe.key == digest_json(before)
+
+
+def test_the_world_needs_the_five_structures():
+    with pytest.raises(ValueError, match=r"structures is \('square',\); the augmentation world"):
+        make_recipe(toy(), "target", **SETTINGS, augmentation="world")
+
+
+def test_a_growing_schedule_needs_a_size_that_can_be_halved():
+    make_recipe(toy(size=16), "target", **SETTINGS | {"depth": 3, "schedule": "growing"})
+    with pytest.raises(ValueError, match="size is 16; it is not divisible by 32"):
+        make_recipe(toy(size=16), "target", **SETTINGS | {"depth": 4, "schedule": "growing"})
+    with pytest.raises(ValueError, match="schedule is 'rising'"):
+        make_recipe(toy(), "target", **SETTINGS, schedule="rising")
+
+
 def test_the_order_of_augmentation_words_does_not_matter():
     one, other = (
         make_recipe(toy(), "target", **SETTINGS, augmentation=words).key
@@ -174,6 +194,29 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     result = train(toy(), "target", folder=tmp_path, **SETTINGS | {"epochs": 4})
     assert len(set(states)) == 4 and result.digest == states[1]
     assert state_digest(result.network.state_dict()) == result.digest
+
+
+@pytest.mark.parametrize("schedule, sides", [("falling", {16}), ("growing", {8, 16})])
+def test_a_schedule_lowers_the_rate_to_nearly_0_and_lets_images_grow(
+    schedule, sides, tmp_path, monkeypatch
+):
+    rates, seen = [], []
+
+    def step(self, closure=None):
+        rates.append(self.param_groups[0]["lr"])
+
+    def forward(self, images):
+        if self.training:
+            seen.append(images.shape[-1])
+        return original(self, images)
+
+    original = training.UNet.forward
+    monkeypatch.setattr(torch.optim.Adadelta, "step", step)
+    monkeypatch.setattr(training.UNet, "forward", forward)
+    settings = SETTINGS | {"epochs": 10, "batch_size": 6, "schedule": schedule}
+    train(toy(), "target", folder=tmp_path, **settings)
+    assert rates == pytest.approx([1.0] * 7 + [0.75, 0.5, 0.25])
+    assert set(seen) == sides and seen == sorted(seen) and seen[6:] == [16] * 4
 
 
 def test_a_trained_network_comes_in_evaluation_mode_with_its_recipe(trained):
@@ -378,6 +421,25 @@ def test_killed_at_any_moment_and_resumed_training_ends_with_the_same_weights(tm
             assert [(r["loss"], r["iou"]) for r in load_weights(folder / whole.name).history] == [
                 (r["loss"], r["iou"]) for r in history
             ], folder.name
+
+
+def test_training_in_the_world_goes_on_after_a_stop_with_the_same_bits(tmp_path, monkeypatch):
+    settings = SETTINGS | {"augmentation": "world", "schedule": "growing", "epochs": 3}
+    data = load("phantom", size=32, extra=3)
+    data = replace(data, split=data.split | {"target-training": data.ids[-12:]})
+    whole = train(data, "target", folder=tmp_path / "whole", **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_report", stop)
+        for _ in range(2):
+            with pytest.raises(InterruptedError):
+                train(data, "target", folder=tmp_path / "parts", **settings)
+    parts = train(data, "target", folder=tmp_path / "parts", **settings)
+    assert parts.digest == whole.digest
+    assert [row["loss"] for row in parts.history] == [row["loss"] for row in whole.history]
+
+
+def stop(*_):
+    raise InterruptedError
 
 
 def interrupted(folder, monkeypatch):

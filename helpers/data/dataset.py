@@ -121,7 +121,7 @@ def load(
         test_cases: so many test cases at most, always the first ones of the same order; None: all.
         seed: of the split, and of the phantoms.
         jitter: strength of the observer's jitter in the phantoms' labels.
-        extra: number of further phantoms, which both networks train on; the rest of the split stays.
+        extra: number of further phantoms, all for both networks' training.
 
     Raises:
         FileNotFoundError: the folder is missing.

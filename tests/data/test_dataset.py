@@ -67,6 +67,17 @@ def test_fewer_test_cases_are_the_first_of_more_and_change_nothing_else():
     assert splits[0] == splits[1] == splits[2]
 
 
+def test_further_phantoms_are_for_training_alone_and_change_nothing_else(few_phantoms):
+    plain, more = load(size=32), load(size=32, extra=2)
+    new = more.ids[len(plain.ids) :]
+    assert len(new) == 2 and more.ids[: len(plain.ids)] == plain.ids
+    for part, ids in plain.split.items():
+        assert more.split[part] == ids + (new if "training" in part else ())
+    assert more.digest == plain.digest and more.origin["extra"] == 2
+    assert torch.equal(more.images[: len(plain.ids)], plain.images)
+    assert not torch.equal(more.images[-1], more.images[-2])
+
+
 def test_the_split_follows_the_seed():
     source = dataset._phantom_source()
     first, again, other = (split_cases(source, test_cases=20, seed=seed) for seed in (0, 0, 1))
@@ -327,6 +338,8 @@ def test_a_folder_is_split_in_about_the_same_shares(tmp_path):
         ({"seed": 0.5}, ["seed is 0.5"]),
         ({"jitter": float("nan")}, ["jitter is nan"]),
         ({"jitter": -1.0}, ["jitter is -1.0"]),
+        ({"extra": -1}, ["extra is -1"]),
+        ({"name": "jsrt", "extra": 3}, ["extra is 3", "phantoms"]),
         ({"root": "somewhere"}, ["'somewhere'", "folder"]),
         ({"name": "folder"}, ["root is None"]),
     ],
