@@ -112,8 +112,8 @@ def _diseases(image, label, dice):
             image = image + dice.number(0, 0.06) * inside * dice.field(dice.number(10, 48), size)
         if dice.chance(0.4):
             spots = torch.sigmoid(4 * dice.field(4, size) - dice.number(0, 6))
-            image = torch.lerp(image, dense, dice.number(0.2, 1) * inside * spots)
-        if dice.chance(0.2):
+            image = torch.lerp(image, dense, dice.number(0.2, 0.9) * inside * spots)
+        if dice.chance(0.15):
             top, foot = y[mask.any(dim=1)].aminmax()
             outwards = (x - 0.5) * (1 if lung == LEFT_LUNG else -1)
             level = torch.lerp(foot, top, dice.number(0.05, 0.4)) - outwards.clamp(min=0) ** 2
@@ -142,7 +142,7 @@ def _pose(image, label, dice):
     grid = grid + 0.05 * torch.stack([dice.field(6, size), dice.field(6, size)], dim=-1)
     for structure in (HEART, *LUNGS):
         places = 2 * (label == structure).nonzero().flip(1) / size - 1
-        if dice.chance(0.6) or not len(places):
+        if dice.chance(0.5) or not len(places):
             continue
         if structure == HEART:  # grow or shrink around its middle
             away = grid - places.mean(dim=0)
@@ -151,7 +151,7 @@ def _pose(image, label, dice):
         else:  # rise or sink around the dome
             away = grid - torch.stack([places[:, 0].mean(), places[:, 1].max()])
             bell = torch.exp(-(away**2 / torch.tensor([0.12, 0.25])).sum(dim=-1))
-            grid[..., 1] += dice.number(-0.1, 0.3) * bell
+            grid[..., 1] += dice.number(-0.1, 0.4) * bell
     edge = "border" if dice.chance(0.4) else "zeros"
     beyond = dice.number(0, 1) if dice.chance(0.3) else 0.0
     image = _sample(image - beyond, grid, "bilinear", edge) + beyond
@@ -162,7 +162,7 @@ def _affine(dice):
     """A map (2, 3) from output to input coordinates in [−1, 1]."""
     angle = math.radians(dice.number(-14, 14))
     scale = math.exp(dice.number(-0.25, 0.35))  # above 1, the patient is smaller
-    aspect = math.exp(dice.number(-0.13, 0.13))
+    aspect = math.exp(dice.number(-0.2, 0.2))
     shear = dice.number(-0.1, 0.1)
     cos = scale * math.cos(angle)
     sin = scale * math.sin(angle)
