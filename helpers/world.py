@@ -12,6 +12,8 @@ from helpers.phantom import STRUCTURES
 HEART = STRUCTURES.index("heart") + 1
 LUNGS = LEFT_LUNG, RIGHT_LUNG = [STRUCTURES.index(f"{side} lung") + 1 for side in ("left", "right")]
 
+CLAVICLES = [STRUCTURES.index(f"{side} clavicle") + 1 for side in ("left", "right")]
+
 
 class Dice:
     """Random numbers of one sample, from a seed of its own."""
@@ -97,6 +99,7 @@ def _stretch(image):
 def _tissue(image, label, dice):
     """Other densities of the structures."""
     offsets = 0.1 * dice.normal(len(STRUCTURES) + 1)
+    offsets[CLAVICLES] += dice.number(0, 0.3)  # bones that are seen, or the place is learnt instead
     return image + _blur(offsets[label], 0.015)
 
 
@@ -112,11 +115,11 @@ def _diseases(image, label, dice):
             image = image + dice.number(0, 0.06) * inside * dice.field(dice.number(10, 48), size)
         if dice.chance(0.4):
             spots = torch.sigmoid(4 * dice.field(4, size) - dice.number(0, 6))
-            image = torch.lerp(image, dense, dice.number(0.2, 0.9) * inside * spots)
-        if dice.chance(0.15):
+            image = torch.lerp(image, dense, dice.number(0.2, 0.7) * inside * spots)
+        if dice.chance(0.1):
             top, foot = y[mask.any(dim=1)].aminmax()
             outwards = (x - 0.5) * (1 if lung == LEFT_LUNG else -1)
-            level = torch.lerp(foot, top, dice.number(0.05, 0.4)) - outwards.clamp(min=0) ** 2
+            level = torch.lerp(foot, top, dice.number(0, 0.15)) - outwards.clamp(min=0) ** 2
             fluid = torch.sigmoid((y - level) / dice.number(0.01, 0.04))
             image = torch.lerp(image, dense, inside * fluid)
     return image

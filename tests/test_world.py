@@ -104,7 +104,7 @@ def test_diseases_change_the_lungs_and_nothing_far_from_them():
 
 
 def test_fluid_hides_the_lower_lung_and_the_wall_first(monkeypatch):
-    monkeypatch.setattr(Dice, "chance", lambda self, share: share == 0.15)  # effusions alone
+    monkeypatch.setattr(Dice, "chance", lambda self, share: share == 0.1)  # effusions alone
     image = (IMAGES[0, 0] + 1) / 2
     dense = image[LABELS[0] == HEART].mean()
     found = world._diseases(image, LABELS[0], Dice(0))
