@@ -9,10 +9,8 @@ from torch.nn import functional
 
 from helpers.phantom import STRUCTURES
 
-HEART = STRUCTURES.index("heart") + 1
-LUNGS = LEFT_LUNG, RIGHT_LUNG = [STRUCTURES.index(f"{side} lung") + 1 for side in ("left", "right")]
-
-CLAVICLES = [STRUCTURES.index(f"{side} clavicle") + 1 for side in ("left", "right")]
+HEART, *CLAVICLES, LEFT_LUNG, RIGHT_LUNG = range(1, len(STRUCTURES) + 1)
+LUNGS = LEFT_LUNG, RIGHT_LUNG
 
 
 class Dice:
@@ -49,7 +47,8 @@ def _weights(cells, size):
     """Weight (size, cells + 4) of each knot of a smooth field; their squares sum to 1."""
     place = (torch.arange(size) + 0.5) * cells / size
     knots = torch.arange(-2, cells + 2) + 0.5
-    return functional.normalize(torch.exp(-(((place[:, None] - knots) / 0.8) ** 2)), dim=1)
+    away = (place[:, None] - knots) / 0.8
+    return functional.normalize(torch.exp(-(away**2)), dim=1)
 
 
 def randomise(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -67,9 +66,12 @@ def randomise(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Ten
     images, Billot et al. (SynthSeg), arXiv:2107.09559.
     """
     seeds = torch.randint(2**62, (len(images),), generator=generator).tolist()
-    changed, moved = torch.empty_like(images), torch.empty_like(labels)
+    changed = torch.empty_like(images)
+    moved = torch.empty_like(labels)
     for row, seed in enumerate(seeds):
-        changed[row, 0], moved[row] = _change(images[row, 0].cpu(), labels[row].cpu(), Dice(seed))
+        image = images[row, 0].cpu()
+        label = labels[row].cpu()
+        changed[row, 0], moved[row] = _change(image, label, Dice(seed))
     return changed, moved
 
 
@@ -90,7 +92,8 @@ def _change(image, label, dice):
 def _stretch(image):
     """From the minimum to the maximum, as 0 to 1."""
     low, high = image.aminmax()
-    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    span = (high - low).clamp(min=1e-6)
+    return ((image - low) / span).clamp(0, 1)
 
 
 # ---- The patient
@@ -112,15 +115,20 @@ def _diseases(image, label, dice):
         mask = label == lung
         inside = _blur(mask.float(), 0.01)
         if dice.chance(0.4):
-            image = image + dice.number(0, 0.06) * inside * dice.field(dice.number(10, 48), size)
+            strength = dice.number(0, 0.06)
+            pattern = dice.field(dice.number(10, 48), size)
+            image = image + strength * inside * pattern
         if dice.chance(0.4):
             spots = torch.sigmoid(4 * dice.field(4, size) - dice.number(0, 6))
-            image = torch.lerp(image, dense, dice.number(0.2, 0.7) * inside * spots)
+            strength = dice.number(0.2, 0.7)
+            image = torch.lerp(image, dense, strength * inside * spots)
         if dice.chance(0.1):
             top, foot = y[mask.any(dim=1)].aminmax()
-            outwards = (x - 0.5) * (1 if lung == LEFT_LUNG else -1)
-            level = torch.lerp(foot, top, dice.number(0, 0.15)) - outwards.clamp(min=0) ** 2
-            fluid = torch.sigmoid((y - level) / dice.number(0.01, 0.04))
+            outwards = x - 0.5 if lung == LEFT_LUNG else 0.5 - x
+            height = dice.number(0, 0.15)
+            level = torch.lerp(foot, top, height) - outwards.clamp(min=0) ** 2
+            softness = dice.number(0.01, 0.04)
+            fluid = torch.sigmoid((y - level) / softness)
             image = torch.lerp(image, dense, inside * fluid)
     return image
 
@@ -133,7 +141,8 @@ def _bowel(image, label, dice):
     y = _axes(size)[1]
     foot = y[(label == RIGHT_LUNG).any(dim=1)].amax()
     belly = torch.sigmoid((y - foot) / 0.02)
-    gas = torch.sigmoid(6 * dice.field(dice.number(5, 16), size) - dice.number(4, 9))
+    bubbles = dice.field(dice.number(5, 16), size)
+    gas = torch.sigmoid(6 * bubbles - dice.number(4, 9))
     return image - dice.number(0.1, 0.6) * belly * gas
 
 
@@ -142,7 +151,8 @@ def _pose(image, label, dice):
     size = len(image)
     shape = [1, 1, size, size]
     grid = functional.affine_grid(_affine(dice)[None], shape, align_corners=False)[0]
-    grid = grid + 0.05 * torch.stack([dice.field(6, size), dice.field(6, size)], dim=-1)
+    bends = [dice.field(6, size), dice.field(6, size)]
+    grid = grid + 0.05 * torch.stack(bends, dim=-1)
     for structure in (HEART, *LUNGS):
         places = 2 * (label == structure).nonzero().flip(1) / size - 1
         if dice.chance(0.5) or not len(places):
@@ -152,8 +162,9 @@ def _pose(image, label, dice):
             bell = torch.exp(-away.square().sum(dim=-1, keepdim=True) / 0.18)
             grid = grid - dice.number(-0.3, 0.4) * bell * away
         else:  # rise or sink around the dome
-            away = grid - torch.stack([places[:, 0].mean(), places[:, 1].max()])
-            bell = torch.exp(-(away**2 / torch.tensor([0.12, 0.25])).sum(dim=-1))
+            dome = torch.stack([places[:, 0].mean(), places[:, 1].max()])
+            away = (grid - dome) ** 2 / torch.tensor([0.12, 0.25])
+            bell = torch.exp(-away.sum(dim=-1))
             grid[..., 1] += dice.number(-0.1, 0.4) * bell
     edge = "border" if dice.chance(0.4) else "zeros"
     beyond = dice.number(0, 1) if dice.chance(0.3) else 0.0
@@ -188,10 +199,13 @@ def _devices(image, dice):
     width = dice.number(0.002, 0.006)
     plate = torch.zeros(size, size)
     for _ in range(int(dice.number(0, 4))):
-        _draw(plate, _bow(dice.uniform(-0.1, 1.1, 4, 2), 3 * size), dice.number(0.1, 0.6))
+        knots = dice.uniform(-0.1, 1.1, 4, 2)
+        _draw(plate, _bow(knots, 3 * size), dice.number(0.1, 0.6))
     for _ in range(int(dice.number(0, 3))):
-        letter = dice.uniform(0.02, 0.95, 2) + dice.number(0.02, 0.06) * dice.uniform(0, 1, 4, 2)
-        _draw(plate, _bow(letter, size), dice.number(0.3, 1))
+        corner = dice.uniform(0.02, 0.95, 2)
+        height = dice.number(0.02, 0.06)
+        knots = corner + height * dice.uniform(0, 1, 4, 2)
+        _draw(plate, _bow(knots, size), dice.number(0.3, 1))
     image = image + _blur(plate, width) * width * size * math.sqrt(2 * math.pi)
     x, y = _axes(size)
     for _ in range(int(dice.number(0, 4))):
@@ -199,16 +213,16 @@ def _devices(image, dice):
         power = dice.number(2, 6)
         across = (x - dice.number(0, 1)).abs() / radius
         down = (y - dice.number(0, 1)).abs() / radius * dice.number(0.6, 1.5)
-        inside = torch.sigmoid(8 * (1 - across**power - down**power))
-        image = image + dice.number(0.1, 0.6) * inside
+        inside = 1 - across**power - down**power
+        image = image + dice.number(0.1, 0.6) * torch.sigmoid(8 * inside)
     return image
 
 
 def _bow(knots, n):
     """`n` points (n, 2) of the Bézier curve of four knots (4, 2)."""
     t = torch.linspace(0, 1, n)[:, None]
-    powers = torch.cat([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], dim=1)
-    return powers @ knots
+    s = 1 - t
+    return torch.cat([s**3, 3 * t * s**2, 3 * t**2 * s, t**3], dim=1) @ knots
 
 
 def _draw(plate, points, height):
@@ -225,7 +239,8 @@ def _film(image, dice):
     size = len(image)
     image = image * torch.exp(0.2 * dice.field(3, size))
     image = image + 0.12 * dice.field(4, size) + 0.04 * dice.field(12, size)
-    image = _stretch(image) ** math.exp(dice.number(-1, 1))
+    gamma = math.exp(dice.number(-1, 1))
+    image = _stretch(image) ** gamma
     steps = torch.exp(0.7 * dice.normal(7))
     curve = functional.pad(steps.cumsum(dim=0), (1, 0)) / steps.sum()
     place = 6.999 * image
@@ -242,7 +257,8 @@ def _borders(image, label, dice):
     left, right, top, bottom = dice.uniform(-0.1, 0.12, 4)
     across = x + tilt * y
     down = y - tilt * x
-    seen = (across > left) & (across < 1 - right) & (down > top) & (down < 1 - bottom)
+    seen = (across > left) & (across < 1 - right)
+    seen = seen & (down > top) & (down < 1 - bottom)
     shade = dice.number(0, 1) if dice.chance(0.3) else float(dice.chance(0.5))
     return torch.where(seen, image, shade), torch.where(seen, label, 0)
 
@@ -256,7 +272,8 @@ def _detector(image, dice):
     image = image + dice.number(0, 0.04) * dice.normal(*image.shape)
     if dice.chance(0.5):
         ends = torch.tensor([dice.number(0, 0.02), dice.number(0.98, 1)])
-        image = image.clamp(*image[::3, ::3].flatten().quantile(ends).tolist())
+        low, high = image[::3, ::3].flatten().quantile(ends).tolist()
+        image = image.clamp(low, high)
     return image
 
 

@@ -19,40 +19,46 @@ from helpers.network import predict
 from helpers.phantom import STRUCTURES
 from helpers.weights import load_weights
 
-HEART, LEFT, RIGHT = (STRUCTURES.index(name) + 1 for name in ("heart", "left lung", "right lung"))
-LUNGS = ("left lung", "right lung")
+CLASSES = {name: number for number, name in enumerate(STRUCTURES, 1)}
 
 
 def measure(found, data):
     """One row a case, of label maps (N, H, W) in the classes of the phantoms.
 
-    Columns: IoU (x 100) of the right lung, of the left lung, of the left lung with the heart (the
-    outlines of some observers go on behind it) and with the heart's part on the left lung's side;
-    the heart's share of the image; whether its largest part holds nine tenths of it; whether its
-    middle is between the lungs'.
+    Columns: IoU (x 100) of the right lung, of the left lung, and of the left lung with the heart,
+    with the lungs as drawn by an observer, whose left lung goes on behind the heart; IoU of each whole
+    lung, which is the lung with its clavicle and, on the left, the heart's part on that side of the
+    midline; the heart's share of the image [percent]; whether one piece holds nine tenths of it;
+    whether it is between the lungs.
     """
-    left, right = (data.labels == data.class_of(name) for name in LUNGS)
-    heart = found == HEART
     rows = []
-    for case, map in enumerate(found):
-        centre = {part: _middle(map == part) for part in (HEART, LEFT, RIGHT)}
-        near = heart[case] & (torch.arange(data.size) > (centre[LEFT] + centre[RIGHT]) / 2)
-        lung = map == LEFT
-        parts, _ = label(heart[case].numpy())
-        largest = np.bincount(parts[parts > 0], minlength=1).max()
+    for id, labels, classes in zip(data.ids, data.labels, found, strict=True):
+        part = {name: classes == number for name, number in CLASSES.items()}
+        heart, left, right = part["heart"], part["left lung"], part["right lung"]
+        truth = {side: labels == data.class_of(f"{side} lung") for side in ("left", "right")}
+        on_the_left = torch.arange(data.size) > (_middle(left) + _middle(right)) / 2
+        whole_left = left | part["left clavicle"] | heart & on_the_left
+        whole_right = right | part["right clavicle"]
         rows.append(
             {
-                "case": data.ids[case],
-                "right": _iou(map == RIGHT, right[case]),
-                "left": _iou(lung, left[case]),
-                "left+heart": _iou(lung | heart[case], left[case]),
-                "left+near heart": _iou(lung | near, left[case]),
-                "heart": 100 * heart[case].float().mean().item(),
-                "whole": largest >= 0.9 * max(int(heart[case].sum()), 1),
-                "between": centre[RIGHT] < centre[HEART] < centre[LEFT],
+                "case": id,
+                "right": _iou(right, truth["right"]),
+                "left": _iou(left, truth["left"]),
+                "left+heart": _iou(left | heart, truth["left"]),
+                "whole right": _iou(whole_right, truth["right"]),
+                "whole left": _iou(whole_left, truth["left"]),
+                "heart": 100 * heart.float().mean().item(),
+                "one piece": _largest(heart) >= 0.9 * heart.sum().item() > 0,
+                "between": _middle(right) < _middle(heart) < _middle(left),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _largest(mask):
+    """Pixels of the largest connected piece."""
+    pieces, _ = label(mask.numpy())
+    return np.bincount(pieces.ravel())[1:].max(initial=0)
 
 
 def _iou(one, other):
