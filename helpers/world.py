@@ -47,7 +47,9 @@ def randomise(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Ten
         moved with the pixels; 0 beyond the picture.
 
     Source: domain randomisation, Tobin et al., arXiv:1703.06907; for the segmentation of medical
-    images, Billot et al. (SynthSeg), arXiv:2107.09559.
+    images, Billot et al. (SynthSeg), arXiv:2107.09559. Zoom as in nnU-Net (.7–1.4, Isensee et al.,
+    arXiv:1809.10486), whose gamma of .7–1.5 is exceeded: films differ more (.37–2.7). The other
+    ranges are of our own making.
     """
     seeds = torch.randint(2**62, (len(images),), generator=generator).tolist()
     changed = torch.empty_like(images)
