@@ -82,7 +82,9 @@ def _copy(files, place):
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
-    """Ship the networks of a run's clean.csv, instead of earlier ones for the same size of image.
+    """Ship the networks of a run's clean.csv, instead of earlier ones of their kind.
+
+    A kind is a size of image and an augmentation.
 
     Args:
         folder: of the run.
@@ -96,21 +98,26 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         ValueError: one is missing.
     """
     files: list = []
-    sizes = set()
+    kinds = set()
     table = pd.read_csv(folder / "clean.csv", dtype=str)
     for digest in table.loc[0, "weights"].split("/"):
         path = find_weights(digest, weights)
         if path is None:
             raise ValueError(f"{weights} lacks the network {digest}: train it again")
         card = path.with_suffix(".json")
-        sizes.add(_read_json(card)["recipe"]["size"])
+        kinds.add(_kind(card))
         files += [path, card]
     written = _copy(files, place)
     for card in place.glob("*.json"):
-        if card not in written and _read_json(card)["recipe"]["size"] in sizes:
+        if card not in written and _kind(card) in kinds:
             card.with_suffix(".safetensors").unlink(missing_ok=True)
             card.unlink()
     return written
+
+
+def _kind(card):
+    recipe = _read_json(card)["recipe"]
+    return recipe["size"], recipe["augmentation"]
 
 
 def _renew_outputs(notebook, executed):

@@ -166,17 +166,23 @@ def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, 
     write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), provenance(small, trained))
     place = tmp_path / "published"
     place.mkdir()
-    for name, size in (("old", small.size), ("of another profile", 2 * small.size)):
-        (place / f"{name}.json").write_text(json.dumps({"recipe": {"size": size}}))
+    for name, size, augmentation in (
+        ("old", small.size, "elastic"),
+        ("of another profile", 2 * small.size, "elastic"),
+        ("for patients", small.size, "world"),
+    ):
+        recipe = {"size": size, "augmentation": augmentation}
+        (place / f"{name}.json").write_text(json.dumps({"recipe": recipe}))
         (place / f"{name}.safetensors").touch()
     written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
-    others = {place / f"of another profile.{kind}" for kind in ("json", "safetensors")}
+    kept = ("of another profile", "for patients")
+    others = {place / f"{name}.{end}" for name in kept for end in ("json", "safetensors")}
     assert set(place.iterdir()) == {*written, *others} and len(written) == 4
     found = {load_weights(path).digest for path in written if path.suffix != ".json"}
     assert found == {each.digest for each in trained}
     with pytest.raises(ValueError, match="lacks the network"):
         publish_weights(tmp_path, weights=tmp_path / "none", place=place)
-    assert len(list(place.iterdir())) == 6
+    assert len(list(place.iterdir())) == 8
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
