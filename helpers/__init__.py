@@ -4,10 +4,11 @@ Plain modules are the science; import what you need from them: ``from helpers.at
 
 phantom        synthetic radiographs with true masks
 data/          datasets from phantoms, from JSRT with SCR, or from any folder
-network        the U-Net; predictions, devices, precision
-adapters       anybody's network made ready for an attack
 labels         values of a label map that are no class
 loss           soft intersection over union and the other losses
+outputs        what any network returns, as logits and label maps
+network        the U-Net; predictions, devices, precision
+adapters       anybody's network made ready for an attack: its fastest faithful copy
 weights        weights files: recipes, digests, where they are
 evaluation     metrics with intervals
 noise          controls for an attack; rounding of image files

@@ -3,16 +3,19 @@
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.adapters import frozen_copy, input_of, logits_of
+from helpers.adapters import frozen_copy, input_of
 from helpers.checks import find_warnings
 from helpers.common.arguments import require, whole_number
-from helpers.loss import Loss, check_labels, check_tensor, cross_entropy
+from helpers.loss import Loss, check_labels, check_tensor, cross_entropy, with_background
+from helpers.network import Network
 from helpers.noise import Seed, per_image, random_keys, uniform_noise
+from helpers.outputs import logits_of
 from helpers.recorder import (
     AttackResult,
     Batch,
@@ -23,11 +26,12 @@ from helpers.recorder import (
     Schedule,
 )
 
+Limit = float | Sequence[float] | Tensor
 VERSION = 1  # of attacks, losses, targets and regions: raise it with a change that alters results
 
 
 def pgd(
-    network: nn.Module,
+    network: Network,
     images: Tensor,
     labels: Tensor,
     *,
@@ -45,7 +49,7 @@ def pgd(
     classes: Sequence[int] | None = None,
     stop_at: float | None = None,
     region: Tensor | None = None,
-    value_range: tuple[float, float] = (-1.0, 1.0),
+    value_range: tuple[Limit, Limit] = (-1.0, 1.0),
     precision: str = "auto",
     batch_size: int = 8,
     seed: Seed = 0,
@@ -60,10 +64,13 @@ def pgd(
     speaks against trusting the result is warned of and kept in it.
 
     Args:
-        network: module from images to logits (N, K, H, W).
+        network: any module or function from images to logits (N, K, H, W), or to an answer that
+            `outputs.to_logits` turns into them.
         images: float32 (N, C, H, W) within `value_range`.
-        labels: int64 (N, H, W): the truth, or the target if `targeted`.
-        loss: function of (logits, labels) that returns (N,), lower for a better fit.
+        labels: int64 (N, H, W): the truth, or the target if `targeted`. For a loss of one's own
+            they may be masks (N, K, H, W).
+        loss: function of (logits, labels) that returns (N,), lower for a better fit. The logits of
+            a network of one channel have one.
         epsilon: largest noise per pixel [units of the images], one number or (N,).
         targeted: whether `labels` are what the network is made to see.
         steps: number of gradient steps.
@@ -82,8 +89,9 @@ def pgd(
         stop_at: IoU × 100 at which an image is done and leaves the batch, kept as it is
             (untargeted: at or below it). Classes in neither prediction nor labels count 100.
         region: bool (H, W) or (N, H, W), where noise is allowed; default everywhere.
-        value_range: least and greatest valid pixel.
-        precision: of the gradients: "bf16", "fp32", or "auto" as in `network.find_precision`.
+        value_range: least and greatest valid pixel, each a number or one for each channel.
+        precision: of the gradients: "bf16", "fp32", or "auto" as in `network.find_precision`. Where
+            bf16 would change the network's answers, it is fp32.
         batch_size: images at a time; it bounds the memory and changes no result.
         seed: of random starts, and of the random noise that the attack is compared with: as in
             `uniform_noise`.
@@ -91,7 +99,7 @@ def pgd(
             start and after each step: to follow an attack, or to end it with an exception.
 
     Returns:
-        AttackResult; IoU and loss are those of the copy in its precision.
+        AttackResult; IoU and loss are those of the copy in its precision, which `copy` names.
 
     Raises:
         ValueError: shapes, classes or ranges do not fit, an option is not sensible, or no gradient
@@ -100,24 +108,38 @@ def pgd(
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al.,
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081.
     """
-    batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
-    sign = -1 if targeted else 1
-    options = Options(
-        loss, sign, steps, schedule, momentum, guide, keep, classes, stop_at, batch_size, observe
-    )
-    frozen = frozen_copy(network, example=batch.images[:1], precision=precision)
-    keys = random_keys(seed, len(images))
-    best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
-    noisy = _randomised(batch, [("control", key) for key in keys])
-    clean = None if random_start or restarts > 1 else best.loss[0]
-    result = best.result(find_warnings(network, frozen, best, batch, noisy, clean))
+    with torch.inference_mode(False):  # a caller may be in inference mode, which has no gradients
+        batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
+        sign = -1 if targeted else 1
+        options = Options(
+            loss,
+            sign,
+            steps,
+            schedule,
+            momentum,
+            guide,
+            keep,
+            classes,
+            stop_at,
+            batch_size,
+            observe,
+        )
+        keys = random_keys(seed, len(images))
+        with frozen_copy(
+            network, example=batch.images, precision=precision, batch_size=options.batch_size
+        ) as frozen:
+            best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
+            noisy = _randomised(batch, [("control", key) for key in keys])
+            clean = None if random_start or restarts > 1 else best.loss[0]
+            findings = find_warnings(frozen, best, batch, noisy, clean)
+    result = replace(best.result(findings), copy=str(frozen.form))
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
 
 
 def fgsm(
-    network: nn.Module,
+    network: Network,
     images: Tensor,
     labels: Tensor,
     *,
@@ -138,7 +160,7 @@ def fgsm(
 
 
 def fast_pgd(
-    network: nn.Module,
+    network: Network,
     images: Tensor,
     labels: Tensor,
     *,
@@ -242,17 +264,18 @@ def _forward(frozen, options, step, adv_images, labels):
     x = input_of(frozen, adv_images.detach()).requires_grad_(going)
     with torch.set_grad_enabled(going):
         logits = logits_of(frozen, x)
-        if step == 0:
+        if step == 0 and labels.ndim == 3:
             check_labels(logits, labels)
         loss = followed = options.loss(logits, labels)
         if options.guide and going:
             followed = options.guide(logits, labels, step / options.steps)
         total = followed.sum()
+    logits = with_background(logits.detach())
     fits = loss.shape == followed.shape == labels.shape[:1]
     found = tuple(loss.shape), tuple(followed.shape)
     require(fits, "shape of loss and guide", found, "give one number per image")
     if options.observe:
-        options.observe(step, adv_images, logits.detach())
+        options.observe(step, adv_images, logits)
     return x, logits, loss, total
 
 
@@ -283,16 +306,13 @@ def _make_batch(images, labels, epsilon, step_size, region, value_range):
     """All images with what belongs to each; a ValueError if something does not fit."""
     check_tensor("images", images, torch.float32, images.shape)
     require(images.ndim == 4, "shape of the images", tuple(images.shape), "give (N, C, H, W)")
-    images = images.detach()
-    low, high = value_range
-    require(low < high, "value_range", value_range, "give the least and the greatest valid pixel")
-    if not ((low <= images) & (images <= high)).all():  # also for NaN
-        found = torch.stack(images.aminmax()).tolist()
-        raise ValueError(f"images reach {found}; the valid range is {low} … {high}")
+    low, high = _limits(value_range, images)
     shape = len(images), *images.shape[2:]
-    check_tensor("labels", labels, torch.int64, shape)
+    masks = labels.shape[1:-2] if labels.ndim == 4 else ()  # those for a loss of one's own
+    check_tensor("labels", labels, torch.int64, (shape[0], *masks, *shape[1:]))
+    images, labels = (t.clone() if t.is_inference() else t.detach() for t in (images, labels))
     if region is None:
-        region = torch.ones_like(labels, dtype=torch.bool)
+        region = torch.ones(shape, dtype=torch.bool, device=images.device)
     check_tensor("region", region, torch.bool, shape[-region.ndim :])
     epsilon = per_image("epsilon", epsilon, images)
     limits = epsilon * region.to(images.device).expand(shape)[:, None]
@@ -301,3 +321,17 @@ def _make_batch(images, labels, epsilon, step_size, region, value_range):
     step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
     rows = torch.arange(len(images), device=images.device)
     return Batch(rows, images, labels, limits, lowest, highest, step_size)
+
+
+def _limits(value_range, images):
+    """Least and greatest valid pixel, each (1, 1, 1) or (C, 1, 1); they hold for the images."""
+    like = {"dtype": images.dtype, "device": images.device}
+    low, high = (torch.as_tensor(limit, **like).reshape(-1, 1, 1) for limit in value_range)
+    fits = {len(low), len(high)} <= {1, images.shape[1]} and (low < high).all()
+    wanted = "give the least and the greatest valid pixel, each a number or one for each channel"
+    require(fits, "value_range", value_range, wanted)
+    if not ((low <= images) & (images <= high)).all():  # also for NaN
+        found = torch.stack(images.aminmax()).tolist()
+        least, greatest = value_range
+        raise ValueError(f"images reach {found}; the valid range is {least} … {greatest}")
+    return low, high

@@ -3,7 +3,7 @@
 A loss takes logits (N, C, H, W) and labels int64 (N, H, W) and returns (N,): lower where the
 prediction fits the labels better. An untargeted attack raises its loss to the truth; a targeted one
 lowers its loss to the target. Pixels whose label is not `labels.counted` are left out; an image
-without any other has a loss of 0.
+without any other has a loss of 0. One channel is a sigmoid's: class 1, against a background of 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +38,7 @@ def soft_iou(
     Raises:
         ValueError: the shapes do not match, or a class index is not below C.
     """
+    logits = with_background(logits)
     mask = check_labels(logits, labels)
     classes = check_classes(classes, logits.shape[1])
     truth = (labels[:, None] == classes.to(labels.device)[:, None, None]).float()  # (N, K, H, W)
@@ -76,10 +77,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al.,
     arXiv:1703.08603.
     """
+    logits = with_background(logits).float()
     mask = counted(labels)
     known = labels.masked_fill(~mask, OUTSIDE)
     losses = torch.nn.functional.cross_entropy(
-        logits.float(), known, reduction="none", ignore_index=OUTSIDE
+        logits, known, reduction="none", ignore_index=OUTSIDE
     )
     return _mean_of_counted(losses, mask)
 
@@ -97,7 +99,7 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Croce and Hein, arXiv:2003.01690, equation 6. Differs: a targeted attack lowers the same
     ratio with its target as label, where theirs also needs the truth.
     """
-    logits = logits.float()
+    logits = with_background(logits).float()
     mask = counted(labels)
     known = labels.masked_fill(~mask, 0)[:, None]
     own = logits.gather(1, known)[:, 0]
@@ -116,6 +118,16 @@ def _mean_of_counted(values, mask):
     return values.where(mask, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
 
 
+def with_background(logits: Tensor) -> Tensor:
+    """Logits of two classes, the background's 0, of the one channel of a sigmoid network.
+
+    Logits of several channels are returned as they are.
+    """
+    if logits.shape[1] != 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
 def check_classes(classes: Iterable[int], count: int = 2**16) -> Tensor:
     """Class indices as int64 (K,); a ValueError unless they are one or more of 0 … count − 1."""
     indices = [*classes]
@@ -130,7 +142,7 @@ def check_labels(logits: Tensor, labels: Tensor) -> Tensor | None:
     Returns:
         Where the labels are `labels.counted`, bool (N, H, W); None if they all are.
     """
-    count = logits.shape[1]
+    count = max(2, logits.shape[1])
     check_tensor("labels", labels, torch.int64, (len(logits), *logits.shape[2:]))
     if not labels.numel():
         return None

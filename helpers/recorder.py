@@ -32,6 +32,7 @@ class AttackResult:
         taken: int64 (N,), the number of steps after which `adv_images` was kept.
         findings: what speaks against trusting the result: a dict from a sentence to bool (N,),
             which images it is about.
+        copy: what was attacked, such as "bf16, folded, channels_last", see `adapters.Form`.
     """
 
     adv_images: Tensor
@@ -40,6 +41,7 @@ class AttackResult:
     zero_gradients: Tensor
     taken: Tensor
     findings: dict[str, Tensor]
+    copy: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ import helpers
 from helpers.common.paths import ROOT
 
 ORDER = (
-    "common phantom labels data network weights adapters loss evaluation noise recorder checks "
+    "common phantom labels data loss outputs network weights adapters evaluation noise recorder "
+    "checks "
     "attack augmentation "
     "training shapes targets tables claims curves plots sweep explorer study"
 ).split()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from helpers import attack as attacks
-from helpers.adapters import logits_of
 from helpers.common.arguments import require
 from helpers.common.provenance import commit, versions
 from helpers.evaluation import iou
 from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
+from helpers.outputs import label_maps, logits_of
 from helpers.sweep.experiment import Experiment, attack_of
 
 OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
@@ -191,7 +191,7 @@ def _score(experiment, cases, shown, structures, networks, batch_size):
     with evaluating(network):
         for images, labels in batches:
             logits = logits_of(network, images)
-            predicted.append(logits.argmax(dim=1))
+            predicted.append(label_maps(logits))
             losses.append(loss(logits, labels).float())
     maps = torch.cat(predicted)
     classes = range(1, len(structures) + 1)
