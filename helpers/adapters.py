@@ -123,10 +123,12 @@ def frozen_copy(
     known: dict = {}
     with suppress(TypeError):  # a network that cannot be remembered
         known = _PROVEN.setdefault(network, known)
-    if about not in known:
-        if len(known) >= 100:
-            known.clear()
-        known[about] = _find_form(network, example[:PROVEN_ON], bf16, batch_size)
+    if about in known:
+        with suppress(Exception):  # what a network holds, such as features, may have changed
+            return _make(network, known[about])
+    if len(known) >= 100:
+        known.clear()
+    known[about] = _find_form(network, example[:PROVEN_ON], bf16, batch_size)
     return _make(network, known[about])
 
 
@@ -243,7 +245,7 @@ def _close(found, expected):
 def _make(network, form):
     """The network in a form; an error if that is the same as another form."""
     modules = list(network.modules()) if isinstance(network, nn.Module) else []
-    in_training = any(module.training and isinstance(module, SENSITIVE) for module in modules)
+    in_training = any(map(_in_training, modules))
     if not form.copied:
         return Frozen(network, form, in_training)
     copied = _copy(network, modules)
@@ -254,10 +256,18 @@ def _make(network, form):
         tensors = chain(copied.parameters(), copied.buffers())
         casts = any(t.is_floating_point() for t in tensors)
         require(casts, "number of tensors in bf16", 0, "take a form in fp32")
-        copied = copied.bfloat16()
+        scripted = isinstance(copied, torch.jit.ScriptModule)  # these have no `bfloat16`
+        copied = copied.to(torch.bfloat16) if scripted else copied.bfloat16()
     if form.channels_last:
         copied = copied.to(memory_format=torch.channels_last)
     return Frozen(copied, form, in_training)
+
+
+def _in_training(module):
+    """Whether a module is of a kind that has modes, and in training mode."""
+    name = getattr(module, "original_name", "")  # of TorchScript
+    scripted = "BatchNorm" in name or "Dropout" in name
+    return getattr(module, "training", False) and (scripted or isinstance(module, SENSITIVE))
 
 
 def _copy(network, modules):
@@ -265,7 +275,8 @@ def _copy(network, modules):
     kept = [v for module in modules for v in vars(module).values() if torch.is_tensor(v)]
     # torch copies no tensor that was computed, such as features kept from the last call
     memo: dict = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
-    copied = copy.deepcopy(network, memo)
+    with torch.no_grad():  # or TorchScript's copies have a history
+        copied = copy.deepcopy(network, memo)
     with suppress(NotImplementedError):  # an exported program has no modes
         copied.eval()
     for parameter in copied.parameters():  # TorchScript has no `requires_grad_` of a module

@@ -50,7 +50,11 @@ def find_warnings(
     of_network = _of_network(frozen, answer, noisy[:1], logits)
     found = of_network | _of_images(batch) | _of_result(batch, recorder, clean, random)
     everyone = torch.ones_like(recorder.failed)
-    return {text: everyone & which for text, which in found.items() if torch.as_tensor(which).any()}
+    return {
+        text: everyone & which
+        for text, which in found.items()
+        if torch.as_tensor(which, device=everyone.device).any()
+    }
 
 
 def _of_network(frozen, answer, image, logits):

@@ -133,7 +133,7 @@ def check_classes(classes: Iterable[int], count: int = 2**16) -> Tensor:
     indices = [*classes]
     known = [index in range(count) and not isinstance(index, bool) for index in indices]
     require(indices and all(known), "classes", classes, f"give one or more of 0 … {count - 1}")
-    return torch.tensor(indices, dtype=torch.int64)
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
 def check_labels(logits: Tensor, labels: Tensor) -> Tensor | None:

@@ -24,7 +24,7 @@ def uniform_noise(images: Tensor, *, epsilon: float | Tensor, seed: Seed = 0) ->
     Returns:
         (N, C, H, W), of the type of `images`.
     """
-    noise = torch.empty(images.shape)
+    noise = torch.empty(images.shape, dtype=torch.float32, device="cpu")
     for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
         row.uniform_(-1, 1, generator=generator)
     return noise.to(images) * per_image("epsilon", epsilon, images)
@@ -49,7 +49,7 @@ def shuffle_noise(
     """
     noise = (adv_images - images).flatten(1)
     for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
-        row.copy_(row[torch.randperm(len(row), generator=generator)])
+        row.copy_(row[torch.randperm(len(row), generator=generator, device="cpu")])
     return (images + noise.view_as(images)).clamp(*value_range)
 
 

@@ -162,7 +162,7 @@ class Recorder:
         allowed = (batch.limits > 0).expand_as(gradient)
         zeros = (allowed & (gradient == 0)).flatten(1).sum(dim=1)
         size = allowed.flatten(1).sum(dim=1).clamp(min=1)
-        self.zero_gradients[step, batch.rows] = 100 * zeros / size
+        self.zero_gradients[step, batch.rows] = 100 * zeros.float() / size
 
     def take_better(self, other: "Recorder") -> None:
         """Take over the images at which another attempt came further."""

@@ -1,0 +1,181 @@
+"""An attack's copy is the fastest that gives the network's own answer; whatever the network is, one works."""
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+from small_networks import lively, make_case, unet
+from torch import nn
+
+from helpers.adapters import frozen_copy, input_of
+from helpers.attack import pgd
+from helpers.loss import iou_loss
+from helpers.outputs import logits_of
+
+IOU = partial(iou_loss, classes=(1, 2))
+
+
+def layers(before=1, after=3):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = (
+            nn.Conv2d(before, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, after, 1),
+        )
+        return lively(nn.Sequential(*parts)).eval()
+
+
+class Around(nn.Module):
+    """Does something to the image before its layers see it."""
+
+    def __init__(self, change, before=1, **attributes):
+        super().__init__()
+        self.layers = layers(before)
+        self.change = change
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, images):
+        return self.layers(self.change(self, images))
+
+
+def centred(network, x):
+    return x - network.mean
+
+
+def keeping(network, x):
+    network.kept = network.layers[0](x)
+    return x + 0 * network.kept.mean()
+
+
+def keeping_a_list(network, x):
+    network.kept.append(network.layers[0](x))
+    return x
+
+
+def with_positions(network, x):
+    line = torch.linspace(-1, 1, x.shape[3])
+    return torch.cat([x, line.expand_as(x)], dim=1)
+
+
+def in_float32(network, x):
+    return x.float()
+
+
+def transformed(network, x):
+    return torch.fft.ifft2(torch.fft.fft2(x) * network.filter).real
+
+
+def flattened(network, x):
+    features = torch.relu(network.layers[0](x))
+    return x + features.view(len(x), -1).mean(dim=1)[:, None, None, None]
+
+
+def locked(network, x):
+    with network.lock:
+        return x
+
+
+class Buffers(nn.Module):
+    """A convolution whose weights are buffers: no parameters at all."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("weight", torch.randn(3, 1, 3, 3, generator=generator))
+
+    def forward(self, images):
+        return nn.functional.conv2d(images, self.weight, padding=1)
+
+
+def normed(norm):
+    network = layers()
+    norm(network[0])
+    return network.eval()
+
+
+def calling(shared):
+    """A network that calls a module that it does not own, and that its copies share."""
+    network = Around(lambda _, x: shared[0](x))
+    shared[0].own = network.layers  # the same module, reached from outside
+    return network
+
+
+FOLDED = "folded, channels_last"
+NETWORKS = {
+    "the study's": (unet, f"bf16, {FOLDED}"),
+    "a mean in float32": (lambda: Around(centred, mean=torch.tensor(0.1)), f"bf16, {FOLDED}"),
+    "means in float32": (
+        lambda: Around(centred, mean=torch.full((1, 1, 1, 1), 0.1)),
+        f"fp32, {FOLDED}",
+    ),
+    "positions": (lambda: Around(with_positions, before=2), f"fp32, {FOLDED}"),
+    "a cast to float32": (lambda: Around(in_float32), f"fp32, {FOLDED}"),
+    "a complex parameter": (
+        lambda: Around(transformed, filter=nn.Parameter(torch.ones(16, dtype=torch.cfloat))),
+        f"fp32, {FOLDED}",
+    ),
+    "a view": (lambda: Around(flattened), "bf16"),
+    "kept features": (lambda: Around(keeping), f"bf16, {FOLDED}"),
+    "features kept in a list": (
+        lambda: Around(keeping_a_list, kept=[]),
+        "as it is",
+    ),
+    "a lock": (lambda: Around(locked, lock=threading.Lock()), "as it is"),
+    "weight_norm": (lambda: normed(nn.utils.weight_norm), "bf16, channels_last"),
+    "spectral_norm": (lambda: normed(nn.utils.spectral_norm), "bf16, channels_last"),
+    "no parameters": (Buffers, "bf16, channels_last"),
+    "double": (lambda: layers().double(), f"bf16, {FOLDED}"),
+    "scripted": (lambda: torch.jit.script(layers()), "bf16, channels_last"),
+    "traced": (lambda: torch.jit.trace(layers(), torch.zeros(2, 1, 16, 16)), "bf16, channels_last"),
+    "frozen": (lambda: torch.jit.freeze(torch.jit.script(layers())), "fp32, channels_last"),
+    "exported": (
+        lambda: torch.export.export(layers(), (torch.zeros(4, 1, 16, 16),)).module(),
+        "bf16, channels_last",
+    ),
+    "symbolically traced": (lambda: torch.fx.symbolic_trace(layers()), "bf16, channels_last"),
+    "DataParallel": (lambda: nn.DataParallel(layers()), f"bf16, {FOLDED}"),
+    "a function": (lambda: lambda x, network=layers(): network(x), "as it is"),
+    "a partial": (
+        lambda: partial(nn.functional.conv2d, weight=Buffers().weight, padding=1),
+        "as it is",
+    ),
+    "a bound method": (lambda: layers().forward, "as it is"),
+}
+
+
+def state(network):
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    learning = [p.requires_grad for m in modules for p in m.parameters(recurse=False)]
+    return [getattr(m, "training", None) for m in modules], learning
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_attacked_on_the_fastest_copy_that_answers_like_it(name):
+    make, expected = NETWORKS[name]
+    network, (images, labels) = make(), make_case(4)
+    answer = network(images.double() if name == "double" else images).float()
+    before = state(network)
+    results = {
+        precision: pgd(
+            network,
+            images,
+            labels,
+            loss=IOU,
+            epsilon=0.1,
+            steps=4,
+            precision=precision,
+            batch_size=4,
+        )
+        for precision in ("bf16", "fp32")
+    }
+    assert results["bf16"].copy == expected
+    assert results["fp32"].copy == expected.replace("bf16", "fp32")
+    for result in results.values():
+        assert (result.loss[-1] > result.loss[0]).all()
+        torch.testing.assert_close(result.loss[0], IOU(answer.detach(), labels), atol=0.02, rtol=0)
+    assert state(network) == before
