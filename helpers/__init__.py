@@ -10,6 +10,7 @@ outputs        what any network returns, as logits and label maps
 network        the U-Net; predictions, devices, precision
 adapters       anybody's network made ready for an attack: its fastest faithful copy
 weights        weights files: recipes, digests, where they are
+own            networks of one's own: what they take and return, how a parameter names them
 evaluation     metrics with intervals
 noise          controls for an attack; rounding of image files
 recorder       what an attack records on its way; its result

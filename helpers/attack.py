@@ -108,31 +108,13 @@ def pgd(
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al.,
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081.
     """
-    with torch.inference_mode(False):  # a caller may be in inference mode, which has no gradients
+    sign = -1 if targeted else 1
+    how = steps, schedule, momentum, guide, keep, classes, stop_at, batch_size, observe
+    options = Options(loss, sign, *how)
+    keys = random_keys(seed, len(images))
+    with torch.inference_mode(False):  # the caller's mode may have no gradients
         batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
-        sign = -1 if targeted else 1
-        options = Options(
-            loss,
-            sign,
-            steps,
-            schedule,
-            momentum,
-            guide,
-            keep,
-            classes,
-            stop_at,
-            batch_size,
-            observe,
-        )
-        keys = random_keys(seed, len(images))
-        with frozen_copy(
-            network, example=batch.images, precision=precision, batch_size=options.batch_size
-        ) as frozen:
-            best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
-            noisy = _randomised(batch, [("control", key) for key in keys])
-            clean = None if random_start or restarts > 1 else best.loss[0]
-            findings = find_warnings(frozen, best, batch, noisy, clean)
-    result = replace(best.result(findings), copy=str(frozen.form))
+        result = _attack(network, options, batch, keys, precision, random_start, restarts)
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -209,6 +191,17 @@ def fast_pgd(
         guide=guide,
         **options,
     )
+
+
+def _attack(network, options, batch, keys, precision, random_start, restarts):
+    """The AttackResult of the fastest faithful copy of the network."""
+    how = {"precision": precision, "batch_size": options.batch_size}
+    with frozen_copy(network, example=batch.images, **how) as frozen:
+        best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
+        noisy = _randomised(batch, [("control", key) for key in keys])
+        clean = None if random_start or restarts > 1 else best.loss[0]
+        findings = find_warnings(frozen, best, batch, noisy, clean)
+    return replace(best.result(findings), copy=str(frozen.form))
 
 
 def _best_attempt(frozen, options, batch, keys, random_start, restarts):

@@ -105,10 +105,8 @@ def _resized(logits, size):
     """Logits of the images' size; a smaller map must be a whole fraction of it."""
     if logits.shape[2:] == size:
         return logits
-    pairs = list(zip(logits.shape[2:], size, strict=True))
-    factors = {round(side / small) for small, side in pairs if small}
-    factor = factors.pop() if len(factors) == 1 else 1
-    whole = factor > 1 and all(small == -(-side // factor) for small, side in pairs)
+    sides = [*zip(logits.shape[2:], size, strict=True)]
+    whole = any(all(small == -(-side // k) for small, side in sides) for k in range(2, 65))
     wanted = f"for images of {tuple(size)} it must return these, or a half, a third, … of them"
     require(whole, "size of the network's answer", tuple(logits.shape[2:]), wanted)
     return interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

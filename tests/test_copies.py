@@ -8,10 +8,8 @@ import torch
 from small_networks import lively, make_case, unet
 from torch import nn
 
-from helpers.adapters import frozen_copy, input_of
 from helpers.attack import pgd
 from helpers.loss import iou_loss
-from helpers.outputs import logits_of
 
 IOU = partial(iou_loss, classes=(1, 2))
 
@@ -79,6 +77,10 @@ def locked(network, x):
         return x
 
 
+def by_function(network, x):
+    return network(x)
+
+
 class Buffers(nn.Module):
     """A convolution whose weights are buffers: no parameters at all."""
 
@@ -138,7 +140,7 @@ NETWORKS = {
     ),
     "symbolically traced": (lambda: torch.fx.symbolic_trace(layers()), "bf16, channels_last"),
     "DataParallel": (lambda: nn.DataParallel(layers()), f"bf16, {FOLDED}"),
-    "a function": (lambda: lambda x, network=layers(): network(x), "as it is"),
+    "a function": (lambda: partial(by_function, layers()), "as it is"),
     "a partial": (
         lambda: partial(nn.functional.conv2d, weight=Buffers().weight, padding=1),
         "as it is",

@@ -15,7 +15,7 @@ import helpers
 from helpers.common.paths import ROOT
 
 ORDER = (
-    "common phantom labels data loss outputs network weights adapters evaluation noise recorder "
+    "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
     "attack augmentation "
     "training shapes targets tables claims curves plots sweep explorer study"

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
 from helpers.network import find_device, find_precision
+from helpers.own import load_network
 from helpers.phantom import STRUCTURES
 from helpers.sweep import parse_engine
 
@@ -24,6 +26,7 @@ Overrides = Sequence[tuple]
 Steps = list[tuple]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
+NETWORKS = ("network", "surrogate")
 MAY_BE_0 = ("seed", "epsilons", "margins")
 
 
@@ -150,7 +153,12 @@ def _check_values(values):
     advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
     require(size % multiple == 0, "size", size, advice)
     if "dataset" in values:
-        _check_dataset(values["dataset"], values.get("root", ""), values.get("structure", ""))
+        root = values.get("root", "")
+        _check_dataset(values["dataset"], root, values.get("structure", ""))
+        for name in NETWORKS:
+            if values.get(name):
+                structures = tuple(_structures(values["dataset"], root))
+                _check_network(name, values[name], structures, size)
 
 
 def _check_number(name, number):
@@ -168,9 +176,20 @@ def _check_dataset(dataset, root, structure):
         require(Path(root).is_dir(), "root", root, "there is no such folder")
     else:
         require(dataset != "folder", "root", root, "name the folder, as in -p root=FOLDER")
-    structures = STRUCTURES_OF[dataset] or [path.name for path in Path(root).glob("masks/*/")]
+    structures = _structures(dataset, root)
     if structure and structures:
         require_choice("structure", structure, structures)
+
+
+def _structures(dataset, root):
+    """Names of a dataset's structures; none where there is no way to know them yet."""
+    return STRUCTURES_OF[dataset] or [path.name for path in sorted(Path(root).glob("masks/*/"))]
+
+
+@lru_cache(maxsize=2)
+def _check_network(name, spec, structures, size):
+    """Make a network of one's own, once for all notebooks; a ValueError if it cannot be used."""
+    load_network(spec, structures, size, name)
 
 
 def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> dict:
@@ -236,6 +255,10 @@ def _resolve_paths(values):
     if parse_engine(engine)[0] == "slurm":
         require(Path(engine).expanduser().exists(), "engine", engine, "there is no such file")
         names.append("engine")
+    for name in NETWORKS:
+        if ".py:" in values.get(name, ""):
+            path, _, function = values[name].rpartition(":")
+            values[name] = f"{Path(path).expanduser().resolve()}:{function}"
     for name in names:
         if values.get(name):
             values[name] = str(Path(str(values[name])).expanduser().resolve())

@@ -15,6 +15,7 @@ from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
+from helpers.own import load_network
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
 from helpers.training import train_all
@@ -129,6 +130,8 @@ def prepare(
     engine: str = "",
     device: str = "auto",
     steps: int | None = None,
+    network: str = "",
+    surrogate: str = "",
     **parameters: Any,
 ) -> Study:
     """Load the dataset, train or find the networks, and print where the numbers come from.
@@ -141,6 +144,8 @@ def prepare(
         engine: where the work runs, see `sweep.open_engine`.
         device: "auto", "cpu" or "cuda".
         steps: gradient steps of an attack, where there are attacks.
+        network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
+            empty for the study's U-Net, which is trained.
         **parameters: dataset, size, root and test_cases for `data.load`; with roles, also what
             `training.train_all` takes.
 
@@ -152,10 +157,15 @@ def prepare(
     chosen = {name: parameters.pop(name) for name in names}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
     place = open_engine(engine, device=find_device(device))
-    networks = {}
-    if roles:
-        parameters |= {"precision": precision, "seed": seed}
-        networks = train_all(data, roles, engine=place, **parameters)
+    own = {"target": network, "surrogate": surrogate}
+    missing = [role for role in roles if not own[role]]
+    parameters |= {"precision": precision, "seed": seed}
+    networks = train_all(data, missing, engine=place, **parameters) if missing else {}
+    for role in roles:
+        if own[role]:
+            networks[role] = load_network(own[role], data.structures, data.size, role)
+            networks[role].network.to(place.device)
+    networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
