@@ -15,6 +15,7 @@ Guide = Callable[[Tensor, Tensor, float], Tensor]
 Schedule = Callable[[float], float]
 Observer = Callable[[int, Tensor, Tensor], object]
 KEEP = ("last", "loss", "iou")
+ENOUGH = 0.02  # share of the whole gain that a stage has to add
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,18 +88,22 @@ class Options:
     steps: int
     schedule: Schedule | None
     momentum: float
+    direction: str
     guide: Guide | None
     keep: str
     classes: Sequence[int] | None
     stop_at: float | None
+    stages: Sequence[int]
     batch_size: int
     observe: Observer | None
 
     def __post_init__(self) -> None:
         self.steps = whole_number("steps", self.steps)
         self.batch_size = whole_number("batch_size", self.batch_size)
-        positive = 0 <= self.momentum < torch.inf
-        require(positive, "momentum", self.momentum, "give a number of 0 or more")
+        most = 1 if self.direction == "adam" else torch.inf
+        positive = 0 <= self.momentum < most
+        require(positive, "momentum", self.momentum, f"give a number from 0 to below {most}")
+        require_choice("direction", self.direction, ("sign", "adam"))
         require_choice("keep", self.keep, KEEP)
         if self.keep == "iou" or self.stop_at is not None:
             wanted = "name the classes whose IoU decides"
@@ -155,7 +160,15 @@ class Recorder:
         self.score[won] = score[better]
         self.taken[won] = step
         self.adv_images[won] = adv_images[better]
-        return score < torch.inf
+        return (score < torch.inf) & ~self._is_enough(step, rows)
+
+    def _is_enough(self, step, rows):
+        """Whether the last stage has gained next to nothing, bool (n,)."""
+        stages = [0, *(stage for stage in self.options.stages if stage <= step)]
+        if step not in stages[2:]:
+            return torch.zeros_like(rows, dtype=torch.bool)
+        first, last, now = (self.options.sign * self.loss[s, rows] for s in (0, stages[-2], step))
+        return now - last < ENOUGH * (last - first)
 
     def record_gradient(self, step: int, batch: Batch, gradient: Tensor) -> None:
         """Record the share of zeros among the gradient's values where noise is allowed."""

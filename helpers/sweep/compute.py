@@ -20,7 +20,7 @@ from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
 from helpers.outputs import label_maps, logits_of
-from helpers.sweep.experiment import Experiment, attack_of
+from helpers.sweep.experiment import Experiment, attack_of, newest_version
 
 OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
 
@@ -107,8 +107,9 @@ def compute_results(
 
 def _prepare(experiment, images, truth, structures, networks):
     ids, goal, version = experiment.ids, experiment.goal, experiment.version
-    advice = f"this machine has {attacks.VERSION}: update this software where it is older"
-    require(version == attacks.VERSION, "version of the attacks", version, advice)
+    newest = newest_version(experiment.attack)
+    advice = f"this machine has {newest}: update this software where it is older"
+    require(version in (0, newest), "version of the attacks", version, advice)
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None

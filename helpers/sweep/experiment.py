@@ -115,6 +115,11 @@ class Region:
         return receptive_field_region(masks, depth=self.extent, ids=ids)
 
 
+def newest_version(attack: str) -> int:
+    """Version of one of ATTACKS in the running code."""
+    return attacks.FAST_VERSION if attack == "fast pgd" else attacks.VERSION
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One attack on some cases of a dataset, with everything that decides its result.
@@ -129,14 +134,14 @@ class Experiment:
         attack: one of ATTACKS. The controls are as large as the attack; "shuffled noise" is that
             of "pgd".
         epsilon: largest noise per pixel [units of the images].
-        steps: of "pgd" and "fast pgd".
+        steps: of "pgd" and "fast pgd"; "auto" for as many as "fast pgd" needs.
         loss: one of LOSSES.
         stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None
             for never.
         bits: depth to which the attacked image is rounded; 0 for none.
         precision: of the gradients, "bf16" or "fp32".
         seed: of random and shuffled noise.
-        version: of `attack`.
+        version: of the attack; 0 is the running code's, which takes its place in `values`.
     """
 
     dataset: str
@@ -150,13 +155,13 @@ class Experiment:
     region: Region = field(default_factory=Region)
     attack: str = "pgd"
     epsilon: float = 0.04
-    steps: int = 100
+    steps: int | str = 100
     loss: str = "iou"
     stop_at: float | None = None
     bits: int = 0
     precision: str = "fp32"
     seed: int = 0
-    version: int = attacks.VERSION
+    version: int = 0
 
     def __post_init__(self) -> None:
         require_choice("attack", self.attack, ATTACKS)
@@ -164,7 +169,8 @@ class Experiment:
         require_choice("precision", self.precision, ("bf16", "fp32"))
         fits = 0 <= self.epsilon < math.inf
         require(fits, "epsilon", self.epsilon, "it must be 0 or more, in the units of the images")
-        whole_number("steps", self.steps)
+        if not (self.steps == "auto" and self.attack == "fast pgd"):
+            whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
         ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
         advice = "give an IoU from 0 to 100, and a goal with a structure"
@@ -179,14 +185,20 @@ class Experiment:
 
     def values(self) -> dict:
         """All fields as nested dicts, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"version": self.version or newest_version(self.attack)}
+
+    def __reduce__(self) -> tuple:
+        """Pickled as `values`, so that a worker with other software notices the version."""
+        return Experiment.read, (self.values(),)
 
     @classmethod
     def read(cls, values: dict) -> "Experiment":
         """The experiment of these `values`, also after a round trip through JSON."""
         nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
         tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
-        return cls(**values | nested | tuples)
+        newest = values["version"] == newest_version(values["attack"])
+        version = {"version": 0 if newest else values["version"]}
+        return cls(**values | nested | tuples | version)
 
 
 def white_box(
