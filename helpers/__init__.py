@@ -30,7 +30,7 @@ Folders are machines; import from the folder: ``from helpers.sweep import run``.
 common/        paths, files, provenance, progress
 sweep/         many attacks: experiments, store, engines, results
 explorer/      the ε slider
-study/         the notebooks in batch; what each notebook begins with
+study/         the notebooks in batch, and a run as a page; what each notebook begins with
 
 Imports point one way: common, then science, then sweep, then explorer and study.
 """

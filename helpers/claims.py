@@ -59,7 +59,8 @@ def evaluate(
         decided by this run" with the reason where it is known.
     """
     tables = {}
-    for path in results.glob("*.csv"):
+    needed = {results / f"{name}.csv" for claim in CLAIMS for name in claim.tables}
+    for path in filter(Path.exists, needed):
         table = pd.read_csv(path, dtype=dict.fromkeys(RUN, str))
         comparable = "paper" not in table or table["paper"].notna().any()
         if comparable or path.stem not in ("table2", "table4"):
@@ -91,8 +92,7 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
     if isinstance(holds, str):
         verdict = "not decided by this run" + (f" ({holds})" if holds else "")
-    row = claim.name, claim.paper, ours, claim.rule, verdict
-    return dict(zip(COLUMNS, row, strict=True))
+    return dict(zip(COLUMNS, (claim.name, claim.paper, ours, claim.rule, verdict), strict=True))
 
 
 def _is_of_another_run(table, source):

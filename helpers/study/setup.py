@@ -16,6 +16,7 @@ from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
 from helpers.own import load_network
+from helpers.study.frames import FILE, tabulate_frames, write_frames
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
 from helpers.training import train_all
@@ -112,8 +113,41 @@ class Study:
         write_table(self.results / f"{name}.csv", table, about, exact=exact)
 
     def save(self, figure: Figure, name: str, **facts: Any) -> None:
-        """Write a figure as <name>.png with its provenance and further facts in the metadata."""
+        """Write a figure as <name>.png with its provenance and further facts in the metadata.
+
+        Among them is whether it holds pictures, which not every dataset allows to pass on.
+        """
+        facts["pictures"] = any(ax.images for ax in figure.axes)
         plots.save_figure(figure, self.results / f"{name}.png", self.source | facts)
+
+    def save_frames(
+        self,
+        results: DataFrame,
+        adv_images: Mapping,
+        predictions: Mapping,
+        targets: Mapping,
+        *,
+        structure: str,
+    ) -> None:
+        """Write what the page's slider shows: frames.json, and its numbers as frames.csv.
+
+        Args:
+            results: what `run` returned, with the columns symbol, attack and epsilon.
+            adv_images, predictions: what `load_images` returned for the same experiments.
+            targets: label maps (N, H, W) by symbol.
+            structure: the one that is to become a symbol.
+        """
+        shown = write_frames(
+            self.results / FILE,
+            results["id"].unique(),
+            adv_images,
+            predictions,
+            targets,
+            structures=self.data.structures,
+            structure=structure,
+        )
+        table = tabulate_frames(results[results["id"].isin(shown)], structure)
+        self.write("frames", table, results)
 
     def explore(self, **options: Any) -> Any:
         """The explorer as a widget; see `explorer.explore`."""

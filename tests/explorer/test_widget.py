@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 
+import browsers
 import ipywidgets as widgets
 import nbformat
 import numpy as np
@@ -43,7 +44,6 @@ pytestmark = pytest.mark.slow
 
 LEVELS = (0.1, 0.2, 0.4)
 STEPS = 12
-CHROMIUM = "/usr/bin/chromium"
 
 # A dataset of squares and a network that finds them, in a second: also the first cell of notebooks.
 TINY = """
@@ -1038,17 +1038,8 @@ def serving(folder, *words, path):
 
 @pytest.fixture(scope="module")
 def chromium():
-    if not os.path.exists(CHROMIUM):
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
-    words = (
-        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    )
-    words += "--disable-component-update --disable-sync"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=words.split())
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 def drive(
