@@ -19,6 +19,7 @@ import pytest
 from helpers.claims import CLAIMS
 from helpers.common import paths
 from helpers.study import parameters, runner
+from helpers.weights import find_weights
 
 pytestmark = pytest.mark.slow
 
@@ -349,6 +350,39 @@ def test_a_notebook_submits_its_slurm_jobs_once(tiny, tmp_path, monkeypatch):
     assert runner.run([(path, values | {"profile": "slurm"})], "slurm", folder) == 0
     assert len((tmp_path / "jobs").read_text().split()) == 1
     assert (folder / "smallest_epsilon.csv").exists()
+
+
+OWN = """
+from helpers.common.paths import PUBLISHED
+from helpers.weights import load_weights
+
+def build():
+    network = load_weights(PUBLISHED / "{name}").network
+    return lambda images: {{"out": network(images)}}
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_one_s_own_gets_the_tables_of_the_study_s_with_the_same_weights(tmp_path):
+    few = {"steps": 2, "step_counts": [2], "epsilons": [0.04], "test_cases": 2, "precision": "fp32"}
+    overrides = [(name, str(value)) for name, value in few.items()]
+    found = {}
+    for profile in ("theirs", "own"):
+        ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
+        assert runner.run([(path, values | {"profile": profile})], profile, tmp_path / profile) == 0
+        found[profile] = table(tmp_path / profile, "table2.csv")
+        digest = found[profile][0]["weights"].split("/")[0]
+        if profile == "theirs":
+            name = find_weights(digest).name
+            (tmp_path / "mine.py").write_text(OWN.format(name=name))
+            overrides.append(("network", f"{tmp_path / 'mine.py'}:build"))
+    theirs, own = found.values()
+    assert len({rows[0]["weights"] for rows in found.values()}) == 2
+    for mine, other in zip(own, theirs, strict=True):
+        assert [mine[name] for name in ("attack", "symbol")] == [
+            other[name] for name in ("attack", "symbol")
+        ]
+        assert float(mine["iou"]) == pytest.approx(float(other["iou"]), abs=0.5)
 
 
 @pytest.mark.slow

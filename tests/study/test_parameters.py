@@ -259,3 +259,54 @@ def test_every_profile_can_be_run(tmp_path):
         own = [("root", str(tmp_path))] if profile == "hannover" else []
         steps = parameters.plan(paths.NOTEBOOKS, profile, own)
         assert len(steps) == len(parameters.find_notebooks(paths.NOTEBOOKS))
+
+
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Conv2d(1, 6, 1)
+
+def four():
+    return nn.Conv2d(1, 4, 1)
+
+def text():
+    return "a network"
+
+def failing():
+    raise OSError("no weights")
+"""
+WITH_NETWORK = 'dataset = "phantom"\nsize = 16\nnetwork = ""\nsurrogate = ""\nprofile = "quick"'
+
+
+@pytest.mark.parametrize("name", ["network", "surrogate"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("none.py:build", "none.py:build'; there is no such file"),
+        ("mine.py", "is 'mine.py'; write file.py:function or package.module:function"),
+        ("mine.py:bild", "has no such function; it has build, four, text, failing"),
+        ("mine.py:failing", "the function fails: OSError: no weights"),
+        ("mine.py:text", "→ str'; the function must return a torch module"),
+        ("mine.py:four", "number of classes is 4; the data have 6"),
+        ("no.such.package:build", "the import fails: ModuleNotFoundError"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
+    place, tmp_path, monkeypatch, capsys, name, given, told
+):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    place.write("01_first", "1/0", parameters=WITH_NETWORK)
+    assert place.main("-p", f"{name}={given}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"study: {name}") and told in error and error.count("\n") == 1
+    assert not place.runs.exists()
+
+
+def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    check = f"assert network == {str(tmp_path / 'mine.py')!r} + ':build' and surrogate == ''"
+    place.write("01_first", check, parameters=WITH_NETWORK)
+    assert place.main("-p", "network=mine.py:build") == 0

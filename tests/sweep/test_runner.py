@@ -24,6 +24,7 @@ from helpers.common import paths
 from helpers.common.files import digest_json
 from helpers.evaluation import iou
 from helpers.network import predict
+from helpers.own import load_network
 from helpers.sweep import (
     Goal,
     LostEngine,
@@ -36,6 +37,7 @@ from helpers.sweep import (
     smallest_epsilon,
     start_engine,
     tasks,
+    white_box,
 )
 from helpers.sweep import compute as compute_module
 from helpers.sweep.__main__ import main
@@ -907,3 +909,37 @@ def test_a_failure_to_add_the_noise_of_a_result_is_listed(tmp_path):
     with pytest.raises(SweepError):
         run({"x": experiment}, DATA, {"net": Acting(raises=(0,))}, noise=True, **options)
     assert experiment.key[:12] in status(tmp_path)[0] and not status(tmp_path)[1]
+
+
+OWN = """
+import toys
+
+def build():
+    network = toys.unet(seed=7)
+    network.structures = ["lung", "heart"]
+    return lambda images: network(images)
+
+def module():
+    return toys.unet(seed=7)
+"""
+
+
+@pytest.mark.parametrize("function", ["build", "module"])
+def test_a_network_of_one_s_own_is_made_anew_in_workers(tmp_path, function):
+    (tmp_path / "mine.py").write_text(OWN)
+    own = load_network(f"{tmp_path / 'mine.py'}:{function}", DATA.structures, DATA.size)
+    experiments = {("pgd", 0.1): white_box(DATA, own, steps=2, epsilon=0.1, precision="fp32")}
+    with start_engine("workers=2") as place:
+        there = run(experiments, DATA, [own], store=tmp_path / "there", engine=place)
+    here = run(experiments, DATA, [own], store=tmp_path / "here")
+    pd.testing.assert_frame_equal(there[["id", "iou", "linf"]], here[["id", "iou", "linf"]])
+
+
+def test_a_network_that_is_another_one_in_a_worker_is_refused(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    own = load_network(f"{path}:module", DATA.structures, DATA.size)
+    path.write_text(OWN.replace("seed=7", "seed=8"))
+    experiments = {("pgd", 0.1): white_box(DATA, own, steps=2, epsilon=0.1, precision="fp32")}
+    with start_engine("workers=1") as place, pytest.raises(SweepError, match="makes another one"):
+        run(experiments, DATA, [own], store=tmp_path / "store", engine=place)
