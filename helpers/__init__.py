@@ -16,6 +16,7 @@ noise          controls for an attack; rounding of image files
 recorder       what an attack records on its way; its result
 checks         what speaks against trusting an attack's result
 attack         FGSM, PGD and a faster attack
+ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
 shapes         shapes from PNG, SVG or polygons

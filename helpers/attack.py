@@ -12,24 +12,24 @@ from torch import Tensor
 from helpers.adapters import frozen_copy, input_of
 from helpers.checks import find_warnings
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.loss import Loss, check_labels, check_tensor, cross_entropy, with_background
+from helpers.loss import Loss, check_labels, cross_entropy, with_background
 from helpers.network import Network
-from helpers.noise import Seed, per_image, random_keys, uniform_noise
+from helpers.noise import Seed, random_keys, uniform_noise
 from helpers.outputs import logits_of
 from helpers.recorder import (
     AttackResult,
-    Batch,
     Guide,
+    Limit,
     Observer,
     Options,
     Recorder,
     Schedule,
+    make_batch,
 )
 
-Limit = float | Sequence[float] | Tensor
 VERSION = 1  # of attacks, losses, targets and regions: raise it with a change that alters results
 FAST_VERSION = 2  # of `fast_pgd`, likewise
-STAGES = (30, 60, 120, 240)  # steps of `fast_pgd` at which "auto" may end
+STAGES: tuple[int, ...] = (30, 60, 120, 240)  # steps of `fast_pgd` at which "auto" may end
 DECAY = 0.9  # of the squares of the gradients in Adam's direction
 
 
@@ -123,7 +123,7 @@ def pgd(
     options = Options(loss, sign, *way, *until, batch_size, observe)
     keys = random_keys(seed, len(images))
     with torch.inference_mode(False):  # the caller's mode may have no gradients
-        batch = _make_batch(images, labels, epsilon, step_size, region, value_range)
+        batch = make_batch(images, labels, epsilon, step_size, region, value_range)
         result = _attack(network, options, batch, keys, precision, random_start, restarts)
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
@@ -177,11 +177,10 @@ def fast_pgd(
     Source: ours; compared with `pgd` on other networks than it was tuned on in
     figures/attack_strength.csv.
     """
+    stages: tuple[int, ...] = ()
     if isinstance(steps, str):
         require_choice("steps", steps, ("auto",))
         stages, steps = STAGES, STAGES[-1]
-    else:
-        stages = ()
 
     def guide(logits, labels, progress):
         return cross_entropy(logits, labels) if targeted else loss(logits / 4, labels)
@@ -328,38 +327,3 @@ def _randomised(batch, keys):
     """The images with random noise within their limits."""
     noise = uniform_noise(batch.images, epsilon=1.0, seed=keys) * batch.limits
     return (batch.images + noise).clamp(batch.lowest, batch.highest)
-
-
-def _make_batch(images, labels, epsilon, step_size, region, value_range):
-    """All images with what belongs to each; a ValueError if something does not fit."""
-    check_tensor("images", images, torch.float32, images.shape)
-    require(images.ndim == 4, "shape of the images", tuple(images.shape), "give (N, C, H, W)")
-    low, high = _limits(value_range, images)
-    shape = len(images), *images.shape[2:]
-    masks = labels.shape[1:-2] if labels.ndim == 4 else ()  # those for a loss of one's own
-    check_tensor("labels", labels, torch.int64, (shape[0], *masks, *shape[1:]))
-    images, labels = (t.clone() if t.is_inference() else t.detach() for t in (images, labels))
-    if region is None:
-        region = torch.ones(shape, dtype=torch.bool, device=images.device)
-    check_tensor("region", region, torch.bool, shape[-region.ndim :])
-    epsilon = per_image("epsilon", epsilon, images)
-    limits = epsilon * region.to(images.device).expand(shape)[:, None]
-    lowest = (images - limits).clamp(min=low)
-    highest = (images + limits).clamp(max=high)
-    step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
-    rows = torch.arange(len(images), device=images.device)
-    return Batch(rows, images, labels, limits, lowest, highest, step_size)
-
-
-def _limits(value_range, images):
-    """Least and greatest valid pixel, each (1, 1, 1) or (C, 1, 1); they hold for the images."""
-    like = {"dtype": images.dtype, "device": images.device}
-    low, high = (torch.as_tensor(limit, **like).reshape(-1, 1, 1) for limit in value_range)
-    fits = {len(low), len(high)} <= {1, images.shape[1]} and (low < high).all()
-    wanted = "give the least and the greatest valid pixel, each a number or one for each channel"
-    require(fits, "value_range", value_range, wanted)
-    if not ((low <= images) & (images <= high)).all():  # also for NaN
-        found = torch.stack(images.aminmax()).tolist()
-        least, greatest = value_range
-        raise ValueError(f"images reach {found}; the valid range is {least} … {greatest}")
-    return low, high

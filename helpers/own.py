@@ -111,7 +111,8 @@ def adapt(
     adapted = Adapted(network, low.view(1, -1, 1, 1), high.view(1, -1, 1, 1), number)
     adapted.size = size
     adapted.activation = activation or adapted.activation
-    adapted.structures = structures or adapted.structures
+    if structures:
+        adapted.structures = list(structures)
     return adapted
 
 

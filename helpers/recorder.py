@@ -9,8 +9,10 @@ from torch import Tensor
 
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.evaluation import iou
-from helpers.loss import Loss, check_classes
+from helpers.loss import Loss, check_classes, check_tensor
+from helpers.noise import per_image
 
+Limit = float | Sequence[float] | Tensor
 Guide = Callable[[Tensor, Tensor, float], Tensor]
 Schedule = Callable[[float], float]
 Observer = Callable[[int, Tensor, Tensor], object]
@@ -77,6 +79,51 @@ class Batch(NamedTuple):
     def take(self, which: Tensor) -> "Batch":
         """Some of the images, by place or by mask."""
         return Batch(*(part[which] for part in self))
+
+
+def make_batch(
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    step_size: float | Tensor | None,
+    region: Tensor | None,
+    value_range: tuple[Limit, Limit],
+) -> Batch:
+    """All images with what belongs to each; a ValueError if something does not fit.
+
+    Args: as of `attack.pgd`.
+    """
+    check_tensor("images", images, torch.float32, images.shape)
+    require(images.ndim == 4, "shape of the images", tuple(images.shape), "give (N, C, H, W)")
+    low, high = _limits(value_range, images)
+    shape = len(images), *images.shape[2:]
+    masks = labels.shape[1:-2] if labels.ndim == 4 else ()  # those for a loss of one's own
+    check_tensor("labels", labels, torch.int64, (shape[0], *masks, *shape[1:]))
+    images, labels = (t.clone() if t.is_inference() else t.detach() for t in (images, labels))
+    if region is None:
+        region = torch.ones(shape, dtype=torch.bool, device=images.device)
+    check_tensor("region", region, torch.bool, shape[-region.ndim :])
+    epsilon = per_image("epsilon", epsilon, images)
+    limits = epsilon * region.to(images.device).expand(shape)[:, None]
+    lowest = (images - limits).clamp(min=low)
+    highest = (images + limits).clamp(max=high)
+    step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
+    rows = torch.arange(len(images), device=images.device)
+    return Batch(rows, images, labels, limits, lowest, highest, step_size)
+
+
+def _limits(value_range, images):
+    """Least and greatest valid pixel, each (1, 1, 1) or (C, 1, 1); they hold for the images."""
+    like = {"dtype": images.dtype, "device": images.device}
+    low, high = (torch.as_tensor(limit, **like).reshape(-1, 1, 1) for limit in value_range)
+    fits = {len(low), len(high)} <= {1, images.shape[1]} and (low < high).all()
+    wanted = "give the least and the greatest valid pixel, each a number or one for each channel"
+    require(fits, "value_range", value_range, wanted)
+    if not ((low <= images) & (images <= high)).all():  # also for NaN
+        found = torch.stack(images.aminmax()).tolist()
+        least, greatest = value_range
+        raise ValueError(f"images reach {found}; the valid range is {least} … {greatest}")
+    return low, high
 
 
 @dataclass

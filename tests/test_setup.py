@@ -17,7 +17,7 @@ from helpers.common.paths import ROOT
 ORDER = (
     "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
-    "attack augmentation "
+    "attack ensemble augmentation "
     "training shapes targets tables claims curves plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {

@@ -91,12 +91,12 @@ class AttackCache:
         trained = {"white-box": attacked}
         if surrogate:
             trained["black-box"] = surrogate
-        coarse = range(0, base.steps, max(10, base.steps // 10))
+        self.steps = settings.steps
+        coarse = range(0, self.steps, max(10, self.steps // 10))
         self.dataset = dataset
         self.device = find_device(settings.device)
         self.ids = base.ids
-        self.steps = base.steps
-        self.counts = sorted({1, 2, 3, 5, 7, *coarse, base.steps} & {*range(base.steps + 1)})
+        self.counts = sorted({1, 2, 3, 5, 7, *coarse, self.steps} & {*range(self.steps + 1)})
         self.images = dict(zip(base.ids, images.to(self.device), strict=True))
         self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
