@@ -11,6 +11,7 @@ from scipy.ndimage import center_of_mass
 from torch import Tensor
 
 from helpers.common.arguments import require
+from helpers.labels import counted
 from helpers.loss import check_classes
 
 Names = Sequence[str]
@@ -20,7 +21,8 @@ def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
     """Intersection over union ×100 of two label maps, per image and class.
 
     Args:
-        predictions, labels: int64 (N, H, W).
+        predictions, labels: int64 (N, H, W); pixels whose label is not `labels.counted` are left
+            out.
         classes: the K class indices to score.
 
     Returns:
@@ -33,7 +35,8 @@ def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
     shapes = tuple(predictions.shape), tuple(labels.shape)
     require(shapes[0] == shapes[1], "shape of predictions and labels", shapes, "give equal ones")
     indices = check_classes(classes).to(labels.device)[:, None, None]
-    predicted, true = predictions[:, None] == indices, labels[:, None] == indices  # (N, K, H, W)
+    true = labels[:, None] == indices  # (N, K, H, W)
+    predicted = (predictions[:, None] == indices) & counted(labels)[:, None]
     union = (predicted | true).sum(dim=(2, 3))
     return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
 

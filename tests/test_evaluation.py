@@ -20,6 +20,7 @@ from helpers.evaluation import (
     summarise,
     visibility,
 )
+from helpers.labels import OUTSIDE, UNLABELLED
 
 
 def make_maps(seed, n=3, size=5, classes=4):
@@ -61,6 +62,17 @@ def test_identical_maps_score_100_and_the_order_of_the_two_does_not_matter():
     assert torch.equal(
         iou(predictions, labels, classes=range(4)), iou(labels, predictions, classes=range(4))
     )
+
+
+@pytest.mark.parametrize("value", [UNLABELLED, OUTSIDE])
+def test_pixels_without_a_label_count_in_no_iou(value):
+    generator = torch.Generator().manual_seed(0)
+    predictions, labels = torch.randint(0, 3, (2, 3, 8, 8), generator=generator)
+    labels[:2, :3] = value
+    labels[2] = value
+    found = iou(predictions, labels, classes=(0, 1, 2))
+    expected = iou(predictions[:2, 3:], labels[:2, 3:], classes=(0, 1, 2))
+    assert torch.equal(found[:2], expected) and found[2].isnan().all()
 
 
 def test_an_image_s_iou_does_not_depend_on_the_batch():
