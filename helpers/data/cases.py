@@ -14,7 +14,7 @@ from helpers.data.formats import (
     read_label_map,
     read_mask,
 )
-from helpers.data.padding import pad_to_square, padded_part
+from helpers.data.padding import pad_to_square
 from helpers.labels import OUTSIDE, UNLABELLED
 
 
@@ -29,12 +29,12 @@ def make_case(source: Source, id: str, size: int) -> tuple[np.ndarray, np.ndarra
         ValueError: a file cannot be used; the message names it.
     """
     image, masks, problems = read_case(source, id)
-    if problems:
+    if image is None or problems:
         raise ValueError(problems[0])
     half = {name: _covers_half(mask, size) for name, mask in masks.items()}
     labels = label_map(np.stack([half[structure] for structure in source.masks]))
     labels[(labels == 0) & half.get(UNLABELLED, False)] = UNLABELLED
-    labels[padded_part(image.shape, size)] = OUTSIDE
+    labels[~_covers_half(np.ones(image.shape, dtype=bool), size)] = OUTSIDE
     return area_average(pad_to_square(image, -1), size), labels
 
 
@@ -109,7 +109,7 @@ def _unnamed(source, path, numbers):
     """A line about the first value of a label map that labels.csv does not name."""
     strange = sorted(set(np.unique(numbers).tolist()) - source.values.keys())
     return [
-        f"{path} holds the value {value}, which has no name: add a line {value},<name> to labels.csv"
+        f"{path} holds the value {value}, which has no name: add {value},<name> to labels.csv"
         for value in strange[:1]
     ]
 

@@ -158,8 +158,8 @@ def load(
     for number, structure in enumerate(source.masks, start=1):
         if source.root and not (labels == number).any():
             raise ValueError(
-                f"structure {structure!r} of {source.root} has no pixel in any case at size {size}: "
-                "repair its masks, or take a larger size if it is small"
+                f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
+                "masks, or take a larger size if it is small"
             )
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter}
@@ -290,13 +290,15 @@ def _arrays(path, source, size, seed, jitter):
 
 
 def _build(source, make, size):
-    """Images (N, 1, size, size) float32 and labels (N, size, size) int16, made case by case."""
+    """Images (N, 1, size, size) float32 and labels (N, size, size), made case by case."""
     threads = 8 if source.root else 1  # drawing holds the interpreter's lock, reading does not
     cases = in_threads(make, list(source.patients), f"{source.name} at {size}", threads)
     # More threads sum in another order: other last bits, which attacks amplify.
     with threadpool_limits(1, "blas"):
         images, labels = zip(*cases, strict=True)
-    return {"images": np.stack(images)[:, None], "labels": np.stack(labels)}
+    labels = np.stack(labels)
+    kind = np.uint8 if labels.min() >= 0 else np.int16  # OUTSIDE is below 0
+    return {"images": np.stack(images)[:, None], "labels": labels.astype(kind)}
 
 
 def _make_case(source, size, seed, jitter, id):
@@ -306,7 +308,7 @@ def _make_case(source, size, seed, jitter, id):
         case = PHANTOM_IDS.index(id) + 1
         image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
         labels = label_map(masks)
-    return np.clip(image, -1, 1).astype(np.float32), labels.astype(np.int16)
+    return np.clip(image, -1, 1).astype(np.float32), labels
 
 
 def in_threads(function: Callable, items: Sequence, title: str, threads: int = 8) -> Iterator:

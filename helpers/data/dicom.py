@@ -2,30 +2,20 @@
 
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
+from imagecodecs import jpeg2k_decode, jpeg8_decode, jpegls_decode
 from pydicom import dcmread, uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_rescale, apply_windowing
 
-from helpers.data.pictures import UnusableFileError, reading
+from helpers.data.pictures import reading, refuse
 
+# The same decoders on every machine; pydicom would take whichever are installed.
+DECODERS: dict = dict.fromkeys(uid.JPEGTransferSyntaxes, jpeg8_decode)
+DECODERS |= dict.fromkeys(uid.JPEGLSTransferSyntaxes, jpegls_decode)
+DECODERS |= dict.fromkeys(uid.JPEG2000TransferSyntaxes, jpeg2k_decode)
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-JPEG_END = b"\xff\xd9"
-# The same decoder on every machine; pydicom would take whichever is installed.
-DECODERS = {
-    uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGLossless: imagecodecs.jpeg8_decode,
-    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
-    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
-    uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
-    uid.JPEG2000: imagecodecs.jpeg2k_decode,
-    uid.HTJ2KLossless: imagecodecs.htj2k_decode,
-    uid.HTJ2KLosslessRPCL: imagecodecs.htj2k_decode,
-    uid.HTJ2K: imagecodecs.htj2k_decode,
-}
+GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
 def read_dicom(path: Path) -> np.ndarray:
@@ -40,32 +30,20 @@ def read_dicom(path: Path) -> np.ndarray:
     """
     with reading(path):
         record = dcmread(path, force=True)
-        _check_record(path, record)
+        missing = not any(name in record for name in PIXELS)
+        refuse(missing, path, "has no pixels (it is no image, or cut off)", "put one in its place")
+        frames = record.get("NumberOfFrames") or 1
+        refuse(frames > 1, path, f"has {frames} frames", "save one of them alone")
+        kind = record.get("PhotometricInterpretation")
+        refuse(kind not in GREY, path, f"is in colour ({kind})", "save it as grey (MONOCHROME2)")
+        inverse = kind == GREY[1] and record.get("PresentationLUTShape") == "INVERSE"
+        refuse(inverse, path, "is MONOCHROME2, but of INVERSE shape", "correct one of them")
         stored = _stored_values(path, record)
-        padding = _is_padding(record, stored)
+        padding = stored == record.get("PixelPaddingValue")
         shown = _shown_values(record, stored, padding)
-    if record.PhotometricInterpretation == "MONOCHROME1":
+    if kind == GREY[0]:
         shown = 1 - shown
-    shown[padding] = 0
-    return (shown * 2 - 1).astype(np.float32)
-
-
-def _check_record(path, record):
-    if not any(name in record for name in PIXELS):
-        raise UnusableFileError(
-            f"{path} has no pixels (it is no image, or cut off): put an image in its place"
-        )
-    frames = record.get("NumberOfFrames") or 1
-    if frames > 1:
-        raise UnusableFileError(f"{path} has {frames} frames: save one of them as a file")
-    kind = record.get("PhotometricInterpretation")
-    if kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnusableFileError(f"{path} is in colour ({kind}): save it as grey, MONOCHROME2")
-    if kind == "MONOCHROME2" and record.get("PresentationLUTShape") == "INVERSE":
-        raise UnusableFileError(
-            f"{path} contradicts itself (MONOCHROME2, but Presentation LUT Shape INVERSE): "
-            "correct one of them"
-        )
+    return np.where(padding, -1, shown * 2 - 1).astype(np.float32)
 
 
 def _stored_values(path, record):
@@ -74,48 +52,37 @@ def _stored_values(path, record):
     if syntax not in DECODERS:
         return record.pixel_array
     frame = next(generate_frames(record.PixelData, number_of_frames=1))
-    if syntax in uid.JPEGTransferSyntaxes and JPEG_END not in frame[-3:]:
-        raise UnusableFileError(f"{path} is cut off within its pixels: put an intact copy there")
+    cut = syntax in uid.JPEGTransferSyntaxes and b"\xff\xd9" not in frame[-3:]
+    refuse(cut, path, "is cut off within its pixels", "put an intact copy in its place")
     pixels = DECODERS[syntax](frame)
-    wanted = record.Rows, record.Columns
-    if pixels.shape != wanted:
-        raise UnusableFileError(f"{path} holds {pixels.shape} pixels, but should {wanted}")
     if record.PixelRepresentation and pixels.dtype.kind == "u":
         sign = 1 << (record.BitsStored - 1)
         pixels = (pixels.astype(np.int64) ^ sign) - sign
     return pixels
 
 
-def _is_padding(record, stored):
-    """Where pixels (h, w) are no part of the radiograph, by the padding value or its range."""
-    first = record.get("PixelPaddingValue")
-    if first is None:
-        return np.zeros(stored.shape, dtype=bool)
-    last = record.get("PixelPaddingRangeLimit", first)
-    return (stored >= min(first, last)) & (stored <= max(first, last))
-
-
 def _shown_values(record, stored, padding):
-    """Values (h, w) float64 from 0 to 1, the ends of the window; as MONOCHROME2."""
+    """Values (h, w) float64 from 0 to 1, the ends of the window; as of MONOCHROME2."""
     if record.get("ModalityLUTSequence"):
         values = _look_up(record, record.ModalityLUTSequence[0], stored)
     else:
         values = apply_rescale(stored, record)
+    ends = values[~padding]
+    low, high = ends.min(), ends.max()
     if record.get("VOILUTSequence"):
         item = record.VOILUTSequence[0]
-        return _look_up(record, item, values) / (2.0 ** item.LUTDescriptor[2] - 1)
-    ends = values[~padding].min(), values[~padding].max()
-    if record.get("WindowWidth"):
-        ends = apply_windowing(np.array([-np.inf, np.inf]), record)
+        values = _look_up(record, item, values)
+        low, high = 0, 2 ** item.LUTDescriptor[2] - 1
+    elif record.get("WindowWidth"):
+        low, high = apply_windowing(np.array([-np.inf, np.inf]), record)
         values = apply_windowing(values, record)
-    low, high = np.float64(ends)
-    return (values - low) / ((high - low) or 1)
+    return (values - np.float64(low)) / (np.float64(high) - low or 1)
 
 
 def _look_up(record, item, values):
     """Entries of a table; values before its first and after its last take those.
 
-    Not pydicom's `apply_voi`, whose index overflows if the entries have 8 bits.
+    Not pydicom's `apply_voi`, whose index overflows where the entries have 8 bits.
     """
     count, first, _ = item.LUTDescriptor
     table = item.LUTData

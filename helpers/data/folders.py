@@ -92,14 +92,12 @@ def scan(name: str, root: str | Path | None = None) -> Source:
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
-    most = UNLABELLED - 1
-    if len(source.masks) > most:
-        source.problems.append(f"{root} has {len(source.masks)} structures: {most} at most will do")
     for kind, files in _kinds(source).items():
         for id, image in source.images.items():
             if id not in files:
                 source.problems.append(
-                    f"{image} has no {kind}: add one of that name, or remove the image"
+                    f"{image} has no {kind}: add one of that name and a type that is read "
+                    "(.png, .tif, .gif, .bmp), or remove the image"
                 )
     stray = set().union(*source.masks.values()) - source.images.keys()
     if stray:
@@ -148,7 +146,7 @@ def _scan_folder(root):
     source = Source(f"folder-{root.name}", root, {})
     public = root / "CXR_png"
     is_public = public.is_dir() and not (root / "images").is_dir()
-    _enter_all(source, source.images, public if is_public else root / "images", IMAGE_TYPES)
+    _enter_images(source, public if is_public else root / "images")
     if is_public:
         _scan_public(source, root)
     elif (root / "labels").is_dir():
@@ -164,11 +162,8 @@ def _scan_folder(root):
 def _scan_masks(source, root):
     """masks/<structure>/<id>.png"""
     for folder in _visible(root / "masks"):
-        if not folder.is_dir():
-            source.unused[folder] = "it is in no folder of a structure"
-            continue
         masks = {}
-        _enter_all(source, masks, folder, MASK_TYPES)
+        _enter_masks(source, masks, folder)
         if masks:
             source.masks[_plain(folder.name)] = masks
         else:
@@ -176,17 +171,15 @@ def _scan_masks(source, root):
 
 
 def _scan_labels(source, root):
-    """labels/<id>.png, and labels.csv in the root or beside the maps."""
+    """labels/<id>.png, and the names of their values in labels.csv."""
     if (root / "masks").is_dir():
         source.problems.append(f"{root} has both masks and labels: move one of the folders away")
     files = {}
-    _enter_all(source, files, root / "labels", MASK_TYPES)
-    places = [root / "labels.csv", root / "labels/labels.csv"]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        source.problems.append(f"there is no {places[0]}: write one, {VALUES}")
+    _enter_masks(source, files, root / "labels")
+    path = root / "labels.csv"
+    if not path.is_file():
+        source.problems.append(f"there is no {path}: write one, {VALUES}")
         return
-    source.unused.pop(path, None)
     _read_values(source, path)
     for name in source.values.values():
         if name not in (BACKGROUND, UNLABELLED):
@@ -215,33 +208,37 @@ def _scan_public(source, root):
     """Masks of the public sets of Montgomery (both lungs) and Shenzhen (some images have none)."""
     if (root / "ManualMask").is_dir():
         for structure, folder in MONTGOMERY.items():
-            _enter_all(source, source.masks.setdefault(structure, {}), root / folder, MASK_TYPES)
+            _enter_masks(source, source.masks.setdefault(structure, {}), root / folder)
         return
     masks = source.masks.setdefault("lungs", {})
     for name in SHENZHEN:
-        _enter_all(source, masks, root / name, MASK_TYPES)
+        _enter_masks(source, masks, root / name)
     if masks:
-        for id in source.images.keys() - masks.keys():
+        for id in sorted(source.images.keys() - masks.keys()):
             source.unused[source.images.pop(id)] = "it has no mask"
 
 
-def _enter_all(source, files, folder, types):
-    """Enter the files of a folder; name those that cannot be used."""
+def _enter_images(source, folder):
+    """Enter the images of a folder, and say why others take no part."""
     for path in _visible(folder):
-        id, reason = path.stem, ""
         if path.is_dir():
-            reason = "it is a folder: move its files up"
-        elif path.suffix.lower() not in types:
-            reason = f"{path.suffix or 'a file without a suffix'} is not read"
-            if types is IMAGE_TYPES and is_dicom(path):
-                id, reason = path.name, ""
-        if reason:
-            source.unused[path] = reason
-            continue
-        id = _plain(id)
-        if id not in source.images and id.removesuffix("_mask") in source.images:
+            source.unused[path] = "it is a folder: move its files up"
+        elif path.suffix.lower() in IMAGE_TYPES:
+            source.enter(source.images, _plain(path.stem), path)
+        elif is_dicom(path):  # often called by a number with dots
+            source.enter(source.images, _plain(path.name), path)
+        else:
+            source.unused[path] = f"{path.suffix or 'a file without a suffix'} is not read"
+
+
+def _enter_masks(source, files, folder):
+    """Enter the masks or label maps of a folder, <id>.png or <id>_mask.png."""
+    for path in _visible(folder):
+        id = _plain(path.stem)
+        if id not in source.images:
             id = id.removesuffix("_mask")
-        source.enter(files, id, path)
+        if path.suffix.lower() in MASK_TYPES:
+            source.enter(files, id, path)
 
 
 def _visible(folder):
@@ -254,7 +251,7 @@ def _visible(folder):
 
 
 def _plain(name):
-    """A name in the composed form of Unicode: some systems write accents as letters of their own."""
+    """A name with its accents as part of letters; some systems write them behind (Unicode NFD)."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from imagecodecs import jpeg8_decode, png_decode
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-JPEG_MARK = b"\xff\xd8"
-ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
 
 class UnusableFileError(ValueError):
@@ -29,6 +28,12 @@ def reading(path: Path) -> Iterator[None]:
         raise UnusableFileError(
             f"{path} cannot be read ({reason}): put an intact copy in its place"
         ) from error
+
+
+def refuse(found: object, path: Path, problem: str, advice: str) -> None:
+    """Raise an UnusableFileError if a problem with a file was found."""
+    if found:
+        raise UnusableFileError(f"{path} {problem}: {advice}")
 
 
 def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
@@ -51,105 +56,73 @@ def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.nd
         with open(path, "rb") as file:
             is_tiff = file.read(4) in TIFF_MARKS
         read = _read_tiff if is_tiff else _read_common
-        channels, opacity, orientation = read(path, stored)
-    if opacity is not None and (channels == channels[0, 0]).all():
-        channels = np.zeros_like(channels)
-    if channels.dtype.kind not in "buif" or not np.isfinite(channels).all():
-        raise UnusableFileError(f"{path} holds NaN, infinite or complex values: repair or remove it")
-    if (channels != channels[..., :1]).any():
-        raise UnusableFileError(f"{path} is in colour: save it as grey")
-    values = _upright(channels[..., 0], orientation)
-    return values, None if opacity is None else _upright(opacity, orientation)
+        pixels, has_opacity = read(path, stored)
+    channels, opacity = np.atleast_3d(pixels), None
+    if has_opacity:
+        channels, opacity = channels[..., :-1], channels[..., -1]
+        if (channels == channels[0, 0]).all():
+            channels = np.zeros_like(channels)
+    known = channels.dtype.kind in "buif" and np.isfinite(channels).all()
+    refuse(not known, path, "holds NaN, infinite or complex values", "repair or remove it")
+    several = (channels != channels[..., :1]).any()
+    refuse(several, path, "is in colour", "save it as grey")
+    return channels[..., 0], opacity
 
 
-def _upright(pixels, orientation):
-    """A picture turned and mirrored as its orientation (1 … 8) asks for."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.T
-    if orientation in (3, 4, 7, 8):
-        pixels = np.flipud(pixels)
-    if orientation in (2, 3, 6, 7):
-        pixels = np.fliplr(pixels)
-    return pixels
+def _is_deep_jpeg(path):
+    """Whether a file is a JPEG of more than 8 bits, which Pillow does not know."""
+    try:
+        Image.open(path, formats=FORMATS).close()
+    except UnidentifiedImageError:
+        return path.read_bytes().startswith(b"\xff\xd8")
+    return False
 
 
 def _read_common(path, stored):
-    """Channels (h, w, k), opacity and orientation of a file that Pillow reads."""
-    try:
-        file = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError:
-        pixels, orientation = _read_deep_jpeg(path), 1
-    else:
-        with file:
-            orientation = file.getexif().get(ORIENTATION, 1)
-            pixels = _pillow_pixels(path, file, stored)
-    pixels = np.atleast_3d(pixels)
-    if pixels.shape[2] in (2, 4):
-        return pixels[..., :-1], pixels[..., -1], orientation
-    return pixels, None, orientation
-
-
-def _read_deep_jpeg(path):
-    """Values of a JPEG of more than 8 bits, which Pillow does not read."""
-    data = path.read_bytes()
-    if not data.startswith(JPEG_MARK):
-        raise UnusableFileError(
-            f"{path} cannot be read (it is empty, or no image): put an intact copy in its place"
-        )
-    from imagecodecs import jpeg8_decode
-
-    return jpeg8_decode(data)
-
-
-def _pillow_pixels(path, file, stored):
-    """Values (h, w) or (h, w, channels)."""
-    count = getattr(file, "n_frames", 1)
-    if count > 1:
-        raise UnusableFileError(f"{path} holds {count} pictures: save one alone")
-    if file.mode == "CMYK":
-        raise UnusableFileError(f"{path} is in colour: save it as grey")
-    depth = path.read_bytes()[24] if file.format == "PNG" else 8
-    if depth == 16 and (file.mode != "I;16" or file.has_transparency_data):
-        from imagecodecs import png_decode  # Pillow would keep 8 bits
-
-        return png_decode(path.read_bytes())
-    if file.mode == "P" and stored:
-        return np.asarray(file)
-    if file.has_transparency_data:
-        return np.asarray(file.convert("RGBA"))
-    if file.mode == "P":  # indices of a palette are no grey values
-        return np.asarray(file.convert("RGB"))
-    pixels = np.asarray(file)
+    """Values (h, w) or (h, w, channels) of what is no TIFF; whether one channel is opacity."""
+    if _is_deep_jpeg(path):
+        return jpeg8_decode(path.read_bytes()), False
+    with Image.open(path, formats=FORMATS) as file:
+        count = getattr(file, "n_frames", 1)
+        refuse(count > 1, path, f"holds {count} pictures", "save one alone")
+        refuse(file.mode == "CMYK", path, "is in colour", "save it as grey")
+        depth = path.read_bytes()[24] if file.format == "PNG" else 8
+        upright = ImageOps.exif_transpose(file)
+    see_through = file.has_transparency_data and not (stored and file.mode == "P")
+    if depth == 16 and (file.mode != "I;16" or see_through):
+        pixels = png_decode(path.read_bytes())  # Pillow would keep 8 bits
+        return pixels, pixels.shape[2] in (2, 4)
+    if see_through:
+        return np.asarray(upright.convert("RGBA")), True
+    if file.mode == "P" and not stored:  # indices are no grey values
+        upright = upright.convert("RGB")
+    pixels = np.asarray(upright)
     if stored and file.mode == "L" and depth < 8:
-        return pixels // (255 // (2**depth - 1))
-    return pixels
+        pixels = pixels // (255 // (2**depth - 1))
+    return pixels, False
 
 
 def _read_tiff(path, stored):
-    """Channels (h, w, k), opacity and orientation of a TIFF of one picture."""
+    """Values (h, w) or (h, w, channels) of a TIFF of one picture; whether one is opacity."""
     from tifffile import PHOTOMETRIC, TiffFile
 
     with TiffFile(path) as file:
-        series = [each for each in file.series if not each.keyframe.is_reduced]
-        page = series[0].keyframe
-        if len(series) > 1 or series[0].size != page.size:
-            raise UnusableFileError(f"{path} holds several pictures: save one alone")
+        page = file.pages.first
+        several = len(file.series) > 1 or file.series[0].size != page.size
+        refuse(several, path, "holds several pictures", "save one alone")
         pixels = page.asarray()
-    orientation = page.tags.valueof(ORIENTATION, 1)
+    turned = page.tags.valueof("Orientation", 1) != 1
+    refuse(turned, path, "is stored mirrored or turned (Orientation)", "save it upright")
     if page.axes[0] == "S":  # channels one after the other
         pixels = np.moveaxis(pixels, 0, -1)
     if page.photometric == PHOTOMETRIC.PALETTE and not stored:
         pixels = np.moveaxis(page.colormap[:, pixels], 0, -1)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
-        if stored:
-            raise UnusableFileError(f"{path} has 0 as white: save its labels with 0 as black")
+        refuse(stored, path, "has 0 as white", "save its labels with 0 as black")
         pixels = _inverted(pixels, page.bitspersample)
-    pixels = np.atleast_3d(pixels)
-    if page.extrasamples:
-        if len(page.extrasamples) > 1 or not page.extrasamples[0]:
-            raise UnusableFileError(f"{path} has channels of unknown meaning: save it as grey")
-        return pixels[..., :-1], pixels[..., -1], orientation
-    return pixels, None, orientation
+    unknown = len(page.extrasamples) > 1 or 0 in page.extrasamples
+    refuse(unknown, path, "has channels of unknown meaning", "save it as grey")
+    return pixels, bool(page.extrasamples)
 
 
 def _inverted(pixels, bits):

@@ -17,6 +17,7 @@ from helpers.data import Dataset, load
 from helpers.network import find_device, find_precision, predict
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
+from helpers.targets import keep_outside
 from helpers.training import train_all
 from helpers.weights import Trained
 
@@ -64,7 +65,7 @@ class Study:
         images, truth = self.data.take("test")
         maps = {"the truth": truth}
         if predicted:
-            maps["the clean prediction"] = self.predict(images)
+            maps["the clean prediction"] = keep_outside(self.predict(images), truth)
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
