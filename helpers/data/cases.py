@@ -34,8 +34,11 @@ def make_case(source: Source, id: str, size: int) -> tuple[np.ndarray, np.ndarra
     half = {name: _covers_half(mask, size) for name, mask in masks.items()}
     labels = label_map(np.stack([half[structure] for structure in source.masks]))
     labels[(labels == 0) & half.get(UNLABELLED, False)] = UNLABELLED
-    labels[~_covers_half(np.ones(image.shape, dtype=bool), size)] = OUTSIDE
-    return area_average(pad_to_square(image, -1), size), labels
+    grey = area_average(pad_to_square(image, -1), size)
+    padding = ~_covers_half(np.ones(image.shape, dtype=bool), size)
+    grey[padding] = -1
+    labels[padding] = OUTSIDE
+    return grey, labels
 
 
 def _covers_half(mask, size):
