@@ -198,13 +198,12 @@ def _usable_source(name, root):
 
 
 def _list_unused(source):
-    """One line: how many files are left out and how many cases remain, and the first ten."""
-    names = [
-        f"{path.relative_to(source.root)} ({reason})" for path, reason in source.unused.items()
-    ]
-    more = ", …" if len(names) > 10 else ""
-    kept = f"{len(source.images)} cases remain"
-    return f"{source.root}: {len(names)} files are left out, {kept}: {', '.join(names[:10])}{more}"
+    """One line: how many files are left out and how many cases remain, and the first ten files."""
+    named = [f"{path.relative_to(source.root)} ({why})" for path, why in source.unused.items()]
+    kept, left_out = len(source.images), len(named)
+    counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
+    more = ", …" if left_out > 10 else ""
+    return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
 
 
 # ---- The split

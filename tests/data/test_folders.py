@@ -149,7 +149,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
     with pytest.warns(UserWarning) as caught:
         assert len(load("folder", root=own, size=32).ids) == 8
     (warning,) = [str(each.message) for each in caught]
-    assert "4 files are left out, 8 cases remain" in warning and "\n" not in warning
+    assert "4 of 12 files left out, 8 cases remain" in warning and "\n" not in warning
     parts = "notes.txt (.txt", "README (a file without", "scan.nii.gz (.gz", "older (it is a folder"
     assert all(part in warning for part in parts), warning
     assert main(["check", "--folder", str(own)]) == 1
@@ -161,7 +161,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
 def test_a_warning_about_many_unused_files_is_short(own):
     for number in range(500):
         (own / f"images/{number:03d}.txt").touch()
-    with pytest.warns(UserWarning, match="500 files are left out") as caught:
+    with pytest.warns(UserWarning, match="500 of 508 files left out") as caught:
         load("folder", root=own, size=32)
     assert len(str(caught[0].message)) < 1500 and "009.txt" in str(caught[0].message)
 
@@ -235,7 +235,7 @@ def test_the_set_of_shenzhen_loads_as_downloaded_and_names_what_has_no_mask(tmp_
         dataset = load("folder", root=tmp_path, size=48)
     assert dataset.structures == ("lungs",) and len(dataset.ids) == 8
     warning = str(caught[0].message)
-    assert "2 files are left out, 8 cases remain" in warning
+    assert "2 of 10 files left out, 8 cases remain" in warning
     assert "CXR_0003_1.png (it has no mask), CXR_png/CXR_0006_0.png (it has no mask)" in warning
 
 

@@ -48,7 +48,9 @@ def test_white_is_zero_is_turned_round_in_every_depth(tmp_path, pixels):
     assert np.array_equal(values.astype(int), highest - pixels.astype(int))
 
 
-@pytest.mark.parametrize("pixels", [DEEP.astype(np.int16) - 2000, DEEP / 7], ids=["signed", "float"])
+@pytest.mark.parametrize(
+    "pixels", [DEEP.astype(np.int16) - 2000, DEEP / 7], ids=["signed", "float"]
+)
 def test_white_is_zero_without_a_highest_value_is_negated(tmp_path, pixels):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
     assert np.array_equal(read(tmp_path / "a.tif")[0], -pixels.astype(float))
@@ -141,9 +143,12 @@ def save_infinite(path):
 
 def save_unknown_channel(path):
     tifffile.imwrite(
-        path.with_suffix(".tif"), np.stack([DEEP, DEEP], -1), photometric="minisblack",
-        planarconfig="contig", extrasamples=["unspecified"],
-    )  # fmt: skip
+        path.with_suffix(".tif"),
+        np.stack([DEEP, DEEP], -1),
+        photometric="minisblack",
+        planarconfig="contig",
+        extrasamples=["unspecified"],
+    )
     return path.with_suffix(".tif"), "unknown meaning"
 
 
