@@ -7,7 +7,7 @@ import numpy as np
 from skimage.transform import resize_local_mean
 
 from helpers.common.arguments import require
-from helpers.data.pictures import UnusableFileError, read_picture
+from helpers.data.pictures import read_picture, refuse
 
 DICOM_TYPES = (".dcm", ".dicom")
 COPY_TYPES = (".png", ".tif", ".tiff")  # of JSRT's images
@@ -67,20 +67,16 @@ def read_mask(path: Path) -> np.ndarray:
         ValueError: the file cannot be read or used; the message names it.
     """
     pixels, opacity = read_picture(path)
-    values, inside = np.unique(pixels), pixels != 0
-    if opacity is not None and (opacity != opacity.flat[0]).any():
-        if pixels.any() and (inside != (opacity != 0)).any():
-            raise UnusableFileError(
-                f"{path} has another mask in its opacity than in its colours: "
-                "save it without transparency"
-            )
-        values, inside = np.unique(opacity), opacity != 0
-    if np.count_nonzero(values) > 1:
-        raise UnusableFileError(
-            f"{path} is not binary, its first values are {values[:4].tolist()}: save it as "
-            "0 outside and 255 inside, with sharp edges and not as JPEG"
-        )
-    return inside
+    if opacity is not None:
+        differ = pixels.any() and ((pixels != 0) != (opacity != 0)).any()
+        problem = "has another mask in its opacity than in its colours"
+        refuse(differ, path, problem, "save it without transparency")
+        pixels = opacity
+    values = np.unique(pixels)
+    problem = f"is not binary, its first values are {values[:4].tolist()}"
+    advice = "save it as 0 outside and 255 inside, with sharp edges and not as JPEG"
+    refuse(np.count_nonzero(values) > 1, path, problem, advice)
+    return pixels != 0
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -131,12 +127,9 @@ def _read_img(path):
 
 
 def _read_opaque(path, stored=False):
-    """Values (h, w) of a file that has no transparency, or is opaque everywhere."""
+    """Values (h, w) of a file that is opaque everywhere."""
     pixels, opacity = read_picture(path, stored=stored)
-    if opacity is not None:
-        opaque = 1 if opacity.dtype.kind == "f" else np.iinfo(opacity.dtype).max
-        if (opacity != opaque).any():
-            raise UnusableFileError(f"{path} is partly transparent: save it without transparency")
+    refuse(opacity is not None, path, "is partly transparent", "save it without transparency")
     return pixels
 
 

@@ -45,9 +45,9 @@ def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.nd
             palette, and values of 2 or 4 bits not stretched to 8.
 
     Returns:
-        (h, w) numbers; and (h, w) opacity, None where the file has none. Of a colour file whose
-        channels are equal, one of them. Of one that has a single colour and an opacity, zeros: the
-        opacity says all.
+        (h, w) numbers; and (h, w) opacity, None where the picture is opaque everywhere. Of a colour
+        file whose channels are equal, one of them. Of one that has a single colour and an opacity,
+        zeros: the opacity says all.
 
     Raises:
         UnusableFileError: the file is damaged, in colour, holds several pictures, or NaN.
@@ -60,13 +60,20 @@ def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.nd
     channels, opacity = np.atleast_3d(pixels), None
     if has_opacity:
         channels, opacity = channels[..., :-1], channels[..., -1]
-        if (channels == channels[0, 0]).all():
+        if (opacity == _opaque(opacity.dtype)).all():
+            opacity = None
+        elif (channels == channels[0, 0]).all():
             channels = np.zeros_like(channels)
     known = channels.dtype.kind in "buif" and np.isfinite(channels).all()
     refuse(not known, path, "holds NaN, infinite or complex values", "repair or remove it")
     several = (channels != channels[..., :1]).any()
     refuse(several, path, "is in colour", "save it as grey")
     return channels[..., 0], opacity
+
+
+def _opaque(dtype):
+    """The opacity of what is not transparent at all."""
+    return 1 if dtype.kind == "f" else np.iinfo(dtype).max
 
 
 def _is_deep_jpeg(path):

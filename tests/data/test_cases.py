@@ -7,6 +7,7 @@ from PIL import Image
 from radiographs import message, write, write_dicom
 
 from helpers.data import check, load, picture_box
+from helpers.data.formats import read_mask
 from helpers.data.padding import pad_to_square
 from helpers.labels import OUTSIDE, UNLABELLED
 
@@ -224,6 +225,15 @@ def test_a_mask_that_is_not_clear_is_refused(tmp_path, pixels, problem):
     with pytest.raises(ValueError) as error:
         load("folder", root=tmp_path, size=64)
     message(error, "masks/heart/case2.png", problem)
+
+
+@pytest.mark.parametrize(
+    ("colour", "opacity", "inside"),
+    [(255, 255, True), (0, 255, False), (0, 0, False), (9, 0, False)],
+)
+def test_a_mask_of_one_colour_and_one_opacity_is_all_or_nothing(tmp_path, colour, opacity, inside):
+    path = write(tmp_path / "a.png", rgba(colour, np.full((8, 8), opacity, np.uint8)))
+    assert (read_mask(path) == inside).all()
 
 
 def test_a_mask_that_was_a_jpeg_is_refused(tmp_path):
