@@ -1,5 +1,6 @@
 """Cases: the files of one case as an image and a label map."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,14 @@ def read_case(source: Source, id: str) -> tuple[np.ndarray | None, dict, list]:
     read = read_jsrt if source.name == "jsrt" else read_grey
     image = _attempt(read, source.images[id], problems)
     paths = {structure: files[id] for structure, files in source.masks.items() if id in files}
-    read = read_label_map if source.values else read_mask
+    read = partial(read_label_map, values=source.values) if source.values else read_mask
     maps = {path: _attempt(read, path, problems) for path in dict.fromkeys(paths.values())}
     maps = {path: pixels for path, pixels in maps.items() if pixels is not None}
     problems += _misfits(source, image, maps)
-    masks = {structure: maps[path] for structure, path in paths.items() if path in maps}
     if source.values:
-        for path, numbers in maps.items():
-            problems += _unnamed(source, path, numbers)
-            masks = _masks_of(source, numbers)
+        masks = _masks_of(source, *maps.values()) if maps else {}
+    else:
+        masks = {structure: maps[path] for structure, path in paths.items() if path in maps}
     return image, masks, problems
 
 
@@ -105,15 +105,6 @@ def _misfits(source: Source, image: np.ndarray | None, maps: dict[Path, np.ndarr
         "export it at that size"
         for path, pixels in maps.items()
         if pixels.shape != shape
-    ]
-
-
-def _unnamed(source, path, numbers):
-    """A line about the first value of a label map that labels.csv does not name."""
-    strange = sorted(set(np.unique(numbers).tolist()) - source.values.keys())
-    return [
-        f"{path} holds the value {value}, which has no name: add {value},<name> to labels.csv"
-        for value in strange[:1]
     ]
 
 

@@ -1,6 +1,6 @@
 """Formats: one image file as grey values, one mask as true and false, one label map as numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,16 +79,20 @@ def read_mask(path: Path) -> np.ndarray:
     return pixels != 0
 
 
-def read_label_map(path: Path) -> np.ndarray:
+def read_label_map(path: Path, values: Collection[int]) -> np.ndarray:
     """Whole numbers (h, w) of a label map; of a palette, its indices.
+
+    Args:
+        path: the file.
+        values: those that have a name.
 
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
     pixels = _read_opaque(path, stored=True)
-    broken = pixels[pixels != np.round(pixels)] if pixels.dtype.kind == "f" else pixels[:0]
-    wanted = "a label map holds whole numbers"
-    require(not broken.size, f"a value of {path}", broken[:1].tolist(), wanted)
+    unnamed = [value for value in np.unique(pixels).tolist() if value not in values]
+    problem = f"holds the value {unnamed[0]}, which has no name" if unnamed else ""
+    refuse(problem, path, problem, "add the value, a whole number, and its name to labels.csv")
     return pixels.astype(np.int64)
 
 

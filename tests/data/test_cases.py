@@ -115,7 +115,7 @@ def test_a_label_map_of_fractions_is_refused(tmp_path):
     write(tmp_path / "labels/case3.tif", np.full((64, 64), 0.5, np.float32))
     with pytest.raises(ValueError) as error:
         load("folder", root=tmp_path, size=32)
-    message(error, "case3.tif", "0.5", "whole numbers")
+    message(error, "case3.tif", "0.5", "whole number")
 
 
 @pytest.mark.parametrize("shape", [(60, 36), (36, 60), (31, 62), (61, 60)])
