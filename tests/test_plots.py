@@ -428,7 +428,7 @@ def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():
     names = imported("helpers.plots")
     ours = {name.removeprefix("helpers.") for name in names if name.startswith("helpers.")}
     common = {"common.arguments", "common.files", "common.provenance", "common.paths"}
-    assert ours == common | {"evaluation", "loss"}
+    assert ours == common | {"evaluation", "labels", "loss"}
     assert not {name for name in names if name.startswith(("torch.", "torchvision"))}
     for module in ("plots", "curves"):
         direct = (ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8")
