@@ -105,7 +105,7 @@ def test_nothing_asks_for_torchvision():
     specifier = next(each for each in every if each.name == "torch").specifier
     assert specifier.contains("2.13.0") and specifier.contains("2.9.1"), "the pin is in constraints"
     assert "torchvision" not in {each.name for each in every}
-    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "dicom", "monai", "bench", "dev"}
+    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "monai", "bench", "dev"}
     assert not [
         path.name
         for path in (ROOT / "helpers").glob("*.py")

@@ -67,7 +67,7 @@ class AttackCache:
     Attributes:
         counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
         source: the `provenance` of the dataset and the networks.
-        goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
+        goal: function of an id and a `Goal` that returns the label map, int16 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
     """
 
@@ -190,7 +190,7 @@ class AttackCache:
 
     def _goal(self, id, goal):
         labels = goal.labels(self.truth[id][None], None, self.dataset.structures, [id])
-        return labels[0].cpu().numpy().astype(np.uint8)
+        return labels[0].cpu().numpy().astype(np.int16)
 
     def _frame(self, experiment, adv_image):
         """The frame of an attacked image (H, W) of the one case."""

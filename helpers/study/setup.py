@@ -19,6 +19,7 @@ from helpers.own import load_network
 from helpers.study.frames import FILE, tabulate_frames, write_frames
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
+from helpers.targets import keep_outside
 from helpers.training import train_all
 from helpers.weights import Trained
 
@@ -66,7 +67,7 @@ class Study:
         images, truth = self.data.take("test")
         maps = {"the truth": truth}
         if predicted:
-            maps["the clean prediction"] = self.predict(images)
+            maps["the clean prediction"] = keep_outside(self.predict(images), truth)
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
         there = stack(masks).any(dim=(2, 3)).all(dim=0)

@@ -16,6 +16,7 @@ from helpers import attack as attacks
 from helpers.common.arguments import require
 from helpers.common.provenance import commit, versions
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE
 from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
@@ -176,7 +177,8 @@ def _adversarial(experiment, cases, attacked):
         noise = uniform_noise(images, epsilon=experiment.epsilon, seed=keys)
         adv_images = (images + noise * cases.region[:, None]).clamp(-1, 1)
     elif kind == "shuffled noise":
-        adv_images = shuffle_noise(images, adv_images, seed=keys)
+        picture = cases.truth != OUTSIDE
+        adv_images = shuffle_noise(images, adv_images, seed=keys, within=picture)
     if experiment.bits:
         adv_images = round_to_bits(adv_images, experiment.bits)
     return adv_images, texts

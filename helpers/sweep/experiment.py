@@ -13,11 +13,13 @@ from helpers import attack as attacks
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import digest_json
 from helpers.data import Dataset
+from helpers.labels import OUTSIDE
 from helpers.network import find_device, find_precision
 from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
     bounding_box,
     everywhere,
+    keep_outside,
     place_shape,
     receptive_field_region,
     resize_structure,
@@ -74,7 +76,9 @@ class Goal:
         """
         if self.kind == "untargeted":
             return truth
-        basis = truth if self.basis == "truth" or clean is None else clean
+        basis = truth
+        if self.basis == "prediction" and clean is not None:
+            basis = keep_outside(clean, truth)
         own = self.structure
         if self.kind == "resize":
             return resize_structure(basis, own, structures, factor=self.ratio, ids=ids).labels
@@ -106,13 +110,14 @@ class Region:
         require_choice("region", self.kind, ("everywhere", "around", "box"))
 
     def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
-        """Masks, bool (N, H, W), of label maps (N, H, W)."""
+        """Masks, bool (N, H, W), of label maps (N, H, W); never in the padding of a picture."""
+        picture = truth != OUTSIDE
         if self.kind == "everywhere":
-            return everywhere(truth)
+            return everywhere(truth) & picture
         masks = truth == structures.index(self.structure) + 1
         if self.kind == "box":
-            return bounding_box(masks, margin=self.extent, ids=ids)
-        return receptive_field_region(masks, depth=self.extent, ids=ids)
+            return bounding_box(masks, margin=self.extent, ids=ids) & picture
+        return receptive_field_region(masks, depth=self.extent, ids=ids) & picture
 
 
 def newest_version(attack: str) -> int:

@@ -25,6 +25,7 @@ import numpy as np
 import papermill
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from traitlets import TraitError
 
 from helpers.common.paths import EXPERIMENTS, NOTEBOOKS, ROOT, RUNS
@@ -878,11 +879,10 @@ def test_a_saved_figure_says_where_it_comes_from(complete):
 
 
 def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
-    pydicom = pytest.importorskip("pydicom", reason="pip install -e '.[dicom]'")
     complete.controls.save_dicom.click()
     assert not complete.error and "differs in 0 of 1024 pixels" in complete.view.saved.value
     (path,) = complete.settings.folder.glob("*.dcm")
-    record = pydicom.dcmread(path)
+    record = dcmread(path)
     image = (record.pixel_array / 32767.5 - 1).astype(np.float32)
     assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
     assert record.PhotometricInterpretation == "MONOCHROME2" and record.BitsStored == 16
