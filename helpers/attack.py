@@ -164,9 +164,10 @@ def fast_pgd(
 ) -> AttackResult:
     """`pgd` that gets further in 30 steps than the paper's 100 of ε/20.
 
-    Its steps fall from ε to 0 along Adam's direction. Targeted, it follows the gradient of the
-    cross-entropy; untargeted, that of `loss` with the logits divided by 4. The reason: the gradient
-    of the IoU is nearly flat where the network is sure.
+    Its steps go along Adam's direction and fall to 0, from ε if targeted, else from 1.4 ε. The
+    gradient of the IoU is nearly flat where the network is sure, so it follows another: targeted,
+    that of `loss` and three times the cross-entropy; untargeted, that of `loss` after the logits
+    are scaled until their margin (greatest − second) is 1 in the mean.
 
     Args:
         network, images, labels, loss, epsilon, targeted, **options: see `pgd`.
@@ -183,10 +184,12 @@ def fast_pgd(
         stages, steps = STAGES, STAGES[-1]
 
     def guide(logits, labels, progress):
-        return cross_entropy(logits, labels) if targeted else loss(logits / 4, labels)
+        if targeted:
+            return loss(logits, labels) + 3 * cross_entropy(logits, labels)
+        return loss(logits / _mean_margin(logits), labels)
 
     def schedule(progress):  # in units of ε / 20
-        return 20 * _left(progress * steps, (0, *stages, steps))
+        return (20 if targeted else 28) * _left(progress * steps, (0, *stages, steps))
 
     return pgd(
         network,
@@ -203,6 +206,13 @@ def fast_pgd(
         stages=stages,
         **options,
     )
+
+
+@torch.no_grad()
+def _mean_margin(logits):
+    """Distance of the greatest to the second logit, mean of each image's pixels, (N, 1, 1, 1)."""
+    first, second = with_background(logits).float().topk(2, dim=1).values.unbind(dim=1)
+    return (first - second).mean(dim=(1, 2), keepdim=True)[:, None].clamp(min=1e-6)
 
 
 def _left(step, stages):
