@@ -14,7 +14,7 @@ import torch
 from zoo import members
 
 from helpers.attack import FAST_VERSION, fast_pgd, pgd
-from helpers.common.files import atomic_write, digest_bytes
+from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
 from helpers.ensemble import worst_case
@@ -56,36 +56,36 @@ def goals(member, truth, ids):
     return found
 
 
-def measure(member, ensemble):
-    """Rows of one network: IoU × 100 of what is scored and of the other structures."""
-    ids = member.data.split["test"][:CASES]
-    images, truth = member.data.take(ids)
+def attacked_images(member, images, labels, options, ensemble):
+    """Attack, steps and images, one after the other."""
     classes = list(member.data.classes)
     loss = partial(iou_loss, classes=classes)
+    yield "no attack", 0, images
+    for attack, counts in STEPS.items():
+        for steps in counts:
+            result = attack(member.network, images, labels, loss=loss, steps=steps, **options)
+            yield NAMES[attack], steps, result.adv_images
+    if ensemble:
+        worst = worst_case(member.network, images, labels, classes=classes, steps=100, **options)
+        yield "worst case of six", 100, worst.adv_images
+
+
+def measure(member, ensemble):
+    """Table of one network: IoU × 100 of what is scored, and of the other structures."""
+    ids = member.data.split["test"][:CASES]
+    images, truth = member.data.take(ids)
     rows = []
     for (goal, epsilon), (target, own) in goals(member, truth, ids).items():
+        others = [c for c in member.data.classes if c not in own]
         labels = truth if target is None else target
         options = {"epsilon": epsilon, "targeted": target is not None}
-        others = [c for c in classes if c not in own]
-
-        def row(attack, steps, adv_images, labels=labels, own=own, others=others):
-            maps = predict(member.network, adv_images)
-            scores = [iou(maps, labels, classes=which) for which in (own, others) if which]
-            means = [score.nanmean().item() for score in scores]
+        for attack, steps, shown in attacked_images(member, images, labels, options, ensemble):
+            maps = predict(member.network, shown)
+            score = iou(maps, labels, classes=own).nanmean().item()
+            rest = iou(maps, labels, classes=others).nanmean().item() if others else None
             about = [member.name, member.tuned, goal, epsilon, attack, steps]
-            rows.append([*about, len(ids), means[0], means[1] if others else None])
-            print(*rows[-1][:-3], f"{means[0]:.1f}", flush=True)
-
-        row("no attack", 0, images)
-        for attack, counts in STEPS.items():
-            for steps in counts:
-                result = attack(member.network, images, labels, loss=loss, steps=steps, **options)
-                row(NAMES[attack], steps, result.adv_images)
-        if ensemble and goal != "untargeted":
-            worst = worst_case(
-                member.network, images, labels, classes=classes, steps=100, **options
-            )
-            row("worst of the suite", 600, worst.adv_images)
+            rows.append([*about, len(ids), score, rest])
+            print(*about, f"{score:.1f}", flush=True)
     table = pd.DataFrame(rows, columns=[*KEYS, "n", "iou", "others"])
     return table.assign(weights=member.digest[:12], size=member.data.size)
 
@@ -106,8 +106,7 @@ def main():
             parser.error(f"--only {name!r}: there are {', '.join(known)}")
     tables = []
     for name in arguments.only or known:
-        code = digest_bytes(open(__file__, "rb").read())[:8]
-        path = RUNS / "strength" / f"{name.replace(' ', '_')}_v{FAST_VERSION}_{code}.csv"
+        path = RUNS / "strength" / f"{name.replace(' ', '_')}_v{FAST_VERSION}.csv"
         if not path.exists():
             table = measure(known[name](), name in arguments.ensemble)
             write_table(path, table, {"commit": commit()})
