@@ -45,7 +45,7 @@ class Adapted(nn.Module):
         self.size: int | None = None
         self.activation = getattr(network, "activation", None)
         names = getattr(network, "structures", None)  # or something else of that name
-        self.structures = names if isinstance(names, list | tuple) else None
+        self.structures: Sequence[str] | None = names if isinstance(names, list | tuple) else None
         self.order: list | None = None
         self.spec: tuple | None = None
         self.register_buffer("factor", (high - low) / 2, persistent=False)

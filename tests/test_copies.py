@@ -1,6 +1,7 @@
 """An attack's copy is the fastest that gives the network's own answer; whatever the network is, one works."""
 
 import threading
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -99,13 +100,6 @@ def normed(norm):
     return network.eval()
 
 
-def calling(shared):
-    """A network that calls a module that it does not own, and that its copies share."""
-    network = Around(lambda _, x: shared[0](x))
-    shared[0].own = network.layers  # the same module, reached from outside
-    return network
-
-
 FOLDED = "folded, channels_last"
 NETWORKS = {
     "the study's": (unet, f"bf16, {FOLDED}"),
@@ -181,3 +175,134 @@ def test_every_network_is_attacked_on_the_fastest_copy_that_answers_like_it(name
         assert (result.loss[-1] > result.loss[0]).all()
         torch.testing.assert_close(result.loss[0], IOU(answer.detach(), labels), atol=0.02, rtol=0)
     assert state(network) == before
+
+
+class Borrowed(nn.Module):
+    """Calls a module that it reaches through a closure: a copy would call the original's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = layers()
+        self.call = lambda x: self.layers(x)
+
+    def forward(self, images):
+        return self.call(images)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_copy_that_still_calls_the_network_is_no_copy_and_changes_nothing_in_it():
+    network, (images, labels) = Borrowed().train(), make_case(4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    modes = state(network)
+    result = pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=4)
+    assert result.copy == "as it is" and state(network) == modes
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    torch.testing.assert_close(result.loss[0], IOU(network.eval()(images), labels))
+    assert any("training mode" in text for text in result.warnings)
+
+
+def test_a_network_that_is_attacked_as_it_is_gets_its_state_back_after_an_error():
+    network, (images, labels) = Around(locked, lock=threading.Lock()).train(), make_case(4)
+    network.layers[1].eval()
+    before = state(network)
+
+    def stop(step, adv_images, logits):
+        assert not network.training and not any(p.requires_grad for p in network.parameters())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=4, observe=stop)
+    assert state(network) == before
+
+
+def test_a_copy_is_made_of_the_weights_as_they_are_now():
+    network, (images, labels) = layers(), make_case(4)
+    options = {"loss": IOU, "epsilon": 0.1, "steps": 2, "precision": "fp32"}
+    first = pgd(network, images, labels, **options)
+    with torch.no_grad():
+        network[3].weight.mul_(-1)
+    second = pgd(network, images, labels, **options)
+    torch.testing.assert_close(second.loss[0], IOU(network(images), labels).detach())
+    assert not torch.equal(first.loss, second.loss)
+    network.lock = threading.Lock()  # it cannot be copied any more
+    assert pgd(network, images, labels, **options).copy == "as it is"
+
+
+class Huge(nn.Module):
+    """Adds a number that bf16 rounds to 256 steps of what the logits differ by."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = layers()
+        self.offset = nn.Parameter(torch.tensor(1e5))
+
+    def forward(self, images):
+        return self.layers(images) + self.offset - 1e5
+
+
+def test_bf16_gives_way_where_it_would_change_the_answers():
+    images, labels = make_case(4)
+    result = pgd(Huge().eval(), images, labels, loss=IOU, epsilon=0.1, steps=2, precision="bf16")
+    assert result.copy == f"fp32, {FOLDED}"
+
+
+@contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+SURROUNDINGS = {
+    "float64 by default": float64_by_default,
+    "deterministic algorithms": deterministic,
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "another default device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_an_attack_is_the_same_whatever_other_libraries_have_set(name, precision):
+    network, (images, labels) = layers(), make_case(4)
+    options = {"loss": IOU, "epsilon": 0.1, "steps": 4, "random_start": True, "classes": (1, 2)}
+    expected = pgd(network, images, labels, precision=precision, **options)
+    with SURROUNDINGS[name]():
+        found = pgd(network, images, labels, precision=precision, **options)
+    assert found.copy == expected.copy
+    assert torch.equal(found.adv_images, expected.adv_images)
+    assert not found.adv_images.is_inference()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_attack_works_within_autocast():
+    network, (images, labels) = layers(), make_case(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=4, precision="fp32")
+    assert (result.loss[-1] > result.loss[0]).all()
+
+
+def test_a_range_of_each_channel_limits_each_channel():
+    network, (images, labels) = layers(before=3), make_case(4, channels=3)
+    low, high = torch.tensor([-2.0, -1.5, -1.0]), torch.tensor([2.0, 1.0, 1.5])
+    result = pgd(
+        network, images, labels, loss=IOU, epsilon=5.0, steps=8, value_range=(low, high.tolist())
+    )
+    found = result.adv_images.amin(dim=(0, 2, 3)), result.adv_images.amax(dim=(0, 2, 3))
+    assert torch.equal(found[0], low) and torch.equal(found[1], high)
+    with pytest.raises(ValueError, match="value_range is .* or one for each channel"):
+        pgd(network, images, labels, loss=IOU, epsilon=0.1, value_range=([-1, -1], 1))
+    with pytest.raises(ValueError, match=r"images reach \[-0.99.*; the valid range is"):
+        pgd(network, images, labels, loss=IOU, epsilon=0.1, value_range=([-1, -0.5, -1], 1))

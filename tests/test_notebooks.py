@@ -369,12 +369,12 @@ def test_a_network_of_one_s_own_gets_the_tables_of_the_study_s_with_the_same_wei
     found = {}
     for profile in ("theirs", "own"):
         ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
-        assert runner.run([(path, values | {"profile": profile})], profile, tmp_path / profile) == 0
-        found[profile] = table(tmp_path / profile, "table2.csv")
-        digest = found[profile][0]["weights"].split("/")[0]
+        folder = paths.RUNS / profile
+        assert runner.run([(path, values | {"profile": profile})], profile, folder) == 0
+        found[profile] = table(folder, "table2.csv")
         if profile == "theirs":
-            name = find_weights(digest).name
-            (tmp_path / "mine.py").write_text(OWN.format(name=name))
+            digest = found[profile][0]["weights"].split("/")[0]
+            (tmp_path / "mine.py").write_text(OWN.format(name=find_weights(digest).name))
             overrides.append(("network", f"{tmp_path / 'mine.py'}:build"))
     theirs, own = found.values()
     assert len({rows[0]["weights"] for rows in found.values()}) == 2
