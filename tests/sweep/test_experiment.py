@@ -1,6 +1,7 @@
 """Experiments: each equals its attack run alone, its key is stable and says all, and its noise rebuilds the image."""
 
 import json
+import pickle
 from dataclasses import asdict, fields, replace
 from functools import cache, partial
 
@@ -400,9 +401,9 @@ def test_the_automatic_precision_is_that_of_the_device(monkeypatch, native, prec
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
-SAME = {  # what version 1 of the attacks makes of three cases: a weighted sum of the noise in 127ths of ε
+SAME = {  # what the versions of the attacks make of three cases: a weighted sum of the noise in 127ths of ε
     "pgd": ({}, (665, -3454, 2232)),
-    "fast pgd": ({"attack": "fast pgd"}, (2459, -5524, 2150)),
+    "fast pgd": ({"attack": "fast pgd"}, (1044, -5882, 5133)),
     "fgsm": ({"attack": "fgsm"}, (2794, -2286, 2286)),
     "a symbol": ({"goal": Goal("shape", "heart", 0.6)}, (-2636, 3656, 2841)),
     "resized": (
@@ -423,7 +424,7 @@ def test_an_experiment_comes_to_what_its_version_came_to_before(change, expected
     data = dataset(3)
     one = experiment(
         data,
-        **{"attacked": "a", "crafted_on": "b", "epsilon": 0.05, "steps": 5, "version": 1} | change,
+        **{"attacked": "a", "crafted_on": "b", "epsilon": 0.05, "steps": 5} | change,
     )
     found = results({"": one}, data)[""]
     weights = np.arange(256).reshape(16, 16) % 7 - 3
@@ -439,6 +440,33 @@ def test_an_experiment_of_another_version_of_the_attacks_is_not_computed():
         ValueError, match="version of the attacks is 99; this machine has 1: update this"
     ):
         results({"": one}, data)
+
+
+def test_the_new_fast_attack_has_another_key_than_the_old_and_no_other_key_has_changed():
+    data = dataset(1)
+    plain = experiment(data, attacked="a", crafted_on="b")
+    fast = replace(plain, attack="fast pgd")
+    assert plain.values()["version"] == 1 and fast.values()["version"] == 2
+    assert plain.key == replace(plain, version=1).key
+    assert fast.key != replace(fast, version=1).key
+    assert replace(fast, attack="pgd").key == plain.key
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+@pytest.mark.parametrize("attack", ["pgd", "fast pgd"])
+def test_an_experiment_comes_back_from_json_and_from_another_process(attack, version):
+    one = experiment(dataset(1), attacked="a", crafted_on="b", attack=attack, version=version)
+    for back in (
+        Experiment.read(json.loads(json.dumps(one.values()))),
+        pickle.loads(pickle.dumps(one)),
+    ):
+        assert back.key == one.key and back.values() == one.values()
+
+
+def test_only_the_fast_attack_takes_as_many_steps_as_it_needs():
+    fast = experiment(dataset(1), attacked="a", crafted_on="b", attack="fast pgd", steps="auto")
+    with pytest.raises(ValueError, match="steps is 'auto'"):
+        replace(fast, attack="pgd")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

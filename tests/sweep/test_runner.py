@@ -851,7 +851,9 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
     assert {one.stop_at for one in kept} == {
         11.0
     }  # rounding in the attack must not end it short of what is judged
-    tried = {(str(e),): replace(experiment, epsilon=e, stop_at=11.0) for e in levels}
+    auto = replace(experiment, attack="fast pgd", steps="auto", stop_at=11.0)
+    assert {(one.attack, one.steps) for one in kept} == {("fast pgd", "auto")}
+    tried = {(str(e),): replace(auto, epsilon=e) for e in levels}
     table = run(tried, DATA, network, store=tmp_path / "all", names=("level",))
     rows = table[(table["structure"] == "heart") & (table["compared_with"] == "target")]
     enough = (
