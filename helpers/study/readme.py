@@ -13,6 +13,7 @@ from helpers.tables import format_interval, markdown, side_by_side
 READMES = (ROOT / "README.md", FIGURES / "README.md", ROOT / "tests/benchmarks/README.md")
 TEXTS = ("size", "depth", "weights", "steps", "seed", "commit")  # columns that are not numbers
 ACROSS = {  # what becomes columns
+    "attack_strength": "attack",
     "clean": "structure",
     "networks": "network",
     "steps": "steps",

@@ -18,7 +18,7 @@ from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
 from helpers.ensemble import worst_case
-from helpers.evaluation import iou
+from helpers.evaluation import iou, summarise
 from helpers.loss import iou_loss
 from helpers.network import find_precision, predict
 from helpers.study.readme import renew_readme
@@ -28,7 +28,7 @@ from helpers.targets import SMALL, heart_symbol, resize_structure
 CASES = 8
 STEPS = {pgd: (100,), fast_pgd: (10, 20, 30, 100)}
 NAMES = {pgd: "PGD", fast_pgd: "faster"}
-KEYS = ["network", "tuned_on", "goal", "epsilon", "attack", "steps"]
+KEYS = ["network", "tuned_on", "goal", "epsilon"]
 
 
 def goals(member, truth, ids):
@@ -67,27 +67,27 @@ def attacked_images(member, images, labels, options, ensemble):
             yield NAMES[attack], steps, result.adv_images
     if ensemble:
         worst = worst_case(member.network, images, labels, classes=classes, steps=100, **options)
-        yield "worst case of six", 100, worst.adv_images
+        yield "worst of six", 100, worst.adv_images
 
 
 def measure(member, ensemble):
-    """Table of one network: IoU × 100 of what is scored, and of the other structures."""
+    """Table of one network, a row a case: IoU × 100 of what is scored, mean of the others'."""
     ids = member.data.split["test"][:CASES]
     images, truth = member.data.take(ids)
-    rows = []
+    tables = []
     for (goal, epsilon), (target, own) in goals(member, truth, ids).items():
-        others = [c for c in member.data.classes if c not in own]
+        others = [c for c in member.data.classes if c not in own] or own
         labels = truth if target is None else target
         options = {"epsilon": epsilon, "targeted": target is not None}
-        for attack, steps, shown in attacked_images(member, images, labels, options, ensemble):
+        suite = ensemble and epsilon == 0.04
+        for attack, steps, shown in attacked_images(member, images, labels, options, suite):
             maps = predict(member.network, shown)
-            score = iou(maps, labels, classes=own).nanmean().item()
-            rest = iou(maps, labels, classes=others).nanmean().item() if others else None
-            about = [member.name, member.tuned, goal, epsilon, attack, steps]
-            rows.append([*about, len(ids), score, rest])
-            print(*about, f"{score:.1f}", flush=True)
-    table = pd.DataFrame(rows, columns=[*KEYS, "n", "iou", "others"])
-    return table.assign(weights=member.digest[:12], size=member.data.size)
+            scores = [iou(maps, labels, classes=c).nanmean(dim=1).numpy() for c in (own, others)]
+            about = dict(zip(KEYS, [member.name, member.tuned, goal, epsilon], strict=True))
+            about["attack"] = f"{attack} {steps}".removesuffix(" 0")
+            tables.append(pd.DataFrame({"id": ids, "iou": scores[0], "others": scores[1]} | about))
+            print(*about.values(), *(f"{score.mean():.1f}" for score in scores), flush=True)
+    return pd.concat(tables).assign(weights=member.digest[:12])
 
 
 def main():
@@ -111,15 +111,22 @@ def main():
             table = measure(known[name](), name in arguments.ensemble)
             write_table(path, table, {"commit": commit()})
         tables.append(pd.read_csv(path))
+    table = pd.concat(tables)
+    keys = [*KEYS, "attack"]
+    summary = summarise(table, by=keys)
+    rest = table.groupby(keys, sort=False)["others"].mean().reset_index()
+    summary = summary.merge(rest, on=keys)
     about = {
         "dataset": "phantom, Hannover" if arguments.hannover else "phantom",
+        "weights": " ".join(table["weights"].unique()),
         "seed": 0,
+        "commit": " ".join(table["commit"].unique()),
         "precision": find_precision("auto"),
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
     path = RUNS / "attack_strength.csv"
-    write_table(path, pd.concat(tables, ignore_index=True), about)
+    write_table(path, summary, about)
     print(f"written to {path}")
     if arguments.publish:
         with atomic_write(FIGURES / path.name) as file:
