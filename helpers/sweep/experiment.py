@@ -285,6 +285,12 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
 
 
 def attack_of(experiment: Experiment) -> Experiment:
-    """The attack that an experiment's noise comes from, before it is shuffled or rounded."""
+    """The attack that an experiment's noise comes from, before it is shuffled or rounded.
+
+    It is the same for all networks that are shown the noise, unless its target is made from what
+    they predict.
+    """
     attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
-    return replace(experiment, bits=0, attack=attack)
+    own = experiment.goal.basis == "prediction"
+    attacked = experiment.attacked if own else experiment.crafted_on
+    return replace(experiment, bits=0, attack=attack, attacked=attacked)

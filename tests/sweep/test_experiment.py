@@ -398,6 +398,27 @@ def test_the_automatic_precision_is_that_of_the_device(monkeypatch, native, prec
     assert white_box(DATA, trained, precision="fp32").precision == "fp32"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("basis, crafted", [("truth", 1), ("prediction", 2)])
+def test_noise_is_made_once_for_all_networks_that_are_shown_it(monkeypatch, basis, crafted):
+    data = dataset(2)
+    attacked = []
+
+    def counting(network, images, labels, **options):
+        attacked.extend(images)
+        return pgd(network, images, labels, **options)
+
+    pgd = attacks.pgd
+    monkeypatch.setattr(attacks, "pgd", counting)
+    goal = Goal("shape", "heart", 0.6, basis=basis)
+    one = experiment(data, attacked="a", crafted_on="b", goal=goal, steps=2)
+    found = results({"a": one, "b": replace(one, attacked="b")}, data)
+    assert len(attacked) == 2 * crafted
+    alone = results({"a": one}, data)["a"]
+    np.testing.assert_array_equal(found["a"].noise, alone.noise)
+    np.testing.assert_array_equal(found["a"].iou["target"], alone.iou["target"])
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 
