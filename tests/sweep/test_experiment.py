@@ -358,7 +358,7 @@ def test_every_field_changes_the_key():
 
 
 def test_an_experiment_comes_back_from_json():
-    for one in [LITERAL, *grid(DATA).values()]:
+    for one in [replace(LITERAL, version=0), *grid(DATA).values()]:
         back = Experiment.read(json.loads(json.dumps(one.values())))
         assert back == one and back.key == one.key and hash(back) == hash(one)
 
