@@ -113,7 +113,8 @@ def test_every_profile_fits_the_notebooks(profile, tmp_path):
 @each_notebook
 def test_code_is_short_and_defines_nothing(path):
     for cell in code(read(path)):
-        assert len(cell.source.splitlines()) <= 20, cell.source
+        most = 30 if "parameters" in cell.metadata.get("tags", ()) else 20  # a list to look things up
+        assert len(cell.source.splitlines()) <= most, cell.source
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef), (
                 cell.source
@@ -315,7 +316,7 @@ def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
 
 
 def test_a_searched_noise_level_says_with_how_many_steps(tiny):
-    assert {row["steps"] for row in table(tiny, "smallest_epsilon.csv")} == {"30"}
+    assert {row["steps"] for row in table(tiny, "smallest_epsilon.csv")} == {"auto"}
 
 
 def test_every_claim_of_the_paper_gets_a_verdict(tiny):

@@ -875,10 +875,10 @@ def test_the_smallest_epsilon_is_that_of_a_search_through_all_levels(tmp_path):
 
 
 def test_a_case_that_fails_at_the_highest_level_is_searched_below_it_too(tmp_path):
-    """A few steps, which are larger where more noise is allowed, can do better with less."""
+    """Attacks are no exact search: one can do better with less noise."""
     goal, network = Goal("shape", "heart"), {"a": NETWORKS["a"]}
     one = toys.experiment(DATA, attacked="a", crafted_on="a", goal=goal, steps=10)
-    options = {"reached": 10.0, "low": 0.01, "high": 0.64, "rounds": 2}
+    options = {"reached": 30.0, "low": 0.01, "high": 0.64, "rounds": 2}
     found = smallest_epsilon({"x": one}, DATA, network, store=tmp_path, **options)["x"]
     tried = {id: set() for id in DATA.ids}
     for key in Store(tmp_path).keys():
