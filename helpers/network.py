@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 import torch
@@ -81,6 +82,27 @@ def receptive_field(depth: int) -> int:
     on the grid.
     """
     return 12 * 2**depth - 8
+
+
+def find_depth(network: Network, images: Tensor) -> int:
+    """Depth of the smallest `UNet` that sees as far as any network, measured on images.
+
+    How far it sees is what the logits in the middle of the images depend on; a network that sees
+    their border is taken to see all.
+
+    Args:
+        images: (N, C, H, H).
+    """
+    half = images.shape[-1] // 2
+    with evaluating(network), torch.enable_grad():
+        images = images.clone().requires_grad_()
+        logits = to_logits(network(images), images.shape, network)
+        middle = logits[..., half, half].square().sum()
+        (gradient,) = torch.autograd.grad(middle, images)
+    seen = gradient.nonzero()[:, 2:] - half
+    reach = max(seen.abs().flatten().tolist(), default=0)
+    least = reach if reach < half - 1 else 2 * half
+    return next(depth for depth in count(1) if receptive_field(depth) // 2 >= least)
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:

@@ -160,9 +160,11 @@ def _finding(cells):
 
 
 def _has_provenance(path):
-    """Whether a table's columns or a figure's metadata name a dataset."""
-    text = path.read_bytes()
-    return b"dataset" in (text.partition(b"\n")[0] if path.suffix == ".csv" else text)
+    """Whether a table's columns or a figure's metadata name a dataset; one without rows does not."""
+    if path.suffix == ".csv":
+        table = pd.read_csv(path)
+        return "dataset" in table and len(table) > 0
+    return b"dataset" in path.read_bytes()
 
 
 def _read_figure(folder, private, quality, name):
