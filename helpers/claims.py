@@ -79,7 +79,7 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     holds = ours = ""
     with suppress(KeyError, IndexError, ValueError):  # the run lacks what the rule needs
         for name, table in zip(claim.tables, tables, strict=True):
-            holds = holds or _why_open(name, table, source)
+            holds = _why_open(name, table, source) or holds
         if not holds:
             holds, ours = claim.decide(*map(_with_text, tables))
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
