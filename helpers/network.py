@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.outputs import label_maps, to_logits
+from helpers.outputs import label_maps, logits_of, to_logits
 
 Network = nn.Module | Callable[[Tensor], Any]
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -94,15 +94,14 @@ def find_depth(network: Network, images: Tensor) -> int:
         images: (N, C, H, H).
     """
     half = images.shape[-1] // 2
-    with evaluating(network), torch.enable_grad():
-        images = images.clone().requires_grad_()
-        logits = to_logits(network(images), images.shape, network)
-        middle = logits[..., half, half].square().sum()
-        (gradient,) = torch.autograd.grad(middle, images)
-    seen = gradient.nonzero()[:, 2:] - half
-    reach = max(seen.abs().flatten().tolist(), default=0)
-    least = reach if reach < half - 1 else 2 * half
-    return next(depth for depth in count(1) if receptive_field(depth) // 2 >= least)
+    images = images.detach().requires_grad_()
+    with evaluating(network):
+        middle = logits_of(network, images)[..., half, half]
+    (gradient,) = torch.autograd.grad(middle.square().sum(), images)
+    reach = max((gradient.nonzero()[:, 2:] - half).abs().flatten().tolist(), default=0)
+    if reach >= half - 1:
+        reach = 2 * half
+    return next(depth for depth in count(1) if receptive_field(depth) // 2 >= reach)
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:

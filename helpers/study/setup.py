@@ -89,9 +89,7 @@ class Study:
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
         if not ids:
-            advice = "take more test_cases, or name another structure"
-            if predicted and self.target.recipe:
-                advice = f"train for longer (epochs), {advice}"
+            advice = "take more test_cases, name another structure, or train for longer (epochs)"
             raise ValueError(f"no test image has {where}: {advice}")
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
@@ -225,7 +223,7 @@ def prepare(
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
     if missing != list(roles):
-        specs = [Path(own[role] or "U-Net trained here").name for role in roles]
+        specs = (Path(own[role] or "U-Net trained here").name for role in roles)
         source["networks"] = "/".join(specs)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

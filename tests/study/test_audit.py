@@ -22,7 +22,9 @@ NAMES = ("heart", "left lung", "right lung")
 SIZE = 44  # of no use to the study's U-Net, which wants a multiple of 8
 FEW = {"size": SIZE, "test_cases": 3, "steps": 4, "step_counts": [4], "epsilons": [0.04]}
 FEW |= {"factors": [0.8], "margins": [0.5], "windows": [2.0], "precision": "fp32"}
-PARAMETERS = 'profile = "quick"\nnetwork = ""\ndataset = "phantom"\nroot = ""\nstructure = "heart"\nsize = 8'
+PARAMETERS = (
+    'profile = "quick"\nnetwork = ""\ndataset = "phantom"\nroot = ""\nstructure = "heart"\nsize = 8'
+)
 MINE = """
 import torch
 from monai.networks.nets import UNet
@@ -97,7 +99,7 @@ def run(mine, profile, only=(), **changes):
 
 def test_the_command_of_the_readme_is_one_that_can_run(place, tmp_path, monkeypatch):
     readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^make study ARGS=.*mine\.py.*", readme, re.MULTILINE)
+    (line,) = re.findall(r"`(make study ARGS=[^`]*mine\.py[^`]*)`", readme)
     folder = toys.on_disk(tmp_path / "FOLDER").origin["root"]
     text = "from torch import nn\ndef build():\n    return nn.Conv2d(1, 3, 1)\n"
     (tmp_path / "mine.py").write_text(text)
@@ -136,7 +138,9 @@ def shown(folder):
 def test_all_notebooks_run_and_every_table_names_the_data_and_the_networks(audit):
     folder, _ = audit
     assert len(list(folder.glob("*.ok.json"))) == 6
-    names = "clean table1 table2 table3 table4 heart_attack_ways steps smallest_epsilon frames".split()
+    names = (
+        "clean table1 table2 table3 table4 heart_attack_ways steps smallest_epsilon frames".split()
+    )
     names += "resizing_ways noise_restriction noise_energy visibility verdicts".split()
     for name in names:
         found = table(folder, name)

@@ -367,6 +367,16 @@ def test_a_table_without_rows_is_named_and_not_shown(place):
     assert "does not say where it comes from: table2.csv" in written(place)
 
 
+def test_a_table_of_one_noise_level_is_shown_with_its_attacks(place):
+    folder = make_run(place, "folder")
+    levels = pd.DataFrame({"attack": ["white-box", "black-box"], "epsilon": 0.04, "n": 3})
+    table = levels.assign(iou=[1.0, 70.0], low=0.5, high=80.0, dataset="folder-own")
+    table.to_csv(folder / "table1.csv", index=False)
+    finish(place, "03_untargeted_attack", 'dataset = "folder"', ["table1.csv"])
+    rows = Reader(written(place)).rows
+    assert ["white-box", "ours", "1.0 0.5–80.0"] in rows
+
+
 def test_of_a_network_of_one_s_own_the_page_shows_the_name_and_no_folder(place):
     make_run(place, "folder")
     parameters = 'dataset = "folder"\nnetwork = "/home/me/secret/mine.py:build"'
