@@ -83,23 +83,23 @@ def train(place, data):
     torch.save(network.state_dict(), place / "weights.pt")
 
 
-def run(mine, profile, only=(), **changes):
+def run(mine, profile, only="", **changes):
     """Run notebooks as the command does; the folder of the results, and the page."""
     own = {"dataset": "folder", "root": mine / "audit-own", "network": f"{mine}/mine.py:build"}
     overrides = [(name, str(value)) for name, value in (FEW | own | changes).items()]
-    values = parameters.resolve(paths.NOTEBOOKS, "quick", overrides)
-    for each in values.values():
-        each["profile"] = profile
-    steps = parameters.plan(paths.NOTEBOOKS, "quick", overrides, only)
-    steps = [(path, values[path]) for path, _ in steps]
+    steps = dict(parameters.plan(paths.NOTEBOOKS, "quick", overrides))
+    for values in steps.values():
+        values["profile"] = profile
     folder = paths.RUNS / profile
-    assert runner.run(steps, profile, folder) == 0
-    return folder, page.write_page(folder, values).read_text(encoding="utf-8")
+    chosen = [(path, values) for path, values in steps.items() if path.name.startswith(only)]
+    assert runner.run(chosen, profile, folder) == 0
+    return folder, page.write_page(folder, steps).read_text(encoding="utf-8")
 
 
 def test_the_command_of_the_readme_is_one_that_can_run(place, tmp_path, monkeypatch):
     readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"`(make study ARGS=[^`]*mine\.py[^`]*)`", readme)
+    monkeypatch.setattr(dataset, "CACHE", tmp_path / "cache")
     folder = toys.on_disk(tmp_path / "FOLDER").origin["root"]
     text = "from torch import nn\ndef build():\n    return nn.Conv2d(1, 3, 1)\n"
     (tmp_path / "mine.py").write_text(text)
@@ -218,7 +218,7 @@ def across(path):
 @pytest.mark.slow
 def test_with_a_network_alone_the_black_box_attacker_has_a_u_net_of_the_study(mine):
     changes = {"size": 48, "depth": 2, "features": 4, "epochs": 1}
-    folder, _ = run(mine, "audit-02", ["02"], **changes)
+    folder, _ = run(mine, "audit-02", "02", **changes)
     found = table(folder, "clean")
     assert set(found["networks"]) == {"mine.py:build/U-Net trained here"}
     assert (folder / "02_learning_curves.png").exists()

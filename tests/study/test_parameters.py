@@ -316,6 +316,27 @@ def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
     assert not place.runs.exists()
 
 
+def test_a_network_of_other_classes_than_a_folder_s_label_maps_is_told(place, tmp_path, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    (tmp_path / "labels.csv").write_text("value,name\n1,heart\n2,lung\n255,ignore\n")
+    (tmp_path / "mine.py").write_text(NETWORK)
+    place.write("01_first", "1/0", parameters=f"{WITH_NETWORK}\nroot = ''")
+    words = [
+        "-p",
+        f"network={tmp_path}/mine.py:four",
+        "-p",
+        "dataset=folder",
+        "-p",
+        f"root={tmp_path}",
+    ]
+    assert place.main(*words) == 2
+    told = capsys.readouterr().err
+    assert "number of classes is 4; the data have 3 (background, heart, lung)" in told
+    assert told.count("\n") == 1 and not place.runs.exists()
+
+
 SIZED = 'size = 36\ndepth = 3\nnetwork = ""\nsurrogate = ""\ndataset = "phantom"\nprofile = "quick"'
 
 
