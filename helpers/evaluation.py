@@ -11,6 +11,7 @@ from scipy.ndimage import center_of_mass
 from torch import Tensor
 
 from helpers.common.arguments import require
+from helpers.data import picture_box
 from helpers.labels import counted
 from helpers.loss import check_classes
 
@@ -147,13 +148,21 @@ def display_window(centre: float, width: float) -> tuple:
     return centre - width / 2, centre + width / 2
 
 
-def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: float) -> DataFrame:
+def visibility(
+    images: Tensor,
+    adv_images: Tensor,
+    *,
+    centre: ArrayLike,
+    width: float,
+    labels: Tensor,
+) -> DataFrame:
     """How much an observer could notice in a display window: PSNR and SSIM of the windowed images.
 
     Args:
         images, adv_images: (N, 1, H, W).
         centre: N middles of the window, or one for all [units of the images].
         width: of the window, see `display_window`; what lies outside is black or white.
+        labels: (N, H, W), whose padding is left out.
 
     Returns:
         psnr [dB, infinite for equal images] and ssim (at most 1), a row for each image.
@@ -164,9 +173,10 @@ def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: 
 
     rows = []
     centres = np.broadcast_to(centre, len(images))
-    for *pair, middle in zip(images, adv_images, centres, strict=True):
+    for *pair, middle, own in zip(images, adv_images, centres, labels, strict=True):
         low, high = display_window(middle, width)
-        shown = [((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in pair]
+        box = picture_box(own.cpu().numpy())
+        shown = [((part[0].cpu().numpy()[box] - low) / (high - low)).clip(0, 1) for part in pair]
         with np.errstate(divide="ignore"):
             psnr = metrics.peak_signal_noise_ratio(*shown, data_range=1.0)
         rows.append((psnr, metrics.structural_similarity(*shown, data_range=1.0)))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.outputs import label_maps, to_logits
+from helpers.outputs import label_maps, logits_of, to_logits
 
 Network = nn.Module | Callable[[Tensor], Any]
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -81,6 +82,26 @@ def receptive_field(depth: int) -> int:
     on the grid.
     """
     return 12 * 2**depth - 8
+
+
+def find_depth(network: Network, images: Tensor) -> int:
+    """Depth of the smallest `UNet` that sees as far as any network, measured on images.
+
+    How far it sees is what the logits in the middle of the images depend on; a network that sees
+    their border is taken to see all.
+
+    Args:
+        images: (N, C, H, H).
+    """
+    half = images.shape[-1] // 2
+    images = images.detach().requires_grad_()
+    with evaluating(network):
+        middle = logits_of(network, images)[..., half, half]
+    (gradient,) = torch.autograd.grad(middle.square().sum(), images)
+    reach = max((gradient.nonzero()[:, 2:] - half).abs().flatten().tolist(), default=0)
+    if reach >= half - 1:
+        reach = 2 * half
+    return next(depth for depth in count(1) if receptive_field(depth) // 2 >= reach)
 
 
 def find_device(name: str | torch.device = "auto") -> torch.device:

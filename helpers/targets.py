@@ -141,11 +141,6 @@ def resize_structure(
     return _replace(labels, structure, structures, draw, ids)
 
 
-def keep_outside(predictions: Tensor, truth: Tensor) -> Tensor:
-    """Label maps that a network sees, (N, H, W), with OUTSIDE where the truth has it."""
-    return torch.where(truth == OUTSIDE, OUTSIDE, predictions)
-
-
 # Regions: where noise is allowed. A mask of one's own, bool (N, H, W), is a region as it is.
 
 

@@ -352,10 +352,3 @@ def test_a_shape_covers_what_has_no_label_and_leaves_the_rest_of_it_unlabelled()
     assert torch.equal(target.labels == 1, target.shapes)
     assert (target.shapes & (labels == UNLABELLED)).any()
     assert torch.equal(target.labels == UNLABELLED, (labels == UNLABELLED) & ~target.shapes)
-
-
-def test_a_prediction_gets_the_padding_of_the_truth():
-    truth = boxes((0, 3, 0, 3), size=5)
-    truth[:, 4] = OUTSIDE
-    seen = targets.keep_outside(torch.full((1, 5, 5), 2), truth)
-    assert (seen[:, 4] == OUTSIDE).all() and (seen[:, :4] == 2).all()

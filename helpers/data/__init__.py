@@ -3,7 +3,7 @@
 from helpers.data.cases import label_map
 from helpers.data.check import check
 from helpers.data.dataset import PHANTOM_IDS, Dataset, load, own_copy
-from helpers.data.folders import JSRT_IDS
+from helpers.data.folders import JSRT_IDS, scan
 from helpers.data.padding import picture_box
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load",
     "own_copy",
     "picture_box",
+    "scan",
 ]

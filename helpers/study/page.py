@@ -160,9 +160,12 @@ def _finding(cells):
 
 
 def _has_provenance(path):
-    """Whether a table's columns or a figure's metadata name a dataset."""
+    """Whether a table (with rows) or the metadata of a figure name a dataset."""
     text = path.read_bytes()
-    return b"dataset" in (text.partition(b"\n")[0] if path.suffix == ".csv" else text)
+    if path.suffix == ".csv":
+        header, _, rows = text.partition(b"\n")
+        return b"dataset" in header and rows != b""
+    return b"dataset" in text
 
 
 def _read_figure(folder, private, quality, name):
@@ -181,7 +184,7 @@ def _read_table(path):
     """Columns and rows of a result table as texts; a mean is followed by its interval."""
     table, facts = readable_table(path)
     exact = pd.read_csv(path, dtype=str)
-    texts = exact[table.columns] if len(exact) == len(table) else table
+    texts = table if table.columns.name else exact[table.columns]
     if "low" in table:
         name = table.columns[table.columns.get_loc("low") - 1]
         means = map(format_interval, table[name], table["low"], table["high"])

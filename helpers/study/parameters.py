@@ -15,6 +15,7 @@ import yaml
 from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
+from helpers.data import scan
 from helpers.network import find_device, find_precision
 from helpers.own import load_network
 from helpers.phantom import STRUCTURES
@@ -149,16 +150,17 @@ def _check_values(values):
     for word in values.get("augmentation", "").split():
         require_choice("augmentation", word, AUGMENTATIONS)
     size = values.get("size", 0)
-    multiple = 2 ** values.get("depth", 0)
-    advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
-    require(size % multiple == 0, "size", size, advice)
+    own = {name: values[name] for name in NETWORKS if name in values}
+    if not own or not all(own.values()):  # a U-Net takes part
+        multiple = 2 ** values.get("depth", 0)
+        advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
+        require(size % multiple == 0, "size", size, advice)
     if "dataset" in values:
-        root = values.get("root", "")
-        _check_dataset(values["dataset"], root, values.get("structure", ""))
-        for name in NETWORKS:
-            if values.get(name):
-                structures = tuple(_structures(values["dataset"], root))
-                _check_network(name, values[name], structures, size)
+        structures = _check_dataset(values["dataset"], values.get("root", ""))
+        if values.get("structure") and structures:
+            require_choice("structure", values["structure"], structures)
+        for name in filter(own.get, own):
+            _check_network(name, own[name], structures, size)
 
 
 def _check_number(name, number):
@@ -169,21 +171,15 @@ def _check_number(name, number):
         require(number <= 2, name, number, "it must be at most 2, the range of intensities")
 
 
-def _check_dataset(dataset, root, structure):
+def _check_dataset(dataset, root):
+    """Names of a dataset's structures; none where its files do not say them."""
     require_choice("dataset", dataset, STRUCTURES_OF)
     if root:
         require(dataset != "phantom", "root", root, "leave it out, or choose jsrt or folder")
         require(Path(root).is_dir(), "root", root, "there is no such folder")
     else:
         require(dataset != "folder", "root", root, "name the folder, as in -p root=FOLDER")
-    structures = _structures(dataset, root)
-    if structure and structures:
-        require_choice("structure", structure, structures)
-
-
-def _structures(dataset, root):
-    """Names of a dataset's structures; none where there is no way to know them yet."""
-    return STRUCTURES_OF[dataset] or [path.name for path in sorted(Path(root).glob("masks/*/"))]
+    return STRUCTURES_OF[dataset] or tuple(scan(dataset, root).masks)
 
 
 @lru_cache(maxsize=2)

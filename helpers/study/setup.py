@@ -14,12 +14,12 @@ from helpers import plots
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
-from helpers.network import find_device, find_precision, predict
+from helpers.labels import OUTSIDE
+from helpers.network import find_depth, find_device, find_precision, predict
 from helpers.own import load_network
 from helpers.study.frames import FILE, tabulate_frames, write_frames
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
-from helpers.targets import keep_outside
 from helpers.training import train_all
 from helpers.weights import Trained
 
@@ -54,9 +54,24 @@ class Study:
         """The network that a black-box attacker has; None if it takes no part."""
         return self.networks.get("surrogate")
 
-    def predict(self, images: Tensor, role: str = "target") -> Tensor:
-        """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
-        return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
+    @property
+    def depth(self) -> int:
+        """Depth of the target; of a network of one's own, of the U-Net that sees as far."""
+        if self.target.recipe:
+            return self.target.recipe.depth
+        images = self.data.take("test")[0][:4].to(self.engine.device)
+        return find_depth(self.target.network, images)
+
+    def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
+        """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
+
+        Args:
+            which: name of a part of the split, or ids.
+            role: of the network.
+        """
+        images, truth = self.data.take(which)
+        maps = predict(self.networks[role].network, images.to(self.engine.device)).cpu()
+        return maps.masked_fill(truth == OUTSIDE, 0)
 
     def cases(self, *structures: str, predicted: bool = False) -> list:
         """The test cases that have these structures in the truth, and (if asked) in the prediction.
@@ -64,17 +79,17 @@ class Study:
         Raises:
             ValueError: there is no such structure, or no such case.
         """
-        images, truth = self.data.take("test")
+        truth = self.data.take("test")[1]
         maps = {"the truth": truth}
         if predicted:
-            maps["the clean prediction"] = keep_outside(self.predict(images), truth)
+            maps["the clean prediction"] = self.predict()
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
         if not ids:
-            advice = "train for longer (epochs), take more test_cases, or name another structure"
+            advice = "take more test_cases, name another structure, or train for longer (epochs)"
             raise ValueError(f"no test image has {where}: {advice}")
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
@@ -181,8 +196,8 @@ def prepare(
         steps: gradient steps of an attack, where there are attacks.
         network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
             empty for the study's U-Net, which is trained.
-        **parameters: dataset, size, root and test_cases for `data.load`; with roles, also what
-            `training.train_all` takes.
+        **parameters: dataset, size, root and test_cases for `data.load`; structure, if the dataset
+            must have one; with roles, also what `training.train_all` takes.
 
     Raises:
         ValueError: a value is wrong; the message names it.
@@ -191,6 +206,8 @@ def prepare(
     names = parameters.keys() & {"size", "root", "test_cases"}
     chosen = {name: parameters.pop(name) for name in names}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
+    if structure := parameters.pop("structure", ""):
+        data.class_of(structure)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
     missing = [role for role in roles if not own[role]]
@@ -205,5 +222,8 @@ def prepare(
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
+    if missing != list(roles):
+        specs = (Path(own[role] or "U-Net trained here").name for role in roles)
+        source["networks"] = "/".join(specs)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

@@ -19,7 +19,6 @@ from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
     bounding_box,
     everywhere,
-    keep_outside,
     place_shape,
     receptive_field_region,
     resize_structure,
@@ -78,7 +77,7 @@ class Goal:
             return truth
         basis = truth
         if self.basis == "prediction" and clean is not None:
-            basis = keep_outside(clean, truth)
+            basis = clean.masked_fill(truth == OUTSIDE, OUTSIDE)
         own = self.structure
         if self.kind == "resize":
             return resize_structure(basis, own, structures, factor=self.ratio, ids=ids).labels

@@ -14,6 +14,7 @@ from helpers.common.arguments import require, whole_number
 from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
+from helpers.labels import OUTSIDE
 from helpers.sweep.compute import Result, restore_images
 from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
@@ -120,7 +121,8 @@ def load_images(
 
     Returns:
         Two dicts from the names of the experiments: to adversarial images (N, C, H, W), see
-        `restore_images`; and to uint8 (N, H, W), what the attacked network sees.
+        `restore_images`; and to uint8 (N, H, W), what the attacked network sees, background in
+        the padding.
 
     Raises:
         ValueError: the store lacks one, or its noise.
@@ -130,8 +132,9 @@ def load_images(
         result = Store(store).read(experiment, noise=True)
         if result is None:
             raise ValueError(f"experiment {name} is not in {store}: run the sweep with noise=True")
-        adv_images[name] = restore_images(dataset.take(experiment.ids)[0], result)
-        predictions[name] = torch.from_numpy(result.predictions)
+        images, truth = dataset.take(experiment.ids)
+        adv_images[name] = restore_images(images, result)
+        predictions[name] = torch.from_numpy(result.predictions).masked_fill(truth == OUTSIDE, 0)
     return adv_images, predictions
 
 

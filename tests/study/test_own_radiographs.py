@@ -115,10 +115,11 @@ def test_radiographs_of_any_layout_are_checked_trained_on_and_attacked(
     assert mean["target", "white"] > mean["target", "none"] + 10
     assert mean["truth", "away"] < mean["truth", "none"]
     images, truth = data.take(ids)
-    crafted, _ = load_images(experiments, data, store=tmp_path / "store")
+    crafted, predictions = load_images(experiments, data, store=tmp_path / "store")
     for name, made in crafted.items():
         noise = (made - images)[:, 0]
         assert not noise[truth == OUTSIDE].any(), name
+        assert not predictions[name][truth == OUTSIDE].any() and predictions[name].any()
         assert name == "none" or noise.any()
 
 

@@ -359,6 +359,32 @@ def test_of_a_users_own_folder_the_page_warns_before_it_is_sent(place, tmp_path)
     assert "for their licence to say: look before you send" in " ".join(written(place).split())
 
 
+def test_a_table_without_rows_is_named_and_not_shown(place):
+    folder = make_run(place, "folder")
+    table = pd.read_csv(folder / "table2.csv")
+    table[:0].to_csv(folder / "table2.csv", index=False)
+    finish(place, "04_heart_attack", 'dataset = "folder"', ["table2.csv"])
+    assert "does not say where it comes from: table2.csv" in written(place)
+
+
+def test_a_table_of_one_noise_level_is_shown_with_its_attacks(place):
+    folder = make_run(place, "folder")
+    levels = pd.DataFrame({"attack": ["white-box", "black-box"], "epsilon": 0.04, "n": 3})
+    table = levels.assign(iou=[1.0, 70.0], low=0.5, high=80.0, dataset="folder-own")
+    table.to_csv(folder / "table1.csv", index=False)
+    finish(place, "03_untargeted_attack", 'dataset = "folder"', ["table1.csv"])
+    rows = Reader(written(place)).rows
+    assert ["white-box", "ours", "1.0 0.5–80.0"] in rows
+
+
+def test_of_a_network_of_one_s_own_the_page_shows_the_name_and_no_folder(place):
+    make_run(place, "folder")
+    parameters = 'dataset = "folder"\nnetwork = "/home/me/secret/mine.py:build"'
+    finish(place, "04_heart_attack", parameters, ["table2.csv"])
+    text = written(place)
+    assert "mine.py:build, not the study’s own" in text and "secret" not in text
+
+
 def test_verdicts_are_those_of_the_runs_own_tables(made):
     folder = made.runs / "quick"
     for name in ("table1", "clean"):  # of an earlier run
