@@ -531,7 +531,10 @@ def test_as_many_steps_as_needed_are_few_where_the_optimum_is_near_and_reach_it(
 @pytest.mark.parametrize("options", [{"direction": "up"}, {"direction": "adam", "momentum": 1.0}])
 def test_a_direction_that_does_not_exist_is_refused(options):
     network, (images, labels) = unet(), make_case()
-    with pytest.raises(ValueError, match="direction 'up' is unknown|momentum is 1.0; give a number from 0 to below 1"):
+    with pytest.raises(
+        ValueError,
+        match="direction 'up' is unknown|momentum is 1.0; give a number from 0 to below 1",
+    ):
         attack(network, images, labels, **options)
 
 

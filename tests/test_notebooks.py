@@ -113,7 +113,9 @@ def test_every_profile_fits_the_notebooks(profile, tmp_path):
 @each_notebook
 def test_code_is_short_and_defines_nothing(path):
     for cell in code(read(path)):
-        most = 30 if "parameters" in cell.metadata.get("tags", ()) else 20  # a list to look things up
+        most = (
+            30 if "parameters" in cell.metadata.get("tags", ()) else 20
+        )  # a list to look things up
         assert len(cell.source.splitlines()) <= most, cell.source
         for node in ast.walk(ast.parse(cell.source)):
             assert not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef), (
