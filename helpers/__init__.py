@@ -4,17 +4,20 @@ Plain modules are the science; import what you need from them: ``from helpers.at
 
 phantom        synthetic radiographs with true masks
 data/          datasets from phantoms, from JSRT with SCR, or from any folder
-network        the U-Net; predictions, devices, precision
-adapters       anybody's network made ready for an attack
 labels         values of a label map that are no class
 loss           soft intersection over union and the other losses
+outputs        what any network returns, as logits and label maps
+network        the U-Net; predictions, devices, precision
+adapters       anybody's network made ready for an attack: its fastest faithful copy
 weights        weights files: recipes, digests, where they are
+own            networks of one's own: what they take and return, how a parameter names them
 evaluation     metrics with intervals
 noise          controls for an attack; rounding of image files
 recorder       what an attack records on its way; its result
 checks         what speaks against trusting an attack's result
 attack         FGSM, PGD and a faster attack
 world          phantoms as the world's radiographs vary
+ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
 shapes         shapes from PNG, SVG or polygons
@@ -29,7 +32,7 @@ Folders are machines; import from the folder: ``from helpers.sweep import run``.
 common/        paths, files, provenance, progress
 sweep/         many attacks: experiments, store, engines, results
 explorer/      the ε slider
-study/         the notebooks in batch; what each notebook begins with
+study/         the notebooks in batch, and a run as a page; what each notebook begins with
 
 Imports point one way: common, then science, then sweep, then explorer and study.
 """

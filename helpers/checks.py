@@ -1,18 +1,16 @@
 """What speaks against trusting the result of an attack."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.adapters import input_of, logits_of
+from helpers.adapters import Frozen, input_of
+from helpers.outputs import logits_of
 from helpers.recorder import Batch, Recorder
-
-SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @torch.no_grad()
 def find_warnings(
-    network: nn.Module,
-    frozen: nn.Module,
+    frozen: Frozen,
     recorder: Recorder,
     batch: Batch,
     noisy: Tensor,
@@ -21,8 +19,7 @@ def find_warnings(
     """What speaks against trusting the result of an attack.
 
     Args:
-        network: as it was handed in.
-        frozen: the copy of it that was attacked.
+        frozen: the copy of the network that was attacked.
         recorder: of the attack.
         batch: all the images.
         noisy: (N, C, H, W), the images with random noise of the same size.
@@ -50,22 +47,27 @@ def find_warnings(
     random = torch.cat([first, *losses(noisy[size:], batch.labels[size:])])
     if clean is None:
         clean = torch.cat(losses(batch.images, batch.labels))
-    of_network = _of_network(network, answer, noisy[:1], logits)
-    found = of_network | _of_result(batch, recorder, clean, random)
+    of_network = _of_network(frozen, answer, noisy[:1], logits)
+    found = of_network | _of_images(batch) | _of_result(batch, recorder, clean, random)
     everyone = torch.ones_like(recorder.failed)
-    return {text: everyone & which for text, which in found.items() if torch.as_tensor(which).any()}
+    return {
+        text: everyone & which
+        for text, which in found.items()
+        if torch.as_tensor(which, device=everyone.device).any()
+    }
 
 
-def _of_network(network, answer, image, logits):
+def _of_network(frozen, answer, image, logits):
     """Findings about the network, from its answers to an image and to the batch it is first of."""
-    training = any(part.training and isinstance(part, SENSITIVE) for part in network.modules())
     alone = answer(image)
     repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, answer(image))
     tolerance = 0.01 * float(logits.nan_to_num().abs().max())
     similar = torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
-    normalised = (logits.sum(dim=1) - 1).abs().max() < 1e-2
+    several = logits.shape[1] > 1  # those of one channel are turned back into logits
     return {
-        "the network is in training mode: it was attacked as it is in evaluation mode": training,
+        "the network is in training mode: it was attacked as it is in evaluation mode": (
+            frozen.in_training
+        ),
         "the network answers the same image differently each time: average over that": (
             not repeatable
         ),
@@ -73,9 +75,15 @@ def _of_network(network, answer, image, logits):
             repeatable and not similar
         ),
         "the network seems to return probabilities: hand in one that returns logits": (
-            normalised & (logits.min() >= 0)
+            several and 0 <= logits.min() and logits.max() <= 1
         ),
     }
+
+
+def _of_images(batch):
+    """Findings about the images, from where noise may take them."""
+    shifted = (batch.images >= 0).all() and (batch.lowest < 0).any()
+    return {"no image is below 0, but noise may be: is value_range (0, 1)?": shifted}
 
 
 def _of_result(batch, recorder, clean, random):

@@ -48,22 +48,17 @@ def evaluate(
 ) -> pd.DataFrame:
     """Decide every claim whose tables are there.
 
-    table2 and table4 need a number of the paper: else their structure, size or noise is another.
-
     Args:
         notebook: only the claims of this notebook, such as "04".
-        source: provenance of the run; tables of another run decide nothing. None: they all count.
+        source: provenance of the run; tables of another run decide nothing. None: any run counts.
 
     Returns:
         claim, paper, ours, rule, verdict: "holds", "does not hold" with the likely reason, or "not
         decided by this run" with the reason where it is known.
     """
-    tables = {}
-    for path in results.glob("*.csv"):
-        table = pd.read_csv(path, dtype=dict.fromkeys(RUN, str))
-        comparable = "paper" not in table or table["paper"].notna().any()
-        if comparable or path.stem not in ("table2", "table4"):
-            tables[path.stem] = table
+    needed = {results / f"{name}.csv" for claim in CLAIMS for name in claim.tables}
+    types = dict.fromkeys(RUN, str)
+    tables = {path.stem: pd.read_csv(path, dtype=types) for path in filter(Path.exists, needed)}
     rows = [
         decide(claim, *map(tables.get, claim.tables), source=source)
         for claim in CLAIMS
@@ -84,22 +79,27 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
     holds = ours = ""
     with suppress(KeyError, IndexError, ValueError):  # the run lacks what the rule needs
         for name, table in zip(claim.tables, tables, strict=True):
-            if source and _is_of_another_run(table, source):
-                holds = f"{name} is of another run"
+            holds = _why_open(name, table, source) or holds
         if not holds:
             holds, ours = claim.decide(*map(_with_text, tables))
     verdict = "holds" if holds else f"does not hold (likely: {claim.otherwise})"
     if isinstance(holds, str):
         verdict = "not decided by this run" + (f" ({holds})" if holds else "")
-    row = claim.name, claim.paper, ours, claim.rule, verdict
-    return dict(zip(COLUMNS, row, strict=True))
+    return dict(zip(COLUMNS, (claim.name, claim.paper, ours, claim.rule, verdict), strict=True))
 
 
-def _is_of_another_run(table, source):
-    """Whether a known value differs; of several networks the first, which was attacked, counts."""
-    rows = table.iloc[0], source
-    values = [{str(row.get(name, "")).split("/")[0] for row in rows} for name in RUN]
-    return any(len(each - {"", "nan"}) > 1 for each in values)
+def _why_open(name, table, source):
+    """Why a table decides nothing; of several networks the first, which was attacked, counts."""
+    row = table.iloc[0]
+    for column in RUN:
+        values = {str(each.get(column, "")).split("/")[0] for each in (row, source or row)}
+        if len(values - {"", "nan"}) > 1:
+            return f"{name} is of another run"
+    if str(row.get("dataset", "")).startswith("folder-"):
+        return "other data"
+    if name in ("table2", "table4") and "paper" in table and table["paper"].isna().all():
+        return "another structure, size or noise"
+    return ""
 
 
 def _with_text(table):

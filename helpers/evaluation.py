@@ -11,6 +11,8 @@ from scipy.ndimage import center_of_mass
 from torch import Tensor
 
 from helpers.common.arguments import require
+from helpers.data import picture_box
+from helpers.labels import counted
 from helpers.loss import check_classes
 
 Names = Sequence[str]
@@ -20,7 +22,8 @@ def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
     """Intersection over union ×100 of two label maps, per image and class.
 
     Args:
-        predictions, labels: int64 (N, H, W).
+        predictions, labels: int64 (N, H, W); pixels whose label is not `labels.counted` are left
+            out.
         classes: the K class indices to score.
 
     Returns:
@@ -33,7 +36,8 @@ def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
     shapes = tuple(predictions.shape), tuple(labels.shape)
     require(shapes[0] == shapes[1], "shape of predictions and labels", shapes, "give equal ones")
     indices = check_classes(classes).to(labels.device)[:, None, None]
-    predicted, true = predictions[:, None] == indices, labels[:, None] == indices  # (N, K, H, W)
+    true = labels[:, None] == indices  # (N, K, H, W)
+    predicted = (predictions[:, None] == indices) & counted(labels)[:, None]
     union = (predicted | true).sum(dim=(2, 3))
     return 100 * (predicted & true).sum(dim=(2, 3)).float() / union  # 0 / 0 is NaN
 
@@ -144,13 +148,21 @@ def display_window(centre: float, width: float) -> tuple:
     return centre - width / 2, centre + width / 2
 
 
-def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: float) -> DataFrame:
+def visibility(
+    images: Tensor,
+    adv_images: Tensor,
+    *,
+    centre: ArrayLike,
+    width: float,
+    labels: Tensor,
+) -> DataFrame:
     """How much an observer could notice in a display window: PSNR and SSIM of the windowed images.
 
     Args:
         images, adv_images: (N, 1, H, W).
         centre: N middles of the window, or one for all [units of the images].
         width: of the window, see `display_window`; what lies outside is black or white.
+        labels: (N, H, W), whose padding is left out.
 
     Returns:
         psnr [dB, infinite for equal images] and ssim (at most 1), a row for each image.
@@ -161,9 +173,10 @@ def visibility(images: Tensor, adv_images: Tensor, *, centre: ArrayLike, width: 
 
     rows = []
     centres = np.broadcast_to(centre, len(images))
-    for *pair, middle in zip(images, adv_images, centres, strict=True):
+    for *pair, middle, own in zip(images, adv_images, centres, labels, strict=True):
         low, high = display_window(middle, width)
-        shown = [((part[0].cpu().numpy() - low) / (high - low)).clip(0, 1) for part in pair]
+        box = picture_box(own.cpu().numpy())
+        shown = [((part[0].cpu().numpy()[box] - low) / (high - low)).clip(0, 1) for part in pair]
         with np.errstate(divide="ignore"):
             psnr = metrics.peak_signal_noise_ratio(*shown, data_range=1.0)
         rows.append((psnr, metrics.structural_similarity(*shown, data_range=1.0)))

@@ -2,7 +2,8 @@
 
 A loss takes logits (N, C, H, W) and labels int64 (N, H, W) and returns (N,): lower where the
 prediction fits the labels better. An untargeted attack raises its loss to the truth; a targeted one
-lowers its loss to the target.
+lowers its loss to the target. Pixels whose label is not `labels.counted` are left out; an image
+without any other has a loss of 0. One channel is a sigmoid's: class 1, against a background of 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.common.arguments import require
+from helpers.labels import OUTSIDE, UNLABELLED, counted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,7 +28,7 @@ def soft_iou(
 
     Args:
         logits: (N, C, H, W), before softmax; computed in float32 whatever their type.
-        labels: int64 (N, H, W), 0 … C−1.
+        labels: int64 (N, H, W), 0 … C−1, or a value that is not `labels.counted`.
         classes: the K class indices that count.
         smooth: added to intersection and union [pixels]; a class absent from both scores 1.
 
@@ -36,7 +38,8 @@ def soft_iou(
     Raises:
         ValueError: the shapes do not match, or a class index is not below C.
     """
-    check_labels(logits, labels)
+    logits = with_background(logits)
+    mask = check_labels(logits, labels)
     classes = check_classes(classes, logits.shape[1])
     truth = (labels[:, None] == classes.to(labels.device)[:, None, None]).float()  # (N, K, H, W)
     probabilities = logits.float().softmax(dim=1)
@@ -44,6 +47,8 @@ def soft_iou(
         probabilities = probabilities.narrow(1, int(classes[0]), len(classes))
     else:
         probabilities = probabilities[:, classes]
+    if mask is not None:
+        probabilities = probabilities * mask[:, None]
     intersection = (probabilities * truth).sum(dim=(2, 3))
     union = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3)) - intersection
     return (intersection + smooth) / (union + smooth)
@@ -62,7 +67,8 @@ def iou_loss(logits: Tensor, labels: Tensor, *, classes: Iterable[int]) -> Tenso
     Source: paper, sections 2.4 and 3 (the loss J). Differs: per image, so that a batch does not
     couple its images.
     """
-    return -soft_iou(logits, labels, classes=classes).mean(dim=1)
+    scores = soft_iou(logits, labels, classes=classes).mean(dim=1)
+    return -scores * counted(labels).flatten(1).any(dim=1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -71,8 +77,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Goodfellow et al., arXiv:1412.6572; per pixel for dense prediction: Xie et al.,
     arXiv:1703.08603.
     """
-    losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    return losses.mean(dim=(1, 2))
+    logits = with_background(logits).float()
+    mask = counted(labels)
+    known = labels.masked_fill(~mask, OUTSIDE)
+    losses = torch.nn.functional.cross_entropy(
+        logits, known, reduction="none", ignore_index=OUTSIDE
+    )
+    return _mean_of_counted(losses, mask)
 
 
 def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -88,14 +99,33 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Source: Croce and Hein, arXiv:2003.01690, equation 6. Differs: a targeted attack lowers the same
     ratio with its target as label, where theirs also needs the truth.
     """
-    logits = logits.float()
-    own = logits.gather(1, labels[:, None])[:, 0]
-    other = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    logits = with_background(logits).float()
+    mask = counted(labels)
+    known = labels.masked_fill(~mask, 0)[:, None]
+    own = logits.gather(1, known)[:, 0]
+    other = logits.scatter(1, known, -torch.inf).amax(dim=1)
     margin = other - own
     if logits.shape[1] > 2:
         ordered = logits.topk(3, dim=1).values
         margin = margin / (ordered[:, 0] - ordered[:, 2] + 1e-12)
-    return margin.mean(dim=(1, 2))
+    return _mean_of_counted(margin, mask)
+
+
+def _mean_of_counted(values, mask):
+    """Mean of each image's pixels (N, H, W) that are in the mask; 0 where none is."""
+    if mask.all():
+        return values.mean(dim=(1, 2))
+    return values.where(mask, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
+
+
+def with_background(logits: Tensor) -> Tensor:
+    """Logits of two classes, the background's 0, of the one channel of a sigmoid network.
+
+    Logits of several channels are returned as they are.
+    """
+    if logits.shape[1] != 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
 def check_classes(classes: Iterable[int], count: int = 2**16) -> Tensor:
@@ -103,16 +133,28 @@ def check_classes(classes: Iterable[int], count: int = 2**16) -> Tensor:
     indices = [*classes]
     known = [index in range(count) and not isinstance(index, bool) for index in indices]
     require(indices and all(known), "classes", classes, f"give one or more of 0 … {count - 1}")
-    return torch.tensor(indices, dtype=torch.int64)
+    return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
 
-def check_labels(logits: Tensor, labels: Tensor) -> None:
-    """Raise a ValueError unless labels are int64, match the logits (N, C, H, W) and are below C."""
-    count = logits.shape[1]
+def check_labels(logits: Tensor, labels: Tensor) -> Tensor | None:
+    """Raise a ValueError unless labels are int64, match the logits (N, C, H, W) and are below C.
+
+    Returns:
+        Where the labels are `labels.counted`, bool (N, H, W); None if they all are.
+    """
+    count = max(2, logits.shape[1])
     check_tensor("labels", labels, torch.int64, (len(logits), *logits.shape[2:]))
-    for label in labels.aminmax() if labels.numel() else ():
+    if not labels.numel():
+        return None
+    low, high = labels.aminmax()
+    if 0 <= low and high < min(count, UNLABELLED):
+        return None
+    mask = counted(labels)
+    for label in labels[mask].aminmax() if mask.any() else ():
         known = 0 <= label < count
-        require(known, "a class of the labels", int(label), f"the network has 0 … {count - 1}")
+        wanted = f"the network has 0 … {count - 1}; write {UNLABELLED} where there is no label"
+        require(known, "a class of the labels", int(label), wanted)
+    return mask
 
 
 def check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:

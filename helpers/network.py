@@ -1,13 +1,17 @@
 """The U-Net of the study; predictions, devices and precisions for any segmentation network."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from helpers.common.arguments import require, require_choice, whole_number
+from helpers.outputs import label_maps, logits_of, to_logits
 
+Network = nn.Module | Callable[[Tensor], Any]
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
@@ -80,6 +84,26 @@ def receptive_field(depth: int) -> int:
     return 12 * 2**depth - 8
 
 
+def find_depth(network: Network, images: Tensor) -> int:
+    """Depth of the smallest `UNet` that sees as far as any network, measured on images.
+
+    How far it sees is what the logits in the middle of the images depend on; a network that sees
+    their border is taken to see all.
+
+    Args:
+        images: (N, C, H, H).
+    """
+    half = images.shape[-1] // 2
+    images = images.detach().requires_grad_()
+    with evaluating(network):
+        middle = logits_of(network, images)[..., half, half]
+    (gradient,) = torch.autograd.grad(middle.square().sum(), images)
+    reach = max((gradient.nonzero()[:, 2:] - half).abs().flatten().tolist(), default=0)
+    if reach >= half - 1:
+        reach = 2 * half
+    return next(depth for depth in count(1) if receptive_field(depth) // 2 >= reach)
+
+
 def find_device(name: str | torch.device = "auto") -> torch.device:
     """The torch device called "cpu" or "cuda"; "auto" is the GPU, or the CPU where there is none.
 
@@ -122,10 +146,16 @@ def find_precision(name: str, device: str | torch.device = "cpu") -> str:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode; each module's own mode comes back, always."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+def evaluating(network: Network) -> Iterator[None]:
+    """Put a network into evaluation mode; each module's own mode comes back, always.
+
+    What is no module has no mode; nor has a module of TorchScript that was frozen, or exported.
+    """
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    modes = [(module, module.training) for module in modules if hasattr(module, "training")]
+    if modes:
+        with suppress(NotImplementedError):  # an exported program
+            network.eval()  # type: ignore[union-attr]
     try:
         yield
     finally:
@@ -134,21 +164,24 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor, *, batch_size: int = 16) -> Tensor:
+def predict(network: Network, images: Tensor, *, batch_size: int = 16) -> Tensor:
     """Label map of each image: the class of the largest logit, in float32 and evaluation mode.
 
     Args:
-        network: any module from images to logits (N, K, H, W); its mode is given back as it was.
+        network: any module or function from images to an answer that `outputs.to_logits` knows;
+            its mode is given back as it was.
         images: float32 (N, C, H, W); none gives no label maps.
         batch_size: images at a time.
 
     Returns:
         int64 (N, H, W), on the device of `images`.
     """
-    nothing = images.new_empty((0, *images.shape[2:]), dtype=torch.int64)
+    maps = [images.new_empty((0, *images.shape[2:]), dtype=torch.int64)]
     with evaluating(network):
-        parts = [network(part).argmax(dim=1) for part in images.split(batch_size) if len(part)]
-    return torch.cat([nothing, *parts])
+        for part in images.split(batch_size):
+            if len(part):
+                maps.append(label_maps(to_logits(network(part), part.shape, network)))
+    return torch.cat(maps)
 
 
 def _layer(kind, before, after, size, stride):

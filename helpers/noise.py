@@ -24,7 +24,7 @@ def uniform_noise(images: Tensor, *, epsilon: float | Tensor, seed: Seed = 0) ->
     Returns:
         (N, C, H, W), of the type of `images`.
     """
-    noise = torch.empty(images.shape)
+    noise = torch.empty(images.shape, dtype=torch.float32, device="cpu")
     for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
         row.uniform_(-1, 1, generator=generator)
     return noise.to(images) * per_image("epsilon", epsilon, images)
@@ -35,6 +35,7 @@ def shuffle_noise(
     adv_images: Tensor,
     *,
     seed: Seed = 0,
+    within: Tensor | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Tensor:
     """Adversarial images whose noise keeps its values and loses its places: a control.
@@ -42,15 +43,20 @@ def shuffle_noise(
     Args:
         images, adv_images: (N, C, H, W).
         seed: of the permutations, as in `uniform_noise`.
+        within: bool (N, H, W), the pixels that change places; None for all.
         value_range: the result is clipped to it.
 
     Returns:
         (N, C, H, W).
     """
-    noise = (adv_images - images).flatten(1)
-    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
-        row.copy_(row[torch.randperm(len(row), generator=generator)])
-    return (images + noise.view_as(images)).clamp(*value_range)
+    noise = adv_images - images
+    places = torch.ones_like(noise, dtype=torch.bool)
+    if within is not None:
+        places &= within[:, None]
+    for row, place, generator in zip(noise, places, _generators(seed, len(images)), strict=True):
+        values = row[place]
+        row[place] = values[torch.randperm(len(values), generator=generator, device="cpu")]
+    return (images + noise).clamp(*value_range)
 
 
 def round_to_bits(

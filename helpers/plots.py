@@ -22,6 +22,7 @@ from scipy.ndimage import find_objects
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
 from helpers.evaluation import display_window
+from helpers.labels import UNLABELLED
 
 Names = Sequence[str]
 STYLE = Path(__file__).with_name("study.mplstyle")
@@ -97,7 +98,7 @@ def show_contours(ax: Axes, labels: Any, *, reference: bool = False) -> None:
     """Outlines of a label map (H, W): one colour a structure, or grey for truth and target."""
     labels = np.asarray(labels)
     height, width = labels.shape
-    for c in np.unique(labels[labels > 0]):
+    for c in np.unique(labels[(labels > 0) & (labels != UNLABELLED)]):
         mask = labels == c
         if mask.all():
             continue

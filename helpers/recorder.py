@@ -9,12 +9,15 @@ from torch import Tensor
 
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.evaluation import iou
-from helpers.loss import Loss, check_classes
+from helpers.loss import Loss, check_classes, check_tensor
+from helpers.noise import per_image
 
+Limit = float | Sequence[float] | Tensor
 Guide = Callable[[Tensor, Tensor, float], Tensor]
 Schedule = Callable[[float], float]
 Observer = Callable[[int, Tensor, Tensor], object]
 KEEP = ("last", "loss", "iou")
+ENOUGH = 0.02  # share of the whole gain that a stage has to add
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,7 @@ class AttackResult:
         taken: int64 (N,), the number of steps after which `adv_images` was kept.
         findings: what speaks against trusting the result: a dict from a sentence to bool (N,),
             which images it is about.
+        copy: what was attacked, such as "bf16, folded, channels_last", see `adapters.Form`.
     """
 
     adv_images: Tensor
@@ -40,6 +44,7 @@ class AttackResult:
     zero_gradients: Tensor
     taken: Tensor
     findings: dict[str, Tensor]
+    copy: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -76,6 +81,51 @@ class Batch(NamedTuple):
         return Batch(*(part[which] for part in self))
 
 
+def make_batch(
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    step_size: float | Tensor | None,
+    region: Tensor | None,
+    value_range: tuple[Limit, Limit],
+) -> Batch:
+    """All images with what belongs to each; a ValueError if something does not fit.
+
+    Args: as of `attack.pgd`.
+    """
+    check_tensor("images", images, torch.float32, images.shape)
+    require(images.ndim == 4, "shape of the images", tuple(images.shape), "give (N, C, H, W)")
+    low, high = _limits(value_range, images)
+    shape = len(images), *images.shape[2:]
+    masks = labels.shape[1:-2] if labels.ndim == 4 else ()  # those for a loss of one's own
+    check_tensor("labels", labels, torch.int64, (shape[0], *masks, *shape[1:]))
+    images, labels = (t.clone() if t.is_inference() else t.detach() for t in (images, labels))
+    if region is None:
+        region = torch.ones(shape, dtype=torch.bool, device=images.device)
+    check_tensor("region", region, torch.bool, shape[-region.ndim :])
+    epsilon = per_image("epsilon", epsilon, images)
+    limits = epsilon * region.to(images.device).expand(shape)[:, None]
+    lowest = (images - limits).clamp(min=low)
+    highest = (images + limits).clamp(max=high)
+    step_size = epsilon / 20 if step_size is None else per_image("step_size", step_size, images)
+    rows = torch.arange(len(images), device=images.device)
+    return Batch(rows, images, labels, limits, lowest, highest, step_size)
+
+
+def _limits(value_range, images):
+    """Least and greatest valid pixel, each (1, 1, 1) or (C, 1, 1); they hold for the images."""
+    like = {"dtype": images.dtype, "device": images.device}
+    low, high = (torch.as_tensor(limit, **like).reshape(-1, 1, 1) for limit in value_range)
+    fits = {len(low), len(high)} <= {1, images.shape[1]} and (low < high).all()
+    wanted = "give the least and the greatest valid pixel, each a number or one for each channel"
+    require(fits, "value_range", value_range, wanted)
+    if not ((low <= images) & (images <= high)).all():  # also for NaN
+        found = torch.stack(images.aminmax()).tolist()
+        least, greatest = value_range
+        raise ValueError(f"images reach {found}; the valid range is {least} … {greatest}")
+    return low, high
+
+
 @dataclass
 class Options:
     """How an attack is made. Fields as in `attack.pgd`."""
@@ -85,18 +135,22 @@ class Options:
     steps: int
     schedule: Schedule | None
     momentum: float
+    direction: str
     guide: Guide | None
     keep: str
     classes: Sequence[int] | None
     stop_at: float | None
+    stages: Sequence[int]
     batch_size: int
     observe: Observer | None
 
     def __post_init__(self) -> None:
         self.steps = whole_number("steps", self.steps)
         self.batch_size = whole_number("batch_size", self.batch_size)
-        positive = 0 <= self.momentum < torch.inf
-        require(positive, "momentum", self.momentum, "give a number of 0 or more")
+        most = 1 if self.direction == "adam" else torch.inf
+        positive = 0 <= self.momentum < most
+        require(positive, "momentum", self.momentum, f"give a number from 0 to below {most}")
+        require_choice("direction", self.direction, ("sign", "adam"))
         require_choice("keep", self.keep, KEEP)
         if self.keep == "iou" or self.stop_at is not None:
             wanted = "name the classes whose IoU decides"
@@ -153,14 +207,22 @@ class Recorder:
         self.score[won] = score[better]
         self.taken[won] = step
         self.adv_images[won] = adv_images[better]
-        return score < torch.inf
+        return (score < torch.inf) & ~self._is_enough(step, rows)
+
+    def _is_enough(self, step, rows):
+        """Whether the last stage has gained next to nothing, bool (n,)."""
+        stages = [0, *(stage for stage in self.options.stages if stage <= step)]
+        if step not in stages[2:]:
+            return torch.zeros_like(rows, dtype=torch.bool)
+        first, last, now = (self.options.sign * self.loss[s, rows] for s in (0, stages[-2], step))
+        return now - last < ENOUGH * (last - first)
 
     def record_gradient(self, step: int, batch: Batch, gradient: Tensor) -> None:
         """Record the share of zeros among the gradient's values where noise is allowed."""
         allowed = (batch.limits > 0).expand_as(gradient)
         zeros = (allowed & (gradient == 0)).flatten(1).sum(dim=1)
         size = allowed.flatten(1).sum(dim=1).clamp(min=1)
-        self.zero_gradients[step, batch.rows] = 100 * zeros / size
+        self.zero_gradients[step, batch.rows] = 100 * zeros.float() / size
 
     def take_better(self, other: "Recorder") -> None:
         """Take over the images at which another attempt came further."""

@@ -11,6 +11,7 @@ from scipy.ndimage import center_of_mass, maximum_filter
 from torch import Tensor
 
 from helpers.common.arguments import require, require_choice, whole_number
+from helpers.labels import OUTSIDE, counted
 from helpers.network import receptive_field
 from helpers.shapes import heart_curve, read_shape
 
@@ -23,9 +24,9 @@ class Target:
     """Label maps to bend a segmentation to.
 
     Attributes:
-        labels: int64 (N, H, W), every pixel with one class.
+        labels: int64 (N, H, W), every pixel with one class; OUTSIDE where the truth has it.
         shapes: bool (N, H, W), the shape as drawn; parts of it may lie beneath other structures.
-        cut: float32 (N,), share of the shape's area that the image's border cuts off [percent].
+        cut: float32 (N,), share of the shape's area that the picture's border cuts off [percent].
     """
 
     labels: Tensor
@@ -69,10 +70,11 @@ def place_shape(
     """Targets in which a shape, upright, takes the place of a structure, centre on centre of mass.
 
     The structure's other pixels become background. Where the shape meets other structures, the
-    earlier class wins. What leaves the image is cut off. No label maps give an empty target.
+    earlier class wins. What leaves the picture is cut off. No label maps give an empty target.
 
     Args:
-        labels: int64 (N, H, W), classes 1 … K in the order of `structures`.
+        labels: int64 (N, H, W), classes 1 … K in the order of `structures`; what is not `counted`
+            may be there too.
         structure: the name of the one to replace.
         structures: the K names.
         shape: see `read_shape`.
@@ -213,15 +215,18 @@ def _replace(labels, structure, structures, draw, ids):
     """
     require_choice("structure", structure, structures)
     _check_maps("labels", labels, torch.int64)
-    strange = labels[(labels < 0) | (labels > len(structures))].tolist()
+    known = (labels >= 0) & (labels <= len(structures))
+    strange = labels[counted(labels) & ~known].tolist()
     require(not strange, "class of labels", strange[:1], "there is no such structure")
     number = structures.index(structure) + 1
     own = labels == number
+    picture = (labels != OUTSIDE).cpu().numpy()
     _check_each(own, ids, f"has no pixel of {structure!r}; leave the case out")
     shapes, cut = np.zeros(labels.shape, dtype=bool), []
-    for shape, mask in zip(shapes, own.cpu().numpy(), strict=True):
+    for shape, mask, part in zip(shapes, own.cpu().numpy(), picture, strict=True):
         pixels = draw(mask)
         inside = pixels[((pixels >= 0) & (pixels < mask.shape)).all(axis=1)]
+        inside = inside[part[tuple(inside.T)]]
         shape[tuple(inside.T)] = True
         cut.append(100 * (1 - len(inside) / max(len(pixels), 1)))
     drawn = torch.from_numpy(shapes).to(labels.device)

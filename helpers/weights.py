@@ -8,6 +8,7 @@ from textwrap import shorten
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from helpers.common.arguments import require
 from helpers.common.files import atomic_write, digest_bytes, digest_json
@@ -62,14 +63,22 @@ class Trained:
     """A trained network, the digest of its weights, its recipe and its learning curve.
 
     Attributes:
+        digest: of the weights; of a network of one's own, see `own.load_network`, of its code too.
+        recipe: None where nobody knows it.
         history: one dict an epoch: epoch, loss (training), iou (validation, soft, mean of the
             structures), seconds.
+        state: the digest of the weights alone, if `digest` is of more.
     """
 
-    network: UNet
+    network: nn.Module
     digest: str
-    recipe: Recipe
+    recipe: Recipe | None
     history: tuple
+    state: str = ""
+
+    def is_unchanged(self) -> bool:
+        """Whether the weights are still those that it was made with."""
+        return state_digest(self.network.state_dict()) == (self.state or self.digest)
 
 
 def weights_path(recipe: Recipe, folder: Path = WEIGHTS) -> Path:

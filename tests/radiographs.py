@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 from PIL import Image
+from pydicom import Dataset, uid
+from pydicom.dataset import FileMetaDataset
 
 from helpers import phantom
 
@@ -53,3 +55,20 @@ def message(error, *parts):
 def same(one, other):
     arrays = torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
     return arrays and one.digest == other.digest
+
+
+def write_dicom(path, pixels, **changes):
+    """A radiograph (h, w) of 8 or 16 bits as an uncompressed DICOM file; `changes` are its tags."""
+    record = Dataset()
+    record.SOPClassUID = uid.ComputedRadiographyImageStorage
+    record.SOPInstanceUID = uid.generate_uid()
+    record.Modality = "CR"
+    bits = 8 * pixels.itemsize
+    record.set_pixel_data(pixels, "MONOCHROME2", bits)
+    for name, value in changes.items():
+        setattr(record, name, value)
+    record.file_meta = FileMetaDataset()
+    record.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record.save_as(path, enforce_file_format=True)
+    return path

@@ -473,6 +473,71 @@ def test_momentum_and_schedule_do_what_they_say(targeted, momentum):
     assert (found - expected).abs().gt(1e-5).float().mean() < 0.01
 
 
+def plain_adam(network, images, labels, *, epsilon, steps, momentum):
+    """Ascent along torch's own Adam direction, clipped to ±1, one image after the other."""
+    found = []
+    for image, label in zip(images, labels, strict=True):
+        x = image[None].clone().requires_grad_()
+        adam = torch.optim.Adam([x], lr=1.0, betas=(momentum, 0.9), maximize=True)
+        for _ in range(steps):
+            before = x.detach().clone()
+            (gradient,) = torch.autograd.grad(IOU(network(x), label[None]).sum(), x)
+            x.grad = gradient / gradient.abs().mean()
+            adam.step()
+            moved = before + epsilon / 20 * (x.detach() - before).clamp(-1, 1)
+            with torch.no_grad():
+                x.copy_((image + (moved - image).clamp(-epsilon, epsilon)).clamp(-1, 1))
+        found.append(x.detach())
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_adams_direction_is_that_of_torch_clipped(momentum):
+    network, (images, labels) = unet(), make_case()
+    options = {"epsilon": 0.1, "steps": 7, "momentum": momentum}
+    found = attack(network, images, labels, direction="adam", **options).adv_images
+    expected = plain_adam(network, images, labels, **options)
+    assert (found - expected).abs().gt(1e-4).float().mean() < 0.01
+
+
+def test_an_image_that_gains_next_to_nothing_ends_with_its_stage_and_the_others_go_on():
+    network, (images, labels) = unet(), make_case()
+    epsilon = torch.tensor([0.2, *[0.2] * (len(images) - 2), 0.0])  # the last can gain nothing
+    options = {"epsilon": epsilon, "step_size": 0.002, "stages": (4, 8), "steps": 12}
+    result = attack(network, images, labels, **options)
+    assert result.taken[:-1].eq(12).all() and result.loss[:, :-1].isfinite().all()
+    whole = attack(network, images, labels, **options | {"stages": ()})
+    assert torch.equal(result.adv_images, whole.adv_images)
+    far = attack(network, images, labels, **options | {"step_size": 0.2, "stages": (6, 9, 12)})
+    alone = attack(
+        network,
+        images[1:2],
+        labels[1:2],
+        **options | {"epsilon": 0.2, "step_size": 0.2, "stages": (6, 9, 12)},
+    )
+    assert torch.equal(far.adv_images[1:2], alone.adv_images)
+
+
+def test_as_many_steps_as_needed_are_few_where_the_optimum_is_near_and_reach_it():
+    network, (images, labels) = Linear(), make_case(size=4, classes=2)
+    options = {"loss": IOU, "epsilon": 0.1, "targeted": True, "precision": "fp32"}
+    result = fast_pgd(network, images, labels, steps="auto", **options)
+    assert torch.equal(result.adv_images, best_attack(network, images, labels, 0.1, True))
+    assert result.taken.eq(60).all() and result.loss[61:].isnan().all()
+    with pytest.raises(ValueError, match="steps 'many' is unknown; choose one of auto"):
+        fast_pgd(network, images, labels, steps="many", **options)
+
+
+@pytest.mark.parametrize("options", [{"direction": "up"}, {"direction": "adam", "momentum": 1.0}])
+def test_a_direction_that_does_not_exist_is_refused(options):
+    network, (images, labels) = unet(), make_case()
+    with pytest.raises(
+        ValueError,
+        match="direction 'up' is unknown|momentum is 1.0; give a number from 0 to below 1",
+    ):
+        attack(network, images, labels, **options)
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("keep", ["loss", "iou"])
 def test_the_best_iterate_is_never_worse_than_the_last(targeted, keep):

@@ -93,6 +93,26 @@ def test_probabilities_are_warned_of():
     assert "probabilities" in warned(Softmax(16).eval(), images, labels, steps=20)
 
 
+def test_probabilities_of_sigmoids_are_warned_of():
+    class Sigmoids(Linear):
+        def forward(self, images):
+            return super().forward(images).sigmoid()
+
+    _, images, labels = healthy()
+    assert "probabilities" in warned(Sigmoids(16).eval(), images, labels, steps=20)
+
+
+def test_images_of_0_to_1_in_the_default_range_are_asked_about():
+    network, images, labels = healthy()
+    bright = (images + 1) / 2
+    asked = "no image is below 0, but noise may be: is value_range (0, 1)?"
+    assert asked in warned(network, bright - bright.min(), labels, steps=20)
+    assert not attack(network, bright, labels, steps=20, value_range=(0, 1)).warnings
+    some = bright.clone()
+    some[0] -= 0.5
+    assert not attack(network, some, labels, steps=20).warnings
+
+
 def test_images_without_a_gradient_are_warned_of():
     class Blind(Linear):
         def forward(self, images):

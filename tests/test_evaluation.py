@@ -20,6 +20,7 @@ from helpers.evaluation import (
     summarise,
     visibility,
 )
+from helpers.labels import OUTSIDE, UNLABELLED
 
 
 def make_maps(seed, n=3, size=5, classes=4):
@@ -61,6 +62,17 @@ def test_identical_maps_score_100_and_the_order_of_the_two_does_not_matter():
     assert torch.equal(
         iou(predictions, labels, classes=range(4)), iou(labels, predictions, classes=range(4))
     )
+
+
+@pytest.mark.parametrize("value", [UNLABELLED, OUTSIDE])
+def test_pixels_without_a_label_count_in_no_iou(value):
+    generator = torch.Generator().manual_seed(0)
+    predictions, labels = torch.randint(0, 3, (2, 3, 8, 8), generator=generator)
+    labels[:2, :3] = value
+    labels[2] = value
+    found = iou(predictions, labels, classes=(0, 1, 2))
+    expected = iou(predictions[:2, 3:], labels[:2, 3:], classes=(0, 1, 2))
+    assert torch.equal(found[:2], expected) and found[2].isnan().all()
 
 
 def test_an_image_s_iou_does_not_depend_on_the_batch():
@@ -226,10 +238,15 @@ def test_a_display_window_lies_around_its_centre_and_the_widest_is_the_whole_ran
             display_window(centre, width)
 
 
+def seen_in(images, adv_images, **window):
+    """`visibility` of pictures without padding."""
+    return visibility(images, adv_images, labels=torch.zeros_like(images[:, 0]), **window)
+
+
 @pytest.mark.filterwarnings("error")
 def test_equal_images_look_equal():
     images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = visibility(images, images.clone(), centre=[0.0, 0.3], width=1.0)
+    found = seen_in(images, images.clone(), centre=[0.0, 0.3], width=1.0)
     assert list(found.columns) == ["psnr", "ssim"]
     assert (found["psnr"] == np.inf).all() and found["ssim"].tolist() == pytest.approx([1, 1])
 
@@ -237,7 +254,7 @@ def test_equal_images_look_equal():
 @pytest.mark.parametrize("width", [2.0, 1.0, 0.25])
 def test_constant_noise_has_the_psnr_that_its_height_in_the_window_gives(width):
     images = torch.zeros(1, 1, 16, 16)
-    found = visibility(images, images + 0.04, centre=0.0, width=width)
+    found = seen_in(images, images + 0.04, centre=0.0, width=width)
     assert found["psnr"][0] == pytest.approx(-20 * math.log10(0.04 / width), abs=1e-3)
 
 
@@ -245,7 +262,7 @@ def test_a_narrower_window_never_hides_noise_on_a_grey_image():
     noise = (torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1) * 0.04
     images = torch.zeros(3, 1, 32, 32)
     seen = [
-        visibility(images, images + noise, centre=0.0, width=width)
+        seen_in(images, images + noise, centre=0.0, width=width)
         for width in (2, 1.5, 1, 0.5, 0.25, 0.1)
     ]
     for wide, narrow in zip(seen, seen[1:], strict=False):
@@ -254,7 +271,7 @@ def test_a_narrower_window_never_hides_noise_on_a_grey_image():
 
 def test_noise_outside_the_window_is_invisible():
     images = torch.full((2, 1, 16, 16), 0.8)
-    found = visibility(
+    found = seen_in(
         images, images - 0.04, centre=[0.0, 0.8], width=0.5
     )  # the first is white in both
     assert (
@@ -267,12 +284,21 @@ def test_noise_outside_the_window_is_invisible():
 def test_each_image_has_its_own_window_and_a_row_of_its_own():
     images = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
     adv_images, centre = (images + 0.05).clamp(-1, 1), [-0.5, 0.0, 0.5]
-    whole = visibility(images, adv_images, centre=centre, width=0.5)
+    whole = seen_in(images, adv_images, centre=centre, width=0.5)
     for k in range(3):
-        one = visibility(images[k : k + 1], adv_images[k : k + 1], centre=centre[k], width=0.5)
+        one = seen_in(images[k : k + 1], adv_images[k : k + 1], centre=centre[k], width=0.5)
         pd.testing.assert_frame_equal(one, whole[k : k + 1].reset_index(drop=True))
     assert whole["psnr"].nunique() == 3
-    assert list(visibility(images[:0], images[:0], centre=0.0, width=1).columns) == ["psnr", "ssim"]
+    assert list(seen_in(images[:0], images[:0], centre=0.0, width=1).columns) == ["psnr", "ssim"]
+
+
+def test_padding_takes_no_part_in_what_can_be_seen():
+    images = torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    adv_images, labels = (images + 0.05).clamp(-1, 1), torch.zeros(2, 24, 24, dtype=torch.int64)
+    labels[:, :, :4] = labels[:, :, -4:] = OUTSIDE
+    found = visibility(images, adv_images, centre=0.0, width=1.0, labels=labels)
+    cropped = seen_in(images[..., 4:-4], adv_images[..., 4:-4], centre=0.0, width=1.0)
+    pd.testing.assert_frame_equal(found, cropped)
 
 
 # --- intervals and means ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE, UNLABELLED, counted
 from helpers.loss import cross_entropy, iou_loss, margin_loss, soft_iou
 
 
@@ -211,3 +213,57 @@ def test_a_tie_with_the_label_has_a_gradient():
             margin_loss(logits, torch.tensor([[[label]]])).sum(), logits
         )
         assert gradient.flatten()[:2].tolist() == expected
+
+
+# --- pixels without a label -----------------------------------------------------------------------
+
+LOSSES = [partial(iou_loss, classes=(1, 3)), cross_entropy, margin_loss]
+NO_CLASS = [UNLABELLED, OUTSIDE]
+
+
+@pytest.mark.parametrize("loss", [partial(iou_loss, classes=(1,)), cross_entropy, margin_loss])
+@pytest.mark.parametrize("value", NO_CLASS)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_loss_with_unlabelled_rows_is_that_of_the_other_rows(loss, value, classes):
+    logits, labels = make_case(7, classes=classes)
+    expected = loss(logits[:, :, 2:], labels[:, 2:])
+    labels[:, :2] = value
+    torch.testing.assert_close(loss(logits, labels), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [partial(iou_loss, classes=(1,)), cross_entropy, margin_loss])
+def test_an_unlabelled_pixel_has_no_gradient_and_the_others_have_theirs(loss):
+    logits, labels = make_case(8, classes=2)
+    labels[0, 1], labels[1, 2, 3] = UNLABELLED, OUTSIDE
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(logits, labels).sum(), logits)
+    assert (gradient.abs().sum(dim=1) > 0).equal(counted(labels))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("value", NO_CLASS)
+def test_an_image_without_any_label_has_no_loss_and_no_gradient(loss, value):
+    logits, labels = make_case(9)
+    labels[1] = value
+    logits.requires_grad_()
+    found = loss(logits, labels)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert found[1] == 0 and gradient.isfinite().all()
+    assert not gradient[1].any() and gradient[[0, 2]].any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_labels_that_all_count_give_the_same_bits_beside_an_unlabelled_image(loss):
+    logits, labels = make_case(10, size=33)
+    before = loss(logits, labels)
+    assert torch.equal(loss(logits[:2], labels[:2]), before[:2])
+    other = torch.cat([labels, torch.full_like(labels[:1], UNLABELLED)])
+    found = loss(torch.cat([logits, logits[:1]]), other)
+    torch.testing.assert_close(found[:3], before, rtol=1e-6, atol=1e-7)
+
+
+def test_a_wrong_label_is_refused_beside_unlabelled_ones():
+    logits, labels = make_case(0)
+    labels[0], labels[1, 0, 0] = UNLABELLED, -1
+    with pytest.raises(ValueError, match=r"class of the labels is -1; .*255 where"):
+        iou_loss(logits, labels, classes=(1,))

@@ -7,6 +7,7 @@ from torch import nn
 from helpers.network import (
     UNet,
     evaluating,
+    find_depth,
     find_device,
     find_precision,
     native_bf16,
@@ -99,6 +100,19 @@ def make_network(*config):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet(*config)
+
+
+@pytest.mark.parametrize(("side", "depth"), [(1, 1), (17, 1), (19, 2), (41, 2), (43, 3), (95, 5)])
+def test_the_depth_of_any_network_is_that_of_the_smallest_u_net_that_sees_as_far(side, depth):
+    network = nn.Conv2d(1, 2, side, padding=side // 2)
+    images = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert find_depth(network, images) == depth
+
+
+def test_a_network_that_sees_the_mean_of_an_image_sees_all_of_it():
+    network = nn.Sequential(nn.InstanceNorm2d(1), nn.Conv2d(1, 2, 3, padding=1))
+    depth = find_depth(network, torch.rand(1, 1, 64, 64))
+    assert receptive_field(depth) // 2 >= 64 > receptive_field(depth - 1) // 2
 
 
 def test_a_prediction_is_the_class_of_the_largest_logit_in_evaluation_mode():

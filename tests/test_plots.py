@@ -15,6 +15,7 @@ from PIL import Image
 from helpers import plots
 from helpers.common.paths import ROOT
 from helpers.common.provenance import versions
+from helpers.labels import OUTSIDE, UNLABELLED
 
 pytestmark = pytest.mark.filterwarnings("error")
 STRUCTURES = ("heart", "left lung", "right lung")
@@ -124,6 +125,17 @@ def test_contours_are_drawn_only_for_classes_that_are_there_in_their_own_colour(
         _, ax = plt.subplots()
         plots.show_contours(ax, torch.full((12, 12), c))
         assert not ax.collections
+
+
+def test_no_outline_is_drawn_of_what_has_no_label():
+    labels = make_maps()[0]
+    labels[:, :3], labels[:, 9:] = OUTSIDE, UNLABELLED
+    _, ax = plt.subplots()
+    plots.show_contours(ax, labels)
+    assert set(outlines(ax)) <= set(plots.COLOURS[:3])
+    _, bx = plt.subplots()
+    plots.show_contours(bx, labels.where((labels != OUTSIDE) & (labels != UNLABELLED), 0))
+    assert outlines(ax) == outlines(bx)
 
 
 def test_label_maps_of_small_integers_have_the_same_outlines():
@@ -416,7 +428,7 @@ def test_plots_know_arrays_and_tables_but_no_network_no_data_and_no_attack():
     names = imported("helpers.plots")
     ours = {name.removeprefix("helpers.") for name in names if name.startswith("helpers.")}
     common = {"common.arguments", "common.files", "common.provenance", "common.paths"}
-    assert ours == common | {"evaluation", "loss"}
+    assert ours == common | {"evaluation", "labels", "loss"}
     assert not {name for name in names if name.startswith(("torch.", "torchvision"))}
     for module in ("plots", "curves"):
         direct = (ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8")

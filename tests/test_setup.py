@@ -15,8 +15,9 @@ import helpers
 from helpers.common.paths import ROOT
 
 ORDER = (
-    "common phantom labels data network weights adapters loss evaluation noise recorder checks "
-    "attack world augmentation "
+    "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
+    "checks "
+    "attack ensemble world augmentation "
     "training shapes targets tables claims curves plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {
@@ -104,7 +105,7 @@ def test_nothing_asks_for_torchvision():
     specifier = next(each for each in every if each.name == "torch").specifier
     assert specifier.contains("2.13.0") and specifier.contains("2.9.1"), "the pin is in constraints"
     assert "torchvision" not in {each.name for each in every}
-    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "dicom", "bench", "dev"}
+    assert set(EXTRAS) == {"test", "cluster", "browser", "app", "monai", "bench", "dev"}
     assert not [
         path.name
         for path in (ROOT / "helpers").glob("*.py")

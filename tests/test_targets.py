@@ -12,6 +12,7 @@ from PIL import Image
 
 from helpers import targets
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE, UNLABELLED
 from helpers.network import UNet, evaluating, receptive_field
 from helpers.phantom import STRUCTURES, draw_case
 from helpers.targets import LARGE, SMALL, heart_symbol, place_shape, resize_structure
@@ -321,3 +322,33 @@ def test_bad_regions_are_refused():
     for depth in (0, -1, 1.5):
         with pytest.raises(ValueError, match=f"depth is {depth}"):
             targets.receptive_field_region(full, depth=depth)
+
+
+# Pictures that are not square, and pixels without a label
+
+
+@pytest.mark.parametrize("make", ["shape", "resize"])
+def test_padding_stays_padding_and_cuts_a_shape_as_a_border_does(make):
+    labels = boxes((10, 30, 10, 20))
+    labels[:, :, 25:] = OUTSIDE
+    bordered = labels[:, :, :25]
+
+    def target(maps):
+        if make == "resize":
+            return resize_structure(maps, "a", NAMES, factor=1.5)
+        return place_shape(maps, "a", NAMES, SQUARE, area_ratio=3)
+
+    padded, plain = target(labels), target(bordered)
+    assert (padded.labels[:, :, 25:] == OUTSIDE).all() and not padded.shapes[:, :, 25:].any()
+    assert torch.equal(padded.labels[:, :, :25], plain.labels)
+    assert torch.equal(padded.cut, plain.cut)
+    assert make == "resize" or padded.cut > 0
+
+
+def test_a_shape_covers_what_has_no_label_and_leaves_the_rest_of_it_unlabelled():
+    labels = boxes((10, 20, 10, 20))
+    labels[:, 5:25, 20:25] = UNLABELLED
+    target = place_shape(labels, "a", NAMES, SQUARE, area_ratio=2)
+    assert torch.equal(target.labels == 1, target.shapes)
+    assert (target.shapes & (labels == UNLABELLED)).any()
+    assert torch.equal(target.labels == UNLABELLED, (labels == UNLABELLED) & ~target.shapes)

@@ -1,7 +1,19 @@
 """Datasets: images, label maps and the split, of phantoms, of JSRT with SCR, or of any folder."""
 
+from helpers.data.cases import label_map
 from helpers.data.check import check
-from helpers.data.dataset import PHANTOM_IDS, Dataset, label_map, load, own_copy
-from helpers.data.folders import JSRT_IDS
+from helpers.data.dataset import PHANTOM_IDS, Dataset, load, own_copy
+from helpers.data.folders import JSRT_IDS, scan
+from helpers.data.padding import picture_box
 
-__all__ = ["JSRT_IDS", "PHANTOM_IDS", "Dataset", "check", "label_map", "load", "own_copy"]
+__all__ = [
+    "JSRT_IDS",
+    "PHANTOM_IDS",
+    "Dataset",
+    "check",
+    "label_map",
+    "load",
+    "own_copy",
+    "picture_box",
+    "scan",
+]

@@ -11,13 +11,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m helpers.data",
         description="Read every file of a dataset and report counts, sizes and unusable files by "
-        "name. The exit status is 0 if training could start and 1 if not. Without an option: the "
-        "JSRT copy in $JSRT_DIR or data/jsrt.",
+        "name. The exit status is 0 if training could start with all of them and 1 if not. Without "
+        "an option: the JSRT copy in $JSRT_DIR or data/jsrt.",
     )
     parser.add_argument("command", choices=["check"])
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--jsrt", metavar="DIR", help="a copy of JSRT with the masks of SCR")
-    form = "a dataset of images/<id>.png and masks/<structure>/<id>.png"
+    form = "a dataset of images with masks or label maps, as data/README.md lays them out"
     which.add_argument("--folder", metavar="DIR", help=form)
     options = parser.parse_args(arguments)
     try:

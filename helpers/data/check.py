@@ -4,13 +4,17 @@ from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
+from helpers.data.cases import read_case
 from helpers.data.dataset import in_threads, split_cases
-from helpers.data.folders import JSRT_IDS, read_case, scan
+from helpers.data.folders import JSRT_IDS, scan
 from helpers.data.formats import format_shape
+from helpers.labels import UNLABELLED
 
 
 def check(name: str, root: str | Path | None = None) -> bool:
-    """Look through all files of "jsrt" or "folder", print a report, and tell whether to train.
+    """Look through all files of "jsrt" or "folder", print a report, and tell whether all is well.
+
+    Files that would be left out are problems, too, though training would start without them.
 
     Args:
         name: "jsrt" or "folder".
@@ -33,30 +37,40 @@ def check(name: str, root: str | Path | None = None) -> bool:
         print("  split:", ", ".join(parts))
     except ValueError as error:
         source.problems.append(str(error))
-    for title, lines in (("Notes", source.notes), ("Problems", source.problems)):
+    unused = [f"{path} is left out: {reason}" for path, reason in source.unused.items()]
+    for title, lines in (("Notes", source.notes), ("Problems", source.problems + unused)):
         if lines:
             print(f"{title} ({len(lines)}, at most 20 are shown):", *lines[:20], sep="\n  ")
     if source.problems:
         print("Training cannot start before the problems are solved.")
-        return False
-    print("Training can start.")
-    return True
+    elif unused:
+        print(f"Training would start without these {len(unused)} files.")
+    else:
+        print("Training can start.")
+    return not (source.problems or unused)
 
 
 def _print_sizes(source):
     """Read all files; print how many there are of each size, and note what is odd or wrong."""
     sizes = defaultdict(Counter)
+    covered: dict = defaultdict(float)
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
     for id, (image, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
         if image is not None:
-            sizes["images"][format_shape(image)] += 1
+            sizes["images"][format_shape(image.shape)] += 1
+        masks.pop(UNLABELLED, None)
         for structure, mask in masks.items():
-            sizes[f"{structure} masks"][format_shape(mask)] += 1
+            sizes[f"{structure} masks"][format_shape(mask.shape)] += 1
             share = mask.mean()
+            covered[structure] += share
             if not 0 < share < 0.6:
                 path = source.masks[structure][id]
-                source.notes.append(f"{path} covers {share:.0%} of the image: is it right?")
+                source.notes.append(
+                    f"{structure} in {path} covers {share:.0%} of the image: is it right?"
+                )
+    empty = [name for name, shares in covered.items() if not shares]
+    source.problems += [f"structure {name!r} is empty in every case" for name in empty]
     for kind, counts in sizes.items():
         listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
         print(f"  {counts.total()} {kind}:", ", ".join(listed))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from helpers import phantom
@@ -20,8 +19,9 @@ from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import digest_bytes, digest_json, read_tensors, write_tensors
 from helpers.common.paths import DATA
 from helpers.common.progress import progress_bar
-from helpers.data.folders import JSRT_IDS, Source, read_case, scan
-from helpers.data.formats import area_average
+from helpers.data import formats
+from helpers.data.cases import label_map, make_case
+from helpers.data.folders import JSRT_IDS, Source, scan
 
 # Of what becomes of a file or a drawing: scaling, masks, overlaps. Raise it with a change that
 # alters arrays.
@@ -41,7 +41,8 @@ class Dataset:
         ids: the N names of the cases.
         structures: names of the classes 1, 2, …; 0 is the background.
         images: (N, 1, size, size) float32 in [−1, 1].
-        labels: (N, size, size) int64, 0 … number of structures.
+        labels: (N, size, size) int64, 0 … number of structures; UNLABELLED where a label map says
+            so, OUTSIDE in the padding of pictures that are not square (see `helpers.labels`).
         split: "target-training", "target-validation", "surrogate-training",
             "surrogate-validation", "test" → ids.
         digest: SHA-256 of what the arrays are made from; the same on every machine.
@@ -112,6 +113,8 @@ def load(
 
     Images are area averages. Of each mask, the pixels stay that it covers at least half; then
     overlaps are resolved (`label_map`). Masks of the size asked for are thus taken exactly.
+    A picture that is not square is put into the middle of a square of its longer side, with −1
+    (black) around it and OUTSIDE in its label map; it is never stretched.
 
     Args:
         name: "phantom" (drawn from the seed), "jsrt" (one's own copy of JSRT and SCR) or "folder"
@@ -125,7 +128,11 @@ def load(
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: a value is out of range or a file cannot be used; the message names it.
+        ValueError: a value is out of range, a file cannot be used, or a structure is in no case;
+            the message names it.
+
+    Warns:
+        UserWarning: files of the folder are left out; the warning names them.
 
     Source: paper, sections 2.3 and 2.4: of the official training subset (SCR's even-numbered
     images) 100 for training and 23 for validation, other 23 for the surrogate's; 20 of the
@@ -155,6 +162,12 @@ def load(
         _add_phantoms(source, split, extra)
     path = CACHE / f"{source.name}-{size}-{place}.safetensors"
     images, labels, digest = _arrays(path, source, size, seed, jitter)
+    for number, structure in enumerate(source.masks, start=1):
+        if source.root and not (labels == number).any():
+            raise ValueError(
+                f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
+                "masks, or take a larger size if it is small"
+            )
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter, "extra": extra}
     ids, structures = tuple(source.patients), tuple(source.masks)
@@ -169,19 +182,6 @@ def own_copy(digest: str, **origin: Any) -> Dataset | None:
     except (OSError, ValueError, TypeError):
         return None
     return dataset if dataset.digest == digest else None
-
-
-def label_map(masks: ArrayLike) -> np.ndarray:
-    """One map of class indices from masks that may overlap: the earlier structure wins.
-
-    Args:
-        masks: (…, S, H, W), nonzero inside.
-
-    Returns:
-        (…, H, W) int64: 0 outside of all masks, else 1 … S.
-    """
-    inside = np.asarray(masks) != 0
-    return np.where(inside.any(-3), inside.argmax(-3) + 1, 0)
 
 
 def _phantom_source():
@@ -201,14 +201,25 @@ def _add_phantoms(source, split, extra):
 
 
 def _usable_source(name, root):
-    """The files of a folder; an error about the first problem, a warning about the first note."""
+    """The files of a folder; an error about the first problem, warnings about what is left out."""
     source = scan(name, root)
     hint = f"(`python -m helpers.data check --{name} {source.root}` lists all)"
     if source.problems:
         raise ValueError(f"{source.problems[0]} {hint}")
+    if source.unused:
+        warnings.warn(f"{_list_unused(source)} {hint}", stacklevel=3)
     if source.notes:
         warnings.warn(f"{source.notes[0]} {hint}", stacklevel=3)
     return source
+
+
+def _list_unused(source):
+    """One line: how many files are left out and how many cases remain, and the first ten files."""
+    named = [f"{path.relative_to(source.root)} ({why})" for path, why in source.unused.items()]
+    kept, left_out = len(source.images), len(named)
+    counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
+    more = ", …" if left_out > 10 else ""
+    return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
 
 
 # ---- The split
@@ -273,8 +284,10 @@ def _arrays(path, source, size, seed, jitter):
     for file in source.files():
         stat = file.stat()
         stamps.append([str(file), stat.st_size, stat.st_mtime_ns])
-    versions = VERSION, phantom.VERSION
-    key = digest_json([versions, list(source.masks), source.patients, source.folds, stamps])
+    parts: list = [(VERSION, phantom.VERSION), list(source.masks), source.patients, source.folds]
+    if source.root:
+        parts += [formats.VERSION, list(source.values.items())]
+    key = digest_json([*parts, stamps])
     try:
         arrays, saved = read_tensors(path)
     except (OSError, ValueError):  # none, or a damaged one
@@ -292,27 +305,25 @@ def _arrays(path, source, size, seed, jitter):
 
 
 def _build(source, make, size):
-    """Images (N, 1, size, size) float32 and labels (N, size, size) uint8, made case by case."""
+    """Images (N, 1, size, size) float32 and labels (N, size, size), made case by case."""
     threads = 8 if source.root else 1  # drawing holds the interpreter's lock, reading does not
     cases = in_threads(make, list(source.patients), f"{source.name} at {size}", threads)
     # More threads sum in another order: other last bits, which attacks amplify.
     with threadpool_limits(1, "blas"):
         images, labels = zip(*cases, strict=True)
-    return {"images": np.stack(images)[:, None], "labels": np.stack(labels)}
+    labels = np.stack(labels)
+    kind = np.uint8 if labels.min() >= 0 else np.int16  # OUTSIDE is below 0
+    return {"images": np.stack(images)[:, None], "labels": labels.astype(kind)}
 
 
 def _make_case(source, size, seed, jitter, id):
     if source.root:
-        image, masks, problems = read_case(source, id)
-        if problems:
-            raise ValueError(problems[0])
-        image = area_average(image, size)
-        covered = np.stack([area_average(masks[structure], size) for structure in source.masks])
-        masks = covered >= 0.5 - 1e-9
+        image, labels = make_case(source, id, size)
     else:
         case = int(id.removeprefix("phantom-"))
         image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
-    return np.clip(image, -1, 1).astype(np.float32), label_map(masks).astype(np.uint8)
+        labels = label_map(masks)
+    return np.clip(image, -1, 1).astype(np.float32), labels
 
 
 def in_threads(function: Callable, items: Sequence, title: str, threads: int = 8) -> Iterator:
@@ -335,4 +346,6 @@ def _digest(source, seed, jitter):
         kind = source.name.split("-")[0]
         parts = [kind, list(source.images), list(source.masks), list(contents)]
         parts += [source.patients, source.folds]
+        if source.values:
+            parts.append(list(source.values.items()))
     return digest_json(parts if VERSION == 1 else [*parts, VERSION])

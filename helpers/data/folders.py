@@ -3,23 +3,16 @@
 import csv
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
-import numpy as np
-
 from helpers import phantom
 from helpers.common.paths import DATA
-from helpers.data.formats import (
-    IMAGE_TYPES,
-    MASK_TYPES,
-    format_shape,
-    read_grey,
-    read_jsrt,
-    read_mask,
-)
+from helpers.data.formats import COPY_TYPES, IMAGE_TYPES, MASK_TYPES, is_dicom
+from helpers.labels import UNLABELLED
 
 JSRT_IDS = tuple(
     f"JPC{kind}N{i:03d}" for kind, last in (("L", 154), ("N", 93)) for i in range(1, last + 1)
@@ -27,8 +20,16 @@ JSRT_IDS = tuple(
 HOW_TO = {
     "jsrt": "get the images from JSRT (db.jsrt.or.jp) and the SCR masks from Zenodo record "
     "7056076, then put both into data/jsrt or set JSRT_DIR to their folder (see data/README.md)",
-    "folder": "put images/<id>.png and masks/<structure>/<id>.png into it (see data/README.md)",
+    "folder": "put images/<id>.png and masks/<structure>/<id>.png into it, or labels/<id>.png and "
+    "labels.csv (see data/README.md)",
 }
+# Layouts of the public sets of Montgomery and Shenzhen, below a folder CXR_png of images.
+MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/rightMask"}
+SHENZHEN = ("mask", "masks")
+BACKGROUND = "background"
+NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
+VALUES = "with the columns value and name, and a line for each value, such as 1,heart"
+CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # of file managers, beside hidden files
 Files = dict[str, Path]
 
 
@@ -43,7 +44,10 @@ class Source:
         images: id → file.
         patients: id → patient, of all cases in their order.
         folds: id → 1 (for testing) or 2 (for training); empty if nobody has said.
+        values: of label maps, value → structure, BACKGROUND or UNLABELLED; empty where there are
+            masks.
         problems: lines about what is wrong.
+        unused: files that take no part → why.
         notes: lines about what is merely worth knowing.
     """
 
@@ -53,13 +57,15 @@ class Source:
     images: Files = field(default_factory=dict)
     patients: dict = field(default_factory=dict)
     folds: dict = field(default_factory=dict)
+    values: dict[int, str | int] = field(default_factory=dict)
     problems: list = field(default_factory=list)
+    unused: dict[Path, str] = field(default_factory=dict)
     notes: list = field(default_factory=list)
 
     def files(self) -> list[Path]:
-        """Images, then masks by case and structure."""
+        """Images, then masks by case and structure, or label maps by case."""
         masks = [files[id] for id in self.images for files in self.masks.values()]
-        return [*self.images.values(), *masks]
+        return list(dict.fromkeys([*self.images.values(), *masks]))
 
     def enter(self, files: Files, id: str, path: Path) -> None:
         """Add a file; a second one of the same case is a problem."""
@@ -82,15 +88,16 @@ def scan(name: str, root: str | Path | None = None) -> Source:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: {HOW_TO[name]}")
     source = _scan_jsrt(root) if name == "jsrt" else _scan_folder(root)
-    if not (source.images and any(source.masks.values())):
+    if not source.images or not (any(source.masks.values()) or source.problems):
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
-    for structure, masks in source.masks.items():
+    for kind, files in _kinds(source).items():
         for id, image in source.images.items():
-            if id not in masks:
+            if id not in files:
                 source.problems.append(
-                    f"{image} has no {structure!r} mask: add one of that name, or remove the image"
+                    f"{image} has no {kind}: add one of that name and a type that is read "
+                    "(.png, .tif, .gif, .bmp), or remove the image"
                 )
     stray = set().union(*source.masks.values()) - source.images.keys()
     if stray:
@@ -99,37 +106,11 @@ def scan(name: str, root: str | Path | None = None) -> Source:
     return source
 
 
-def read_case(source: Source, id: str) -> tuple[np.ndarray | None, dict, list]:
-    """A case at its files' sizes.
-
-    A folder's masks must have their image's size; SCR's are smaller than JSRT's images, but all of
-    one size.
-
-    Returns:
-        The image (h, h) in [−1, 1], None if it cannot be used; the masks (h, h) bool by structure;
-        and a line about each file that cannot be used.
-    """
-    image, masks, problems = None, {}, []
-    read = read_jsrt if source.name == "jsrt" else read_grey
-    try:
-        image = read(source.images[id])
-    except (OSError, ValueError) as error:
-        problems.append(str(error))
-    for structure, files in source.masks.items():
-        if id in files:
-            try:
-                masks[structure] = read_mask(files[id])
-            except (OSError, ValueError) as error:
-                problems.append(str(error))
-    peers = masks.values() if source.name == "jsrt" or image is None else [image]
-    side = max(map(len, peers), default=0)
-    for structure, mask in masks.items():
-        if mask.shape != (side, side):
-            path, shape = source.masks[structure][id], format_shape(mask)
-            problems.append(
-                f"{path} is {shape} but should be {side}×{side}: export it at that size"
-            )
-    return image, masks, problems
+def _kinds(source):
+    """What an image must have, in words → its files by id."""
+    if source.values:
+        return {"label map": next(iter(source.masks.values()), {})}
+    return {f"{structure!r} mask": files for structure, files in source.masks.items()}
 
 
 def _scan_jsrt(root):
@@ -144,7 +125,7 @@ def _scan_jsrt(root):
             continue
         if folder in structures and plain.suffix in MASK_TYPES:
             source.enter(structures[folder], id, path)
-        elif plain.suffix in (".img", *IMAGE_TYPES) and "mask" not in str(plain):
+        elif plain.suffix in (".img", *COPY_TYPES) and "mask" not in str(plain):
             source.enter(images, id, path)
         folds[id].update(re.findall("fold([12])/", str(plain)))
     for id in JSRT_IDS:
@@ -161,36 +142,131 @@ def _scan_jsrt(root):
 
 
 def _scan_folder(root):
-    """images/<id>.png, masks/<structure>/<id>.png, and index.csv where there is one."""
+    """Images, masks or label maps, and index.csv where there is one."""
     source = Source(f"folder-{root.name}", root, {})
-    _enter_all(source, source.images, root / "images", IMAGE_TYPES)
+    public = root / "CXR_png"
+    is_public = public.is_dir() and not (root / "images").is_dir()
+    _enter_images(source, public if is_public else root / "images")
+    if is_public:
+        _scan_public(source, root)
+    elif (root / "labels").is_dir():
+        _scan_labels(source, root)
+    else:
+        _scan_masks(source, root)
     source.patients = {id: id for id in source.images}
-    for folder in sorted(root.glob("masks/[!.]*/")):
-        masks = {}
-        _enter_all(source, masks, folder, MASK_TYPES)
-        if masks:
-            source.masks[folder.name] = masks
-        else:
-            source.notes.append(f"{folder} holds no masks: left out, it is no structure")
     if (root / "index.csv").is_file():
         _read_patients(source, root / "index.csv")
     return source
 
 
-def _enter_all(source, files, folder, types):
-    for path in sorted(folder.glob("[!.]*")):
-        if path.suffix.lower() in types:
-            source.enter(files, path.stem, path)
+def _scan_masks(source, root):
+    """masks/<structure>/<id>.png"""
+    for folder in _visible(root / "masks"):
+        masks = {}
+        _enter_masks(source, masks, folder)
+        if masks:
+            source.masks[_plain(folder.name)] = masks
+        else:
+            source.notes.append(f"{folder} holds no masks: left out, it is no structure")
+
+
+def _scan_labels(source, root):
+    """labels/<id>.png, and the names of their values in labels.csv."""
+    if (root / "masks").is_dir():
+        source.problems.append(f"{root} has both masks and labels: move one of the folders away")
+    files = {}
+    _enter_masks(source, files, root / "labels")
+    path = root / "labels.csv"
+    if not path.is_file():
+        source.problems.append(f"there is no {path}: write one, {VALUES}")
+        return
+    _read_values(source, path)
+    for name in source.values.values():
+        if name not in (BACKGROUND, UNLABELLED):
+            source.masks[name] = files
+    if not source.masks:
+        source.problems.append(f"{path} names no structure: {VALUES}")
+
+
+def _read_values(source, path):
+    """What each value of the label maps is; 0 is background unless a line says otherwise."""
+    for row in _rows(path):
+        text, name = ((row.get(column) or "").strip() for column in ("value", "name"))
+        if not (re.fullmatch(r"-?\d+", text) and name):
+            source.problems.append(f"{path} has the value {text!r} and the name {name!r}: {VALUES}")
+            break
+        value, name = int(text), _plain(name)
+        if value in source.values:
+            source.problems.append(f"{path} names the value {value} twice: keep one line")
+        if name.lower() == BACKGROUND:
+            name = BACKGROUND
+        source.values[value] = UNLABELLED if name.lower() in NO_CLASS else name
+    source.values.setdefault(0, BACKGROUND)
+
+
+def _scan_public(source, root):
+    """Masks of the public sets of Montgomery (both lungs) and Shenzhen (some images have none)."""
+    if (root / "ManualMask").is_dir():
+        for structure, folder in MONTGOMERY.items():
+            _enter_masks(source, source.masks.setdefault(structure, {}), root / folder)
+        return
+    masks = source.masks.setdefault("lungs", {})
+    for name in SHENZHEN:
+        _enter_masks(source, masks, root / name)
+    if masks:
+        for id in sorted(source.images.keys() - masks.keys()):
+            source.unused[source.images.pop(id)] = "it has no mask"
+
+
+def _enter_images(source, folder):
+    """Enter the images of a folder, and say why others take no part."""
+    for path in _visible(folder):
+        if path.is_dir():
+            source.unused[path] = "it is a folder: move its files up"
+        elif path.suffix.lower() in IMAGE_TYPES:
+            source.enter(source.images, _plain(path.stem), path)
+        elif is_dicom(path):  # often called by a number with dots
+            source.enter(source.images, _plain(path.name), path)
+        else:
+            source.unused[path] = f"{path.suffix or 'a file without a suffix'} is not read"
+
+
+def _enter_masks(source, files, folder):
+    """Enter the masks or label maps of a folder, <id>.png or <id>_mask.png."""
+    for path in _visible(folder):
+        id = _plain(path.stem)
+        if id not in source.images:
+            id = id.removesuffix("_mask")
+        if path.suffix.lower() in MASK_TYPES:
+            source.enter(files, id, path)
+
+
+def _visible(folder):
+    """What is in a folder, in order, without the clutter of file managers."""
+    return [
+        path
+        for path in sorted(folder.glob("*"))
+        if not path.name.startswith(".") and path.name.lower() not in CLUTTER
+    ]
+
+
+def _plain(name):
+    """A name with its accents as part of letters; some systems write them behind (Unicode NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _rows(path):
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _read_patients(source, path):
     """Each image's patient, from the one line that there must be for it."""
     patients = defaultdict(list)
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for row in csv.DictReader(file):
-            id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
-            if patient:
-                patients[id].append(patient)
+    for row in _rows(path):
+        id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
+        if patient:
+            patients[_plain(id)].append(patient)
     for id, image in source.images.items():
         if len(patients[id]) == 1:
             source.patients[id] = patients[id][0]

@@ -1,15 +1,20 @@
-"""Formats: one image file as grey values, one mask file as true and false."""
+"""Formats: one image file as grey values, one mask as true and false, one label map as numbers."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from skimage.transform import resize_local_mean
 
 from helpers.common.arguments import require
+from helpers.data.pictures import read_picture, refuse
 
-IMAGE_TYPES = (".png", ".tif", ".tiff")
-MASK_TYPES = (*IMAGE_TYPES, ".gif", ".bmp")
+DICOM_TYPES = (".dcm", ".dicom")
+COPY_TYPES = (".png", ".tif", ".tiff")  # of JSRT's images
+IMAGE_TYPES = (*COPY_TYPES, ".jpg", ".jpeg", ".bmp", *DICOM_TYPES)
+MASK_TYPES = (*COPY_TYPES, ".gif", ".bmp", ".jpg", ".jpeg")
+# Of how files are read. Raise it with a change that alters arrays: caches of files are made anew.
+VERSION = 2
 
 
 def read_jsrt(path: Path) -> np.ndarray:
@@ -23,41 +28,80 @@ def read_jsrt(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".img":
         pixels, highest = _read_img(path), 4095
     else:
-        pixels, highest = _read_pixels(path), 255
+        pixels, highest = _read_opaque(path), 255
         wanted = "save it as 8- or 16-bit grey"
         require(pixels.dtype.kind == "u", f"the type of {path}", pixels.dtype.name, wanted)
         if pixels.dtype != np.uint8:
             highest = 4095 if pixels.max() <= 4095 else 65535
-    _check_image(path, pixels)
+    _check_contrast(path, pixels)
+    height, width = pixels.shape
+    wanted = "crop or pad it to a square, and its masks alike"
+    require(height == width, f"the size of {path}", format_shape(pixels.shape), wanted)
     return pixels * np.float32(2 / highest) - 1
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Grey values (h, h) of an image, float32, its lowest at −1 and its highest at 1.
+    """Grey values (h, w) of an image, float32, its lowest at −1 and its highest at 1.
+
+    Where a DICOM file states a window, that says what is −1 and what is 1.
 
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
-    pixels = _read_pixels(path).astype(np.float64)
-    _check_image(path, pixels)
+    if is_dicom(path):
+        from helpers.data.dicom import read_dicom  # half a second, only where there is DICOM
+
+        grey = read_dicom(path)
+        _check_contrast(path, grey)
+        return grey
+    pixels = _read_opaque(path).astype(np.float64)
+    _check_contrast(path, pixels)
     low, high = pixels.min(), pixels.max()
     return ((pixels - low) / (high - low) * 2 - 1).astype(np.float32)
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Mask (h, w) bool of a file that holds 0 and one other value.
+    """Mask (h, w) bool of a file that holds 0 and one other value, as grey or as opacity.
 
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
-    pixels = _read_pixels(path)
+    pixels, opacity = read_picture(path)
+    if opacity is not None:
+        differ = pixels.any() and ((pixels != 0) != (opacity != 0)).any()
+        problem = "has another mask in its opacity than in its colours"
+        refuse(differ, path, problem, "save it without transparency")
+        pixels = opacity
     values = np.unique(pixels)
-    if np.count_nonzero(values) > 1:
-        raise ValueError(
-            f"{path} is not binary, its first values are {values[:4].tolist()}: "
-            "save it as 0 outside and 255 inside"
-        )
+    problem = f"is not binary, its first values are {values[:4].tolist()}"
+    advice = "save it as 0 outside and 255 inside, with sharp edges and not as JPEG"
+    refuse(np.count_nonzero(values) > 1, path, problem, advice)
     return pixels != 0
+
+
+def read_label_map(path: Path, values: Collection[int]) -> np.ndarray:
+    """Whole numbers (h, w) of a label map; of a palette, its indices.
+
+    Args:
+        path: the file.
+        values: those that have a name.
+
+    Raises:
+        ValueError: the file cannot be read or used; the message names it.
+    """
+    pixels = _read_opaque(path, stored=True)
+    unnamed = [value for value in np.unique(pixels).tolist() if value not in values]
+    problem = f"holds the value {unnamed[0]}, which has no name" if unnamed else ""
+    refuse(problem, path, problem, "add the value, a whole number, and its name to labels.csv")
+    return pixels.astype(np.int64)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix, or has the mark of one whatever it is called."""
+    if path.suffix.lower() in DICOM_TYPES:
+        return True
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def area_average(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -69,9 +113,9 @@ def area_average(pixels: np.ndarray, size: int) -> np.ndarray:
     return resize_local_mean(exact, (size, size), grid_mode=True, preserve_range=True)
 
 
-def format_shape(pixels: np.ndarray) -> str:
-    """Width and height, such as "2048×2048"."""
-    return "{1}×{0}".format(*pixels.shape)
+def format_shape(shape: Sequence[int]) -> str:
+    """Width and height, such as "2048×2048", of a shape (height, width)."""
+    return "{1}×{0}".format(*shape)
 
 
 def _read_img(path):
@@ -86,30 +130,13 @@ def _read_img(path):
     return 4095 - np.minimum(raw, 4095)
 
 
-def _read_pixels(path):
-    """Values (h, w) of an image file; of a colour file whose channels are equal, of one of them."""
-    try:
-        with Image.open(path) as file:
-            if file.mode in ("P", "PA", "LA", "RGBA"):  # a palette's indices are no grey values
-                file = file.convert("RGB")
-            pixels = np.asarray(file)
-    except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read ({reason}): put an intact copy in its place"
-        ) from error
-    if pixels.ndim == 3:
-        if (pixels != pixels[..., :1]).any():
-            raise ValueError(f"{path} is in colour: save it as grey")
-        pixels = pixels[..., 0]
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"{path} holds NaN or infinite values: repair or remove it")
+def _read_opaque(path, stored=False):
+    """Values (h, w) of a file that is opaque everywhere."""
+    pixels, opacity = read_picture(path, stored=stored)
+    refuse(opacity is not None, path, "is partly transparent", "save it without transparency")
     return pixels
 
 
-def _check_image(path, pixels):
-    height, width = pixels.shape
-    wanted = "crop or pad it to a square, and its masks alike"
-    require(height == width, f"the size of {path}", format_shape(pixels), wanted)
+def _check_contrast(path, pixels):
     wanted = "put an intact copy in its place"
     require(np.ptp(pixels), f"every value of {path}", pixels[0, 0].item(), wanted)

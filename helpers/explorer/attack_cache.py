@@ -67,7 +67,7 @@ class AttackCache:
     Attributes:
         counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
         source: the `provenance` of the dataset and the networks.
-        goal: function of an id and a `Goal` that returns the label map, uint8 (H, W), to reach or
+        goal: function of an id and a `Goal` that returns the label map, int16 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
     """
 
@@ -91,12 +91,12 @@ class AttackCache:
         trained = {"white-box": attacked}
         if surrogate:
             trained["black-box"] = surrogate
-        coarse = range(0, base.steps, max(10, base.steps // 10))
+        self.steps = settings.steps
+        coarse = range(0, self.steps, max(10, self.steps // 10))
         self.dataset = dataset
         self.device = find_device(settings.device)
         self.ids = base.ids
-        self.steps = base.steps
-        self.counts = sorted({1, 2, 3, 5, 7, *coarse, base.steps} & {*range(base.steps + 1)})
+        self.counts = sorted({1, 2, 3, 5, 7, *coarse, self.steps} & {*range(self.steps + 1)})
         self.images = dict(zip(base.ids, images.to(self.device), strict=True))
         self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
         self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
@@ -190,7 +190,7 @@ class AttackCache:
 
     def _goal(self, id, goal):
         labels = goal.labels(self.truth[id][None], None, self.dataset.structures, [id])
-        return labels[0].cpu().numpy().astype(np.uint8)
+        return labels[0].cpu().numpy().astype(np.int16)
 
     def _frame(self, experiment, adv_image):
         """The frame of an attacked image (H, W) of the one case."""

@@ -64,7 +64,7 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
         "cancel": (Button, "Cancel", "Stop computing"),
         "save_figure": (Button, "Save figure", "PNG with its provenance"),
         "save_image": (Button, "Save attacked image", "16-bit PNG"),
-        "save_dicom": (Button, "Save DICOM", "Secondary capture; needs pydicom"),
+        "save_dicom": (Button, "Save DICOM", "Secondary capture, 16 bits"),
     }
     controls = SimpleNamespace()
     for name, (kind, description, traits) in table.items():

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours, regionprops
 
 from helpers.evaluation import display_window
+from helpers.labels import OUTSIDE
 from helpers.plots import COLOURS
 
 SIDE = 420  # of a picture [pixels]
@@ -35,7 +36,8 @@ def radiograph(
     Args:
         image: (H, W) [−1, 1].
         labels: label map (H, W), outlined in colour with the number of each class.
-        reference: label map (H, W), such as the target, outlined dashed and white.
+        reference: label map (H, W), such as the target, outlined dashed and white; where it has
+            padding, labels are not drawn.
         classes: those of `reference` to outline.
         window: centre and width of the display window [units of the images].
         corners: (x, y) of a polygon that is being drawn [pixels of the picture].
@@ -43,6 +45,7 @@ def radiograph(
     Returns:
         RGB, (SIDE, SIDE).
     """
+    labels = np.where(reference == OUTSIDE, 0, labels)
     low, high = display_window(*window)
     grey = ((image - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     side = SIDE * FINER

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from helpers import plots
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
+from helpers.data import picture_box
 from helpers.explorer.attack_cache import AttackCache, Frame
 
 FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
@@ -55,11 +56,12 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
         _write_figure(path, frame, cache, about)
     else:
         write = write_grey if kind == "image" else write_dicom
-        write(path, frame.adv_image, about)
+        picture = picture_box(cache.truth[about["case"]].cpu().numpy())
+        write(path, frame.adv_image[picture], about)
         rounded = (_grey(frame.adv_image) / 32767.5 - 1).astype(np.float32)
-        differ = (cache.predict(rounded) != frame.prediction).sum()
+        differ = (cache.predict(rounded) != frame.prediction)[picture]
         note = "rounded to 16 bits; its prediction "
-        note += f"differs in {differ} of {rounded.size} pixels from the one shown"
+        note += f"differs in {differ.sum()} of {differ.size} pixels from the one shown"
     data = base64.b64encode(path.read_bytes()).decode()
     link = f'<a href="data:;base64,{data}" download="{path.name}">{path.name}</a>'
     return f"Saved in {html.escape(folder.name)}: {link} {note}"
@@ -81,8 +83,16 @@ def write_grey(path: Path, image: np.ndarray, about: dict) -> None:
 
 
 def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
-    """Write an image (H, W) [−1, 1] as a DICOM secondary capture of 16 bits; needs pydicom."""
-    from pydicom.dataset import Dataset
+    """Write an image as a DICOM secondary capture of 16 bits.
+
+    Its window is the whole range, so that viewers, and `data.load`, show −1 black and 1 white.
+
+    Args:
+        path: the file.
+        image: (H, W) [−1, 1].
+        about: provenance, for the image's comments.
+    """
+    from pydicom.dataset import Dataset  # half a second
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     record = Dataset()
@@ -96,6 +106,9 @@ def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
     record.PatientName = "Adversarial^Attack"
     record.ImageComments = json.dumps(about)
     record.set_pixel_data(_grey(image), "MONOCHROME2", 16)
+    record.VOILUTFunction = "LINEAR_EXACT"
+    record.WindowCenter = 32767.5
+    record.WindowWidth = 65535
     with atomic_write(path) as file:
         record.save_as(file, enforce_file_format=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from helpers import study
 from helpers.common import paths
+from helpers.study.page import renew_page, write_page
 from helpers.study.parameters import parse_override, plan, resolve
 from helpers.study.publish import publish
 from helpers.study.runner import run, summarise_run
@@ -33,6 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a parameter that replaces the profile's, e.g. steps=10",
     )
+    add("--page", metavar="PROFILE", help="write the page of a finished run again, and run nothing")
     add("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
     options = parser.parse_args(argv)
     if options.overrides and options.publish:
@@ -52,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             written = publish(options.publish, options.only)
             print(*written, sep="\n")
             return 0
+        if options.page:
+            print(renew_page(options.page, options.overrides, options.only))
+            return 0
         wanted = (paths.NOTEBOOKS, options.profile, options.overrides, options.only)
         steps, others = plan(*wanted), resolve(*wanted)
     except ValueError as error:
@@ -61,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = run(steps, options.profile, folder, options.overrides)
     if not code:
         print(summarise_run(folder, steps, others))
+        print("\nThe run as a page, to look at or to send:", write_page(folder, others), sep="\n")
     return code
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import yaml
 from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
+from helpers.data import scan
 from helpers.network import find_device, find_precision
+from helpers.own import load_network
 from helpers.phantom import STRUCTURES
 from helpers.sweep import parse_engine
 
@@ -24,6 +27,7 @@ Overrides = Sequence[tuple]
 Steps = list[tuple]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
+NETWORKS = ("network", "surrogate")
 MAY_BE_0 = ("seed", "epsilons", "margins")
 
 
@@ -146,11 +150,17 @@ def _check_values(values):
     for word in values.get("augmentation", "").split():
         require_choice("augmentation", word, AUGMENTATIONS)
     size = values.get("size", 0)
-    multiple = 2 ** values.get("depth", 0)
-    advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
-    require(size % multiple == 0, "size", size, advice)
+    own = {name: values[name] for name in NETWORKS if name in values}
+    if not own or not all(own.values()):  # a U-Net takes part
+        multiple = 2 ** values.get("depth", 0)
+        advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
+        require(size % multiple == 0, "size", size, advice)
     if "dataset" in values:
-        _check_dataset(values["dataset"], values.get("root", ""), values.get("structure", ""))
+        structures = _check_dataset(values["dataset"], values.get("root", ""))
+        if values.get("structure") and structures:
+            require_choice("structure", values["structure"], structures)
+        for name in filter(own.get, own):
+            _check_network(name, own[name], structures, size)
 
 
 def _check_number(name, number):
@@ -161,16 +171,21 @@ def _check_number(name, number):
         require(number <= 2, name, number, "it must be at most 2, the range of intensities")
 
 
-def _check_dataset(dataset, root, structure):
+def _check_dataset(dataset, root):
+    """Names of a dataset's structures; none where its files do not say them."""
     require_choice("dataset", dataset, STRUCTURES_OF)
     if root:
         require(dataset != "phantom", "root", root, "leave it out, or choose jsrt or folder")
         require(Path(root).is_dir(), "root", root, "there is no such folder")
     else:
         require(dataset != "folder", "root", root, "name the folder, as in -p root=FOLDER")
-    structures = STRUCTURES_OF[dataset] or [path.name for path in Path(root).glob("masks/*/")]
-    if structure and structures:
-        require_choice("structure", structure, structures)
+    return STRUCTURES_OF[dataset] or tuple(scan(dataset, root).masks)
+
+
+@lru_cache(maxsize=2)
+def _check_network(name, spec, structures, size):
+    """Make a network of one's own, once for all notebooks; a ValueError if it cannot be used."""
+    load_network(spec, structures, size, name)
 
 
 def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> dict:
@@ -236,6 +251,10 @@ def _resolve_paths(values):
     if parse_engine(engine)[0] == "slurm":
         require(Path(engine).expanduser().exists(), "engine", engine, "there is no such file")
         names.append("engine")
+    for name in NETWORKS:
+        if ".py:" in values.get(name, ""):
+            path, _, function = values[name].rpartition(":")
+            values[name] = f"{Path(path).expanduser().resolve()}:{function}"
     for name in names:
         if values.get(name):
             values[name] = str(Path(str(values[name])).expanduser().resolve())

@@ -9,13 +9,8 @@ from helpers.common import paths
 from helpers.common.files import atomic_write
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.study import readme
-from helpers.study.parameters import Names, find_notebooks, resolve, source_digest
-from helpers.study.runner import (
-    digest_file,
-    find_changes,
-    read_record,
-    resume_command,
-)
+from helpers.study.parameters import Names, find_notebooks, resolve
+from helpers.study.runner import finished_files
 from helpers.weights import find_weights
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -42,10 +37,10 @@ def publish(profile: str, only: Names = ()) -> list:
     folder = paths.RUNS / profile
     values = resolve(paths.NOTEBOOKS, profile, only=only)
     chosen = {path: values[path] for path in find_notebooks(paths.NOTEBOOKS, only)}
-    names = [name for each in chosen.items() for name in _finished_files(folder, *each)]
+    names = [name for each in chosen.items() for name in finished_files(folder, *each)]
     datasets = {own.get("dataset") for own in chosen.values()}
-    if profile != "full" or datasets != {"phantom"}:
-        names = [name for name in names if name.endswith(".csv")]
+    kinds = (".csv", ".png") if profile == "full" and datasets == {"phantom"} else (".csv",)
+    names = [name for name in names if name.endswith(kinds)]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
@@ -55,23 +50,6 @@ def publish(profile: str, only: Names = ()) -> list:
         place = paths.FIGURES if profile == "full" else paths.FIGURES / profile
         written += _copy([folder / name for name in names], place)
     return written + readme.renew_readme(readme.READMES, paths.FIGURES)
-
-
-def _finished_files(folder, notebook, wanted):
-    """Names of the files that a notebook made; an error if it did not finish as it would now."""
-    record = read_record(folder, notebook)
-    files = record.get("files", {})
-    changed = [name for name in files if digest_file(folder / name) != files[name]]
-    if not record:
-        problem = "has not finished"
-    elif record["source"] != source_digest(notebook) or find_changes(record["parameters"], wanted):
-        problem = "ran with other parameters or cells"
-    elif changed:
-        problem = f"wrote another {changed[0]}"
-    else:
-        return files
-    command = resume_command(folder.name, [notebook.stem[:2]])
-    raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
 
 
 def _copy(files, place):

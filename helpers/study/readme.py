@@ -13,6 +13,7 @@ from helpers.tables import format_interval, markdown, side_by_side
 READMES = (ROOT / "README.md", FIGURES / "README.md", ROOT / "tests/benchmarks/README.md")
 TEXTS = ("size", "depth", "weights", "steps", "seed", "commit")  # columns that are not numbers
 ACROSS = {  # what becomes columns
+    "attack_strength": "attack",
     "clean": "structure",
     "networks": "network",
     "steps": "steps",
@@ -102,19 +103,29 @@ def markdown_table(path: Path) -> str:
     Raises:
         FileNotFoundError: there is no such file.
     """
+    table, facts = readable_table(path)
+    notes: list = []
+    if "verdict" in table:
+        table, notes = _split_verdicts(table)
+    return "\n".join([markdown(table), "", *notes, f"*{', '.join(facts)}.*"])
+
+
+def readable_table(path: Path) -> tuple[pd.DataFrame, list]:
+    """A result table (CSV) for reading, and what its provenance says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str))
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]
-    notes: list = []
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts.insert(0, f"n = {table['n'].max()}")
         table = table.drop(columns="others", errors="ignore")
         table = side_by_side(table, columns=across).reset_index()
-    elif "verdict" in table:
-        table, notes = _split_verdicts(table)
-    return "\n".join([markdown(table), "", *notes, f"*{', '.join(facts)}.*"])
+    return table, facts
 
 
 def _split_verdicts(table):

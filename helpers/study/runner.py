@@ -19,6 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 
 from helpers.common import paths, provenance
 from helpers.common.files import atomic_write, digest_bytes
+from helpers.study.frames import FILE
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
 NO_RESULT = ("root", "engine", "device")  # parameters that do not change a result
@@ -143,8 +144,8 @@ def _last_started(notebook):
 
 
 def _find_results(folder):
-    """Name and time of last change [ns] of each table and figure in a folder."""
-    files = [*folder.glob("*.csv"), *folder.glob("*.png")]
+    """Name and time of last change [ns] of each table and figure in a folder, and of frames."""
+    files = [*folder.glob("*.csv"), *folder.glob("*.png"), *folder.glob(FILE)]
     return {(path.name, path.stat().st_mtime_ns) for path in files}
 
 
@@ -214,6 +215,32 @@ def find_changes(ran: Parameters, wanted: Parameters) -> list:
     """Names of the parameters with which a run gave other results than it would with `wanted`."""
     differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
     return [name for name in differing if name not in NO_RESULT]
+
+
+def find_fault(folder: Path, notebook: Path, wanted: Parameters) -> str:
+    """Why a folder does not hold what a notebook would make with these parameters, or nothing."""
+    record = read_record(folder, notebook)
+    if not record:
+        return "has not finished"
+    if record["source"] != source_digest(notebook) or find_changes(record["parameters"], wanted):
+        return "ran with other parameters or cells"
+    files = record["files"]
+    changed = [name for name in files if digest_file(folder / name) != files[name]]
+    return f"wrote another {changed[0]}" if changed else ""
+
+
+def finished_files(
+    folder: Path, notebook: Path, wanted: Parameters, overrides: Overrides = ()
+) -> list:
+    """Names of the files that a notebook made.
+
+    Raises:
+        ValueError: it did not finish as it would now; the message says what to run.
+    """
+    if problem := find_fault(folder, notebook, wanted):
+        command = resume_command(folder.name, [notebook.stem[:2]], overrides)
+        raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
+    return list(read_record(folder, notebook)["files"])
 
 
 def summarise_run(folder: Path, steps: Steps, others: Mapping) -> str:

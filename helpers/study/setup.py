@@ -14,7 +14,10 @@ from helpers import plots
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
-from helpers.network import find_device, find_precision, predict
+from helpers.labels import OUTSIDE
+from helpers.network import find_depth, find_device, find_precision, predict
+from helpers.own import load_network
+from helpers.study.frames import FILE, tabulate_frames, write_frames
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
 from helpers.training import train_all
@@ -51,9 +54,24 @@ class Study:
         """The network that a black-box attacker has; None if it takes no part."""
         return self.networks.get("surrogate")
 
-    def predict(self, images: Tensor, role: str = "target") -> Tensor:
-        """Label maps int64 (N, H, W) that a network sees in images (N, 1, H, W)."""
-        return predict(self.networks[role].network, images.to(self.engine.device)).cpu()
+    @property
+    def depth(self) -> int:
+        """Depth of the target; of a network of one's own, of the U-Net that sees as far."""
+        if self.target.recipe:
+            return self.target.recipe.depth
+        images = self.data.take("test")[0][:4].to(self.engine.device)
+        return find_depth(self.target.network, images)
+
+    def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
+        """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
+
+        Args:
+            which: name of a part of the split, or ids.
+            role: of the network.
+        """
+        images, truth = self.data.take(which)
+        maps = predict(self.networks[role].network, images.to(self.engine.device)).cpu()
+        return maps.masked_fill(truth == OUTSIDE, 0)
 
     def cases(self, *structures: str, predicted: bool = False) -> list:
         """The test cases that have these structures in the truth, and (if asked) in the prediction.
@@ -61,17 +79,17 @@ class Study:
         Raises:
             ValueError: there is no such structure, or no such case.
         """
-        images, truth = self.data.take("test")
+        truth = self.data.take("test")[1]
         maps = {"the truth": truth}
         if predicted:
-            maps["the clean prediction"] = self.predict(images)
+            maps["the clean prediction"] = self.predict()
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
         if not ids:
-            advice = "train for longer (epochs), take more test_cases, or name another structure"
+            advice = "take more test_cases, name another structure, or train for longer (epochs)"
             raise ValueError(f"no test image has {where}: {advice}")
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
@@ -111,8 +129,41 @@ class Study:
         write_table(self.results / f"{name}.csv", table, about, exact=exact)
 
     def save(self, figure: Figure, name: str, **facts: Any) -> None:
-        """Write a figure as <name>.png with its provenance and further facts in the metadata."""
+        """Write a figure as <name>.png with its provenance and further facts in the metadata.
+
+        Among them is whether it holds pictures, which not every dataset allows to pass on.
+        """
+        facts["pictures"] = any(ax.images for ax in figure.axes)
         plots.save_figure(figure, self.results / f"{name}.png", self.source | facts)
+
+    def save_frames(
+        self,
+        results: DataFrame,
+        adv_images: Mapping,
+        predictions: Mapping,
+        targets: Mapping,
+        *,
+        structure: str,
+    ) -> None:
+        """Write what the page's slider shows: frames.json, and its numbers as frames.csv.
+
+        Args:
+            results: what `run` returned, with the columns symbol, attack and epsilon.
+            adv_images, predictions: what `load_images` returned for the same experiments.
+            targets: label maps (N, H, W) by symbol.
+            structure: the one that is to become a symbol.
+        """
+        shown = write_frames(
+            self.results / FILE,
+            results["id"].unique(),
+            adv_images,
+            predictions,
+            targets,
+            structures=self.data.structures,
+            structure=structure,
+        )
+        table = tabulate_frames(results[results["id"].isin(shown)], structure)
+        self.write("frames", table, results)
 
     def explore(self, **options: Any) -> Any:
         """The explorer as a widget; see `explorer.explore`."""
@@ -129,6 +180,8 @@ def prepare(
     engine: str = "",
     device: str = "auto",
     steps: int | None = None,
+    network: str = "",
+    surrogate: str = "",
     **parameters: Any,
 ) -> Study:
     """Load the dataset, train or find the networks, and print where the numbers come from.
@@ -141,8 +194,10 @@ def prepare(
         engine: where the work runs, see `sweep.open_engine`.
         device: "auto", "cpu" or "cuda".
         steps: gradient steps of an attack, where there are attacks.
-        **parameters: dataset, size, root and test_cases for `data.load`; with roles, also what
-            `training.train_all` takes.
+        network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
+            empty for the study's U-Net, which is trained.
+        **parameters: dataset, size, root and test_cases for `data.load`; structure, if the dataset
+            must have one; with roles, also what `training.train_all` takes.
 
     Raises:
         ValueError: a value is wrong; the message names it.
@@ -151,14 +206,24 @@ def prepare(
     names = parameters.keys() & {"size", "root", "test_cases"}
     chosen = {name: parameters.pop(name) for name in names}
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
+    if structure := parameters.pop("structure", ""):
+        data.class_of(structure)
     place = open_engine(engine, device=find_device(device))
-    networks = {}
-    if roles:
-        parameters |= {"precision": precision, "seed": seed}
-        networks = train_all(data, roles, engine=place, **parameters)
+    own = {"target": network, "surrogate": surrogate}
+    missing = [role for role in roles if not own[role]]
+    parameters |= {"precision": precision, "seed": seed}
+    networks = train_all(data, missing, engine=place, **parameters) if missing else {}
+    for role in roles:
+        if own[role]:
+            networks[role] = load_network(own[role], data.structures, data.size, role)
+            networks[role].network.to(place.device)
+    networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
+    if missing != list(roles):
+        specs = (Path(own[role] or "U-Net trained here").name for role in roles)
+        source["networks"] = "/".join(specs)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)

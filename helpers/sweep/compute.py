@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from helpers import attack as attacks
-from helpers.adapters import logits_of
 from helpers.common.arguments import require
 from helpers.common.provenance import commit, versions
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE
 from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
-from helpers.sweep.experiment import Experiment, attack_of
+from helpers.outputs import label_maps, logits_of
+from helpers.sweep.experiment import Experiment, attack_of, newest_version
 
 OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
 
@@ -40,7 +41,7 @@ class Result:
         noise: int8 (N, C, H, W) in steps of linf / 127, so at most linf / 254 off; None if not
             kept.
         seconds: of computing, per case.
-        about: commit, versions, device and threads.
+        about: commit, versions, device and threads; copy, as of `AttackResult`, after an attack.
     """
 
     iou: dict
@@ -107,8 +108,9 @@ def compute_results(
 
 def _prepare(experiment, images, truth, structures, networks):
     ids, goal, version = experiment.ids, experiment.goal, experiment.version
-    advice = f"this machine has {attacks.VERSION}: update this software where it is older"
-    require(version == attacks.VERSION, "version of the attacks", version, advice)
+    newest = newest_version(experiment.attack)
+    advice = f"this machine has {newest}: update this software where it is older"
+    require(version in (0, newest), "version of the attacks", version, advice)
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None
@@ -123,7 +125,7 @@ def batch_settings(attack: Experiment) -> tuple:
 
 
 def _attack(group, structures, networks, batch_size, observe):
-    """Adversarial images and warnings of attacks that have their settings in common."""
+    """Adversarial images, warnings and copy of attacks that have their settings in common."""
     first = next(iter(group))
     cases = [(experiment, id) for experiment in group for id in experiment.ids]
     together = _Cases(*map(torch.cat, zip(*group.values(), strict=True)))
@@ -153,7 +155,7 @@ def _attack(group, structures, networks, batch_size, observe):
         for case in range(len(images))
     )
     return {
-        experiment: (adv_images, [next(texts) for _ in experiment.ids])
+        experiment: (adv_images, [next(texts) for _ in experiment.ids], {"copy": result.copy})
         for experiment, adv_images in zip(group, parts, strict=True)
     }
 
@@ -166,32 +168,33 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _adversarial(experiment, cases, attacked):
-    """The images that the network is shown, and what speaks against trusting each."""
+    """The images that the network is shown, what speaks against trusting each, and the copy."""
     images, kind = cases.images, experiment.attack
     keys = [(experiment.seed, id) for id in experiment.ids]
-    no_attack = images, [""] * len(keys)
-    adv_images, texts = attacked.get(attack_of(experiment), no_attack)
+    no_attack = images, [""] * len(keys), {}
+    adv_images, texts, copy = attacked.get(attack_of(experiment), no_attack)
     if kind == "random noise":
         noise = uniform_noise(images, epsilon=experiment.epsilon, seed=keys)
         adv_images = (images + noise * cases.region[:, None]).clamp(-1, 1)
     elif kind == "shuffled noise":
-        adv_images = shuffle_noise(images, adv_images, seed=keys)
+        picture = cases.truth != OUTSIDE
+        adv_images = shuffle_noise(images, adv_images, seed=keys, within=picture)
     if experiment.bits:
         adv_images = round_to_bits(adv_images, experiment.bits)
-    return adv_images, texts
+    return adv_images, texts, copy
 
 
 @torch.no_grad()
 def _score(experiment, cases, shown, structures, networks, batch_size):
     """The Result of the images that are shown to the network; without the seconds."""
-    adv_images, texts = shown
+    adv_images, texts, copy = shown
     network, loss = networks[experiment.attacked], loss_of(experiment)
     batches = zip(adv_images.split(batch_size), cases.goal.split(batch_size), strict=True)
     predicted, losses = [], []
     with evaluating(network):
         for images, labels in batches:
             logits = logits_of(network, images)
-            predicted.append(logits.argmax(dim=1))
+            predicted.append(label_maps(logits))
             losses.append(loss(logits, labels).float())
     maps = torch.cat(predicted)
     classes = range(1, len(structures) + 1)
@@ -208,7 +211,7 @@ def _score(experiment, cases, shown, structures, networks, batch_size):
         maps.cpu().numpy().astype(np.uint8),
         steps.cpu().numpy().astype(np.int8),
         0.0,
-        _origin() | device,
+        _origin() | device | copy,
     )
 
 

@@ -25,11 +25,12 @@ def smallest_epsilon(
     """Smallest noise level of each case at which targeted attacks reach an IoU, by bisection.
 
     Each round is a sweep of its own, of experiments of one case, which end once they are past the
-    IoU. A case that fails at `high` is searched below it too: few steps can do better with less
-    noise.
+    IoU; where it is not reached, attacks go on until more steps gain next to nothing. A case that
+    fails at `high` is searched below it too.
 
     Args:
-        experiments: each with a target; its ε does not matter.
+        experiments: each with a target; its ε, attack and steps do not matter: it is `fast_pgd` of
+            "auto" steps.
         dataset, networks, **options: as in `run`.
         reached: IoU × 100 of the goal's structure that counts as success.
         low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
@@ -43,7 +44,7 @@ def smallest_epsilon(
     # the attack's own precision may count a pixel more than the judge
     beyond = min(reached + 1, 100.0)
     single = {
-        (name, id): replace(e, ids=(id,), stop_at=beyond)
+        (name, id): replace(e, ids=(id,), attack="fast pgd", steps="auto", stop_at=beyond)
         for name, e in experiments.items()
         for id in e.ids
     }

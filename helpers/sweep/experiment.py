@@ -13,6 +13,7 @@ from helpers import attack as attacks
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import digest_json
 from helpers.data import Dataset
+from helpers.labels import OUTSIDE
 from helpers.network import find_device, find_precision
 from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
@@ -74,7 +75,9 @@ class Goal:
         """
         if self.kind == "untargeted":
             return truth
-        basis = truth if self.basis == "truth" or clean is None else clean
+        basis = truth
+        if self.basis == "prediction" and clean is not None:
+            basis = clean.masked_fill(truth == OUTSIDE, OUTSIDE)
         own = self.structure
         if self.kind == "resize":
             return resize_structure(basis, own, structures, factor=self.ratio, ids=ids).labels
@@ -106,13 +109,19 @@ class Region:
         require_choice("region", self.kind, ("everywhere", "around", "box"))
 
     def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
-        """Masks, bool (N, H, W), of label maps (N, H, W)."""
+        """Masks, bool (N, H, W), of label maps (N, H, W); never in the padding of a picture."""
+        picture = truth != OUTSIDE
         if self.kind == "everywhere":
-            return everywhere(truth)
+            return everywhere(truth) & picture
         masks = truth == structures.index(self.structure) + 1
         if self.kind == "box":
-            return bounding_box(masks, margin=self.extent, ids=ids)
-        return receptive_field_region(masks, depth=self.extent, ids=ids)
+            return bounding_box(masks, margin=self.extent, ids=ids) & picture
+        return receptive_field_region(masks, depth=self.extent, ids=ids) & picture
+
+
+def newest_version(attack: str) -> int:
+    """Version of one of ATTACKS in the running code."""
+    return attacks.FAST_VERSION if attack == "fast pgd" else attacks.VERSION
 
 
 @dataclass(frozen=True)
@@ -129,14 +138,14 @@ class Experiment:
         attack: one of ATTACKS. The controls are as large as the attack; "shuffled noise" is that
             of "pgd".
         epsilon: largest noise per pixel [units of the images].
-        steps: of "pgd" and "fast pgd".
+        steps: of "pgd" and "fast pgd"; "auto" for as many as "fast pgd" needs.
         loss: one of LOSSES.
         stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None
             for never.
         bits: depth to which the attacked image is rounded; 0 for none.
         precision: of the gradients, "bf16" or "fp32".
         seed: of random and shuffled noise.
-        version: of `attack`.
+        version: of the attack; 0 is the running code's, which takes its place in `values`.
     """
 
     dataset: str
@@ -150,13 +159,13 @@ class Experiment:
     region: Region = field(default_factory=Region)
     attack: str = "pgd"
     epsilon: float = 0.04
-    steps: int = 100
+    steps: int | str = 100
     loss: str = "iou"
     stop_at: float | None = None
     bits: int = 0
     precision: str = "fp32"
     seed: int = 0
-    version: int = attacks.VERSION
+    version: int = 0
 
     def __post_init__(self) -> None:
         require_choice("attack", self.attack, ATTACKS)
@@ -164,7 +173,8 @@ class Experiment:
         require_choice("precision", self.precision, ("bf16", "fp32"))
         fits = 0 <= self.epsilon < math.inf
         require(fits, "epsilon", self.epsilon, "it must be 0 or more, in the units of the images")
-        whole_number("steps", self.steps)
+        if not (self.steps == "auto" and self.attack == "fast pgd"):
+            whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
         ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
         advice = "give an IoU from 0 to 100, and a goal with a structure"
@@ -179,14 +189,20 @@ class Experiment:
 
     def values(self) -> dict:
         """All fields as nested dicts, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"version": self.version or newest_version(self.attack)}
+
+    def __reduce__(self) -> tuple:
+        """Pickled as `values`, so that a worker with other software notices the version."""
+        return Experiment.read, (self.values(),)
 
     @classmethod
     def read(cls, values: dict) -> "Experiment":
         """The experiment of these `values`, also after a round trip through JSON."""
         nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
         tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
-        return cls(**values | nested | tuples)
+        newest = values["version"] == newest_version(values["attack"])
+        version = {"version": 0 if newest else values["version"]}
+        return cls(**values | nested | tuples | version)
 
 
 def white_box(
@@ -268,6 +284,12 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
 
 
 def attack_of(experiment: Experiment) -> Experiment:
-    """The attack that an experiment's noise comes from, before it is shuffled or rounded."""
+    """The attack that an experiment's noise comes from, before it is shuffled or rounded.
+
+    It is the same for all networks that are shown the noise, unless its target is made from what
+    they predict.
+    """
     attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
-    return replace(experiment, bits=0, attack=attack)
+    own = experiment.goal.basis == "prediction"
+    attacked = experiment.attacked if own else experiment.crafted_on
+    return replace(experiment, bits=0, attack=attack, attacked=attacked)

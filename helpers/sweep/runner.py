@@ -14,13 +14,14 @@ from helpers.common.arguments import require, whole_number
 from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
+from helpers.labels import OUTSIDE
 from helpers.sweep.compute import Result, restore_images
 from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
 from helpers.sweep.report import describe_failure, result_table
 from helpers.sweep.store import Store
-from helpers.sweep.tasks import Shared, Task, compute_task, make_tasks
-from helpers.weights import Trained, find_weights, load_weights, state_digest
+from helpers.sweep.tasks import Shared, Task, compute_task, for_worker, make_tasks
+from helpers.weights import Trained, find_weights, load_weights
 
 BATCH = {"cpu": 8, "cuda": 64}  # images of 256×256 at a time
 Networks = Iterable[Trained] | Mapping[str, nn.Module]
@@ -95,12 +96,11 @@ def _networks(networks, experiments, dataset):
     if isinstance(networks, Mapping):
         found = dict(networks)
     else:
-        found = {trained.digest: trained.network for trained in networks}
-        for digest, network in found.items():
-            same = state_digest(network.state_dict()) == digest
-            require(
-                same, "network", digest[:12], "it was changed after its training: load it again"
-            )
+        found = {}
+        for trained in networks:
+            advice = "it was changed after its training: load it again"
+            require(trained.is_unchanged(), "network", trained.digest[:12], advice)
+            found[trained.digest] = trained.network
     asked = {digest for e in experiments for digest in (e.attacked, e.crafted_on)}
     for digest in asked - found.keys():
         if path := find_weights(digest):
@@ -121,7 +121,8 @@ def load_images(
 
     Returns:
         Two dicts from the names of the experiments: to adversarial images (N, C, H, W), see
-        `restore_images`; and to uint8 (N, H, W), what the attacked network sees.
+        `restore_images`; and to uint8 (N, H, W), what the attacked network sees, background in
+        the padding.
 
     Raises:
         ValueError: the store lacks one, or its noise.
@@ -131,8 +132,9 @@ def load_images(
         result = Store(store).read(experiment, noise=True)
         if result is None:
             raise ValueError(f"experiment {name} is not in {store}: run the sweep with noise=True")
-        adv_images[name] = restore_images(dataset.take(experiment.ids)[0], result)
-        predictions[name] = torch.from_numpy(result.predictions)
+        images, truth = dataset.take(experiment.ids)
+        adv_images[name] = restore_images(images, result)
+        predictions[name] = torch.from_numpy(result.predictions).masked_fill(truth == OUTSIDE, 0)
     return adv_images, predictions
 
 
@@ -183,7 +185,9 @@ def _process(tasks, engine, shared):
     """Experiment, result and error of each experiment of the tasks."""
     queue, dataset = deque(tasks), shared.dataset
     if not engine.in_process:  # a worker loads its own copy
-        shared = shared._replace(dataset=replace(dataset, images=None, labels=None))
+        sent = {digest: for_worker(network) for digest, network in shared.networks.items()}
+        data = replace(dataset, images=None, labels=None)
+        shared = shared._replace(dataset=data, networks=sent)
     found = engine.map(compute_task, lambda: queue.popleft() if queue else None, shared)
     for task, results, error in found:
         if not results and not error:  # a worker without the data

@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
+from helpers.common.arguments import require
 from helpers.data import Dataset, own_copy
+from helpers.own import Adapted, load_network
 from helpers.sweep.compute import Result, batch_settings, compute_results
 from helpers.sweep.experiment import Experiment, attack_of
 
@@ -23,7 +27,11 @@ class Task(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What the tasks of a sweep have in common; without images for a worker with its own copy."""
+    """What the tasks of a sweep have in common.
+
+    For a worker with its own copy, the dataset has no images. For any worker, networks of one's own
+    are tuples, see `for_worker`.
+    """
 
     dataset: Dataset
     networks: dict
@@ -75,6 +83,23 @@ def compute_task(shared: Shared, task: Task) -> list[Result]:
         images,
         truth,
         structures=shared.dataset.structures,
-        networks={digest: network.to(device) for digest, network in shared.networks.items()},
+        networks={
+            digest: (_load(network, digest) if isinstance(network, tuple) else network).to(device)
+            for digest, network in shared.networks.items()
+        },
         batch_size=shared.batch_size,
     )
+
+
+def for_worker(network: nn.Module) -> Any:
+    """What a worker is sent for a network: of one's own, how it is made anew, see `own`."""
+    return network.spec if isinstance(network, Adapted) and network.spec else network
+
+
+@lru_cache(maxsize=8)
+def _load(spec, digest):
+    """A network of one's own, made in a worker; it must be the one that was asked for."""
+    trained = load_network(*spec)
+    advice = "the worker makes another one of it: give it the same files and packages"
+    require(trained.digest == digest, "network", spec[0], advice)
+    return trained.network

@@ -127,7 +127,14 @@ def blank_image(root):
 
 
 def oblong_image(root):
-    return write(root / "images/case1.png", np.eye(64, 80, dtype=np.uint8)), "80×64", "square"
+    write(root / "images/case1.png", np.eye(64, 80, dtype=np.uint8))
+    return root / "masks/liver/case1.png", "64×64", "80×64"
+
+
+def turned_mask(root):
+    write(root / "images/case1.png", np.eye(64, 80, dtype=np.uint8))
+    write(root / "masks/liver/case1.png", np.eye(64, 80, dtype=np.uint8))
+    return write(root / "masks/spleen/case1.png", np.eye(80, 64, dtype=np.uint8)), "64×80", "80×64"
 
 
 def small_mask(root):
@@ -208,6 +215,7 @@ def no_images(root):
         nan_image,
         blank_image,
         oblong_image,
+        turned_mask,
         small_mask,
         grey_mask,
         two_valued_mask,

@@ -1,13 +1,14 @@
 """helpers.data.folders: which file belongs to which case, and what is said about files that do not fit."""
 
 import csv
+import unicodedata
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from radiographs import CASES, FIVE, message, same, write_scr
+from radiographs import CASES, FIVE, message, same, write, write_dicom, write_scr
 
 from helpers.common.paths import ROOT
 from helpers.data import JSRT_IDS, label_map, load
@@ -126,13 +127,116 @@ def test_a_folder_has_the_structures_of_its_mask_folders_and_its_masks_exactly(o
         assert np.allclose(dataset.images[row, 0], scaled, atol=1e-6)
 
 
-def test_hidden_and_foreign_files_are_left_alone(own):
+def test_hidden_files_and_clutter_of_file_managers_are_passed_over_in_silence(own, recwarn):
     first = load("folder", root=own, size=32)
-    (own / "images/._case1.png").write_text("of a file manager")
-    (own / "images/notes.txt").write_text("mine")
+    (own / "images/__MACOSX").mkdir()
+    (own / "masks/__MACOSX/liver").mkdir(parents=True)
     (own / "masks/.trash").mkdir()
+    for folder in ("images", "masks", "masks/liver", "masks/__MACOSX"):
+        for name in (".DS_Store", "._case1.png", "Thumbs.db", "desktop.ini"):
+            (own / folder / name).write_text("of a file manager")
     second = load("folder", root=own, size=32)
     assert same(first, second) and second.structures == ("liver", "spleen")
+    assert not recwarn.list
+    assert main(["check", "--folder", str(own)]) == 0
+
+
+def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, capsys):
+    (own / "images/notes.txt").write_text("mine")
+    (own / "images/README").write_text("mine")
+    (own / "images/scan.nii.gz").write_bytes(bytes(400))
+    (own / "images/older").mkdir()
+    with pytest.warns(UserWarning) as caught:
+        assert len(load("folder", root=own, size=32).ids) == 8
+    (warning,) = [str(each.message) for each in caught]
+    assert "4 of 12 files left out, 8 cases remain" in warning and "\n" not in warning
+    parts = "notes.txt (.txt", "README (a file without", "scan.nii.gz (.gz", "older (it is a folder"
+    assert all(part in warning for part in parts), warning
+    assert main(["check", "--folder", str(own)]) == 1
+    report = capsys.readouterr().out
+    for part in ("Problems (4,", "notes.txt is left out", "older is left out", "without these 4"):
+        assert part in report, report
+
+
+def test_a_warning_about_many_unused_files_is_short(own):
+    for number in range(500):
+        (own / f"images/{number:03d}.txt").touch()
+    with pytest.warns(UserWarning, match="500 of 508 files left out") as caught:
+        load("folder", root=own, size=32)
+    assert len(str(caught[0].message)) < 1500 and "009.txt" in str(caught[0].message)
+
+
+def test_a_dicom_file_is_known_by_its_content_whatever_it_is_called(own):
+    for case in range(4):
+        path = own / f"images/case{case}.png"
+        pixels = np.asarray(Image.open(path))
+        path.unlink()
+        write_dicom(own / f"images/1.2.840.{case}", pixels)
+        for structure in ("liver", "spleen"):
+            mask = own / f"masks/{structure}/case{case}.png"
+            mask.rename(mask.with_name(f"1.2.840.{case}.png"))
+    (own / "index.csv").unlink()
+    assert "1.2.840.3" in load("folder", root=own, size=32).ids
+
+
+def test_masks_may_be_called_after_their_image_with_mask_behind(own):
+    first = load("folder", root=own, size=32)
+    for path in sorted(own.glob("masks/*/*.png"))[::2]:
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    assert same(load("folder", root=own, size=32), first)
+    path.with_name("case0_mask.png").write_bytes(b"")
+    (own / "masks/liver/case0.png").touch()
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, "case0_mask.png", "case0.png", "keep one")
+
+
+def test_names_that_differ_in_unicode_form_alone_match(own):
+    for path in own.rglob("case1.png"):
+        form = "NFC" if path.parent.name == "images" else "NFD"
+        path.rename(path.with_name(unicodedata.normalize(form, "jérôme-ü.png")))
+    (own / "masks/liver").rename(own / "masks" / unicodedata.normalize("NFD", "Milz ü"))
+    index = (own / "index.csv").read_text().replace("case1", "jérôme-ü")
+    (own / "index.csv").write_text(unicodedata.normalize("NFD", index))
+    dataset = load("folder", root=own, size=32)
+    assert "jérôme-ü" in dataset.ids and dataset.structures == ("Milz ü", "spleen")
+
+
+def write_public(root, cases, places):
+    """Images in CXR_png, and masks in the places, by their number of case."""
+    for case in range(cases):
+        pixels = np.random.default_rng(case).integers(0, 255, (48, 40), dtype=np.uint8)
+        write(root / f"CXR_png/CXR_{case:04d}_{case % 2}.png", pixels)
+        for place, columns in places.items():
+            mask = np.zeros((48, 40), np.uint8)
+            mask[8:40, columns] = 255
+            write(root / place.format(f"CXR_{case:04d}_{case % 2}"), mask)
+    (root / "ClinicalReadings").mkdir()
+    (root / "ClinicalReadings/CXR_0000_0.txt").write_text("Patient's Sex: F")
+    (root / "NLM-ReadMe.pdf").touch()
+    (root / "CXR_png/Thumbs.db").touch()
+
+
+def test_the_set_of_montgomery_loads_as_downloaded(tmp_path, recwarn):
+    places = {"ManualMask/leftMask/{}.png": slice(22, 36), "ManualMask/rightMask/{}.png": slice(18)}
+    write_public(tmp_path, 8, places)
+    dataset = load("folder", root=tmp_path, size=48)
+    assert dataset.structures == ("left lung", "right lung") and len(dataset.ids) == 8
+    assert not recwarn.list and main(["check", "--folder", str(tmp_path)]) == 0
+    assert [(dataset.labels[0] == c).sum() for c in (-100, 1, 2)] == [8 * 48, 32 * 14, 32 * 18]
+
+
+@pytest.mark.parametrize("folder", ["mask", "masks"])
+def test_the_set_of_shenzhen_loads_as_downloaded_and_names_what_has_no_mask(tmp_path, folder):
+    write_public(tmp_path, 10, {folder + "/{}_mask.png": slice(4, 30)})
+    for case in ("0003_1", "0006_0"):
+        (tmp_path / f"{folder}/CXR_{case}_mask.png").unlink()
+    with pytest.warns(UserWarning) as caught:
+        dataset = load("folder", root=tmp_path, size=48)
+    assert dataset.structures == ("lungs",) and len(dataset.ids) == 8
+    warning = str(caught[0].message)
+    assert "2 of 10 files left out, 8 cases remain" in warning
+    assert "CXR_0003_1.png (it has no mask), CXR_png/CXR_0006_0.png (it has no mask)" in warning
 
 
 @pytest.mark.parametrize(
@@ -168,15 +272,13 @@ def test_hannover_loads_with_both_lungs_and_is_split_by_patient(capsys):
 
 
 def test_a_folder_without_masks_is_no_structure_and_is_named(own, capsys):
-    (own / "masks/__MACOSX/liver").mkdir(parents=True)
-    (own / "masks/__MACOSX/._case1.png").write_text("of a file manager")
     (own / "masks/notes").mkdir()
     (own / "masks/notes/read me.txt").write_text("mine")
-    with pytest.warns(UserWarning, match="masks/__MACOSX holds no masks"):
+    with pytest.warns(UserWarning, match="masks/notes holds no masks"):
         assert load("folder", root=own, size=32).structures == ("liver", "spleen")
     assert main(["check", "--folder", str(own)]) == 0
     report = capsys.readouterr().out
-    assert "masks/__MACOSX holds no masks" in report and "masks/notes holds no masks" in report
+    assert "masks/notes holds no masks" in report
 
 
 def test_a_folder_with_nothing_but_empty_mask_folders_has_no_masks(own):

@@ -9,6 +9,7 @@ from PIL import Image, ImageColor
 
 from helpers.explorer.drawing import noise_map, png, radiograph, sheet
 from helpers.explorer.export import write_grey
+from helpers.labels import OUTSIDE
 from helpers.plots import COLOURS
 
 
@@ -42,6 +43,13 @@ def test_the_reference_is_dashed_and_an_image_without_structures_has_no_lines():
     white = (drawn(empty, whole, classes=(1,)) > 230).all(axis=2)
     edge = white[103:108].any(axis=0)[105:315]
     assert 0.2 < edge.mean() < 0.9
+
+
+def test_what_is_seen_in_the_padding_is_not_drawn():
+    padded = np.zeros((16, 16), dtype=np.int16)
+    padded[:, :4] = padded[:, -4:] = OUTSIDE
+    assert len(np.unique(drawn(square(0, 3), padded))) == 1
+    assert len(np.unique(drawn(square(4, 12), padded))) > 1
 
 
 def test_the_display_window_spreads_its_intensities():

@@ -18,12 +18,14 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 
+import browsers
 import ipywidgets as widgets
 import nbformat
 import numpy as np
 import papermill
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from traitlets import TraitError
 
 from helpers.common.paths import EXPERIMENTS, NOTEBOOKS, ROOT, RUNS
@@ -43,7 +45,6 @@ pytestmark = pytest.mark.slow
 
 LEVELS = (0.1, 0.2, 0.4)
 STEPS = 12
-CHROMIUM = "/usr/bin/chromium"
 
 # A dataset of squares and a network that finds them, in a second: also the first cell of notebooks.
 TINY = """
@@ -878,11 +879,10 @@ def test_a_saved_figure_says_where_it_comes_from(complete):
 
 
 def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
-    pydicom = pytest.importorskip("pydicom", reason="pip install -e '.[dicom]'")
     complete.controls.save_dicom.click()
     assert not complete.error and "differs in 0 of 1024 pixels" in complete.view.saved.value
     (path,) = complete.settings.folder.glob("*.dcm")
-    record = pydicom.dcmread(path)
+    record = dcmread(path)
     image = (record.pixel_array / 32767.5 - 1).astype(np.float32)
     assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
     assert record.PhotometricInterpretation == "MONOCHROME2" and record.BitsStored == 16
@@ -1038,17 +1038,8 @@ def serving(folder, *words, path):
 
 @pytest.fixture(scope="module")
 def chromium():
-    if not os.path.exists(CHROMIUM):
-        pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
-    words = (
-        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    )
-    words += "--disable-component-update --disable-sync"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=words.split())
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 def drive(

@@ -57,8 +57,10 @@ class Place:
         return [sys.executable, "-c", COMMAND, str(self.notebooks), str(self.runs), *words]
 
     def in_run(self, profile="quick"):
+        """Names of the files in a run's folder, pages aside."""
         folder = self.runs / profile
-        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        return [name for name in names if not name.endswith(".html")]
 
 
 @pytest.fixture

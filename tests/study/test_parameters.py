@@ -245,12 +245,24 @@ def test_a_number_that_begins_with_zero_is_decimal(place):
         assert values["steps"] == 10 and values["step_counts"] == [10, 30]
 
 
-def test_the_structures_of_a_folder_are_those_of_its_masks(place, tmp_path, capsys):
-    (tmp_path / "mine" / "masks" / "left lung").mkdir(parents=True)
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"images/a.png": "", "masks/left lung/a.png": "", "masks/empty/notes.txt": ""},
+        {"images/a.png": "", "labels/a.png": "", "labels.csv": "value,name\n1,left lung\n2,void\n"},
+        {"CXR_png/a.png": "", "ManualMask/leftMask/a.png": "", "ManualMask/rightMask/a.png": ""},
+    ],
+    ids=["masks", "labels", "Montgomery"],
+)
+def test_the_structures_of_a_folder_are_known_before_anything_runs(place, tmp_path, capsys, files):
+    for name, text in files.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(text)
     place.write("01_first", "assert structure == 'left lung'", parameters=JUDGED)
     words = "-p", "dataset=folder", "-p", f"root={tmp_path / 'mine'}"
     assert place.main(*words) == 2
-    assert "structure 'heart' is unknown; choose one of left lung" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "structure 'heart' is unknown; choose one of left lung" in told and told.count("\n") == 1
     assert place.main(*words, "-p", "structure=left lung") == 0
 
 
@@ -259,3 +271,93 @@ def test_every_profile_can_be_run(tmp_path):
         own = [("root", str(tmp_path))] if profile == "hannover" else []
         steps = parameters.plan(paths.NOTEBOOKS, profile, own)
         assert len(steps) == len(parameters.find_notebooks(paths.NOTEBOOKS))
+
+
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Conv2d(1, 6, 1)
+
+def four():
+    return nn.Conv2d(1, 4, 1)
+
+def text():
+    return "a network"
+
+def failing():
+    raise OSError("no weights")
+"""
+WITH_NETWORK = 'dataset = "phantom"\nsize = 16\nnetwork = ""\nsurrogate = ""\nprofile = "quick"'
+
+
+@pytest.mark.parametrize("name", ["network", "surrogate"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("none.py:build", "none.py:build'; there is no such file"),
+        ("mine.py", "is 'mine.py'; write file.py:function or package.module:function"),
+        ("mine.py:bild", "has no such function; it has build, four, text, failing"),
+        ("mine.py:failing", "the function fails: OSError: no weights"),
+        ("mine.py:text", "→ str'; the function must return a torch module"),
+        ("mine.py:four", "number of classes is 4; the data have 6"),
+        ("no.such.package:build", "the import fails: ModuleNotFoundError"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
+    place, tmp_path, monkeypatch, capsys, name, given, told
+):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    place.write("01_first", "1/0", parameters=WITH_NETWORK)
+    assert place.main("-p", f"{name}={given}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"study: {name}") and told in error and error.count("\n") == 1
+    assert not place.runs.exists()
+
+
+def test_a_network_of_other_classes_than_a_folder_s_label_maps_is_told(place, tmp_path, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    (tmp_path / "labels.csv").write_text("value,name\n1,heart\n2,lung\n255,ignore\n")
+    (tmp_path / "mine.py").write_text(NETWORK)
+    place.write("01_first", "1/0", parameters=f"{WITH_NETWORK}\nroot = ''")
+    words = [
+        "-p",
+        f"network={tmp_path}/mine.py:four",
+        "-p",
+        "dataset=folder",
+        "-p",
+        f"root={tmp_path}",
+    ]
+    assert place.main(*words) == 2
+    told = capsys.readouterr().err
+    assert "number of classes is 4; the data have 3 (background, heart, lung)" in told
+    assert told.count("\n") == 1 and not place.runs.exists()
+
+
+SIZED = 'size = 36\ndepth = 3\nnetwork = ""\nsurrogate = ""\ndataset = "phantom"\nprofile = "quick"'
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [([], 2), (["network"], 2), (["network", "surrogate"], 0)]
+)
+def test_only_a_u_net_of_the_study_needs_a_size_that_its_depth_divides(
+    place, tmp_path, monkeypatch, capsys, given, code
+):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    place.write("01_first", "size", parameters=SIZED)
+    words = [word for name in given for word in ("-p", f"{name}=mine.py:build")]
+    assert place.main(*words) == code
+    told = "size is 36; it must be divisible by 8 (2**depth)"
+    assert (told in capsys.readouterr().err) == bool(code)
+
+
+def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    check = f"assert network == {str(tmp_path / 'mine.py')!r} + ':build' and surrogate == ''"
+    place.write("01_first", check, parameters=WITH_NETWORK)
+    assert place.main("-p", "network=mine.py:build") == 0

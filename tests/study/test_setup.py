@@ -5,10 +5,12 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
 import toys
 
 from helpers.common import paths
 from helpers.common.provenance import commit
+from helpers.labels import OUTSIDE
 from helpers.study import Study, prepare
 from helpers.sweep import open_engine
 from helpers.weights import Trained
@@ -49,16 +51,46 @@ def test_only_cases_that_have_a_structure_take_part(study):
 
 def test_a_structure_that_no_case_has_is_told_with_what_to_do(study):
     study.data.labels[study.data.labels == 1] = 0
-    with pytest.raises(ValueError, match="no test image has heart in the truth: train for longer"):
+    with pytest.raises(
+        ValueError, match="no test image has heart in the truth: take more test_cases"
+    ):
         study.cases("heart")
     with pytest.raises(ValueError, match="spleen"):
         study.cases("spleen")
+
+
+def test_a_structure_that_the_network_sees_nowhere_is_told_with_what_to_do(study):
+    bias = study.target.network.head.bias
+    with torch.no_grad():
+        bias.copy_(torch.tensor([1e6, 0, 0]))
+    told = "no test image has heart in the truth and the clean prediction: take more test_cases"
+    with pytest.raises(ValueError, match=told):
+        study.cases("heart", predicted=True)
+
+
+def test_what_a_network_sees_in_the_padding_is_background(study):
+    study.data.labels[:, :, :4] = OUTSIDE
+    seen = study.predict()
+    assert not seen[:, :, :4].any() and seen[:, :, 4:].any()
+    assert torch.equal(study.predict(["c2"]), seen[2:3])
+
+
+def test_the_depth_of_a_network_of_one_s_own_is_that_of_a_u_net_that_sees_as_far(study):
+    assert study.depth == 2, "a U-Net of depth 1 sees more than half of these small images"
+    study.target.network.forward = torch.nn.Conv2d(1, 3, 3, padding=1).forward
+    assert study.depth == 1
 
 
 def test_an_attack_on_the_target_has_the_settings_of_the_study(study):
     experiment = study.white_box(epsilon=0.01)
     assert (experiment.steps, experiment.epsilon, experiment.attacked) == (3, 0.01, "d" * 64)
     assert study.white_box(steps=5) == replace(experiment, steps=5, epsilon=0.04)
+
+
+def test_a_structure_that_the_data_lack_is_told_before_anything_is_trained():
+    chosen = {"profile": "quick", "dataset": "phantom", "size": 32, "seed": 0}
+    with pytest.raises(ValueError, match="structure 'spleen' is unknown; choose one of heart"):
+        prepare("target", structure="spleen", depth=1, **chosen)
 
 
 def test_a_study_without_networks_states_what_it_is_of(capsys):

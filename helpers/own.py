@@ -1,0 +1,251 @@
+"""Networks of one's own: made to take the study's images, found by name, matched to a dataset."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from helpers.common.arguments import require
+from helpers.common.files import digest_bytes
+from helpers.network import Network, predict
+from helpers.outputs import to_logits, with_background
+from helpers.weights import Trained, state_digest
+
+Range = float | Sequence[float]
+_TEXTS: WeakKeyDictionary = WeakKeyDictionary()  # of modules, as they were imported
+FORM = "write file.py:function or package.module:function"
+
+
+class Adapted(nn.Module):
+    """A network made to take images (N, 1, H, W) of −1 … 1 and to return logits; see `adapt`.
+
+    Attributes:
+        structures: names of the network's classes after the background; None if it has none.
+        order: the network's class of each class of a dataset; None for all, as they are.
+        spec: what `load_network` made it of; None otherwise.
+    """
+
+    factor: Tensor
+    middle: Tensor
+
+    def __init__(self, network: Network, low: Tensor, high: Tensor, channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        self.size: int | None = None
+        self.activation = getattr(network, "activation", None)
+        names = getattr(network, "structures", None)  # or something else of that name
+        self.structures: Sequence[str] | None = names if isinstance(names, list | tuple) else None
+        self.order: list | None = None
+        self.spec: tuple | None = None
+        self.register_buffer("factor", (high - low) / 2, persistent=False)
+        self.register_buffer("middle", (high + low) / 2, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of images (N, 1, H, W) of −1 … 1."""
+        x = images.expand(-1, self.channels, -1, -1) * self.factor + self.middle
+        if self.size:
+            side = self.size, self.size
+            small = interpolate(x.float(), size=side, mode="bilinear", antialias=True)
+            x = small.to(x.dtype)  # torch has no antialias in bf16
+        logits = to_logits(self.network(x), x.shape, self)
+        if self.size:
+            logits = interpolate(logits, size=images.shape[2:], mode="bilinear")
+        return logits if self.order is None else self._ordered(with_background(logits))
+
+    def _ordered(self, logits):
+        """The dataset's classes; what it does not know is background."""
+        others = [k for k in range(logits.shape[1]) if k not in self.order]
+        background = logits[:, [0, *others]].amax(dim=1, keepdim=True)
+        return torch.cat([background, logits[:, self.order[1:]]], dim=1)
+
+
+def adapt(
+    network: Network,
+    *,
+    channels: int | None = None,
+    value_range: tuple[Range, Range] = (-1.0, 1.0),
+    mean: Range | None = None,
+    std: Range | None = None,
+    size: int | None = None,
+    structures: Sequence[str] | None = None,
+    activation: str | None = None,
+) -> Adapted:
+    """Make a network take the study's images, and say what it returns.
+
+    Args:
+        network: any module or function from images to an answer that `outputs.to_logits` knows.
+        channels: of its images; a grey image is repeated. Default: as many as the numbers of the
+            next arguments.
+        value_range: what it takes for black and for white, each a number or one for each channel.
+        mean, std: instead, of images of 0 … 1: it takes (image − mean) / std, as for ImageNet.
+        size: side of its images [pixels], if only one will do; images and logits are interpolated.
+        structures: names of its classes after the background.
+        activation: that its logits are made for, "softmax" or "sigmoid"; see `outputs.to_logits`.
+
+    Raises:
+        ValueError: numbers of channels that do not agree, mean without std, or a range of nothing.
+    """
+    together = (mean is None) == (std is None)
+    require(together, "mean, std", (mean, std), "give both or neither")
+    low, high = (torch.as_tensor(limit, dtype=torch.float32).flatten() for limit in value_range)
+    if mean is not None:
+        middle, spread = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, std))
+        low, high = -middle / spread, (1 - middle) / spread
+    number = channels or max(len(low), len(high))
+    fits = {len(low), len(high)} <= {1, number} and (low < high).all()
+    found = f"{low.tolist()} … {high.tolist()} for {number} channels"
+    require(
+        fits, "range of the network's images", found, "give one number, or one for each channel"
+    )
+    adapted = Adapted(network, low.view(1, -1, 1, 1), high.view(1, -1, 1, 1), number)
+    adapted.size = size
+    adapted.activation = activation or adapted.activation
+    if structures:
+        adapted.structures = list(structures)
+    return adapted
+
+
+def load_network(spec: str, structures: tuple, size: int, what: str = "network") -> Trained:
+    """Call the function that a text names, and match the network to a dataset.
+
+    Classes are matched by name where the network has the attribute `structures`, else by number.
+    Classes that the dataset lacks count as background.
+
+    Args:
+        spec: `file.py:function` or `package.module:function`; the function takes no arguments and
+            returns a module or function from images to logits, see `adapt`.
+        structures: the dataset's; none if they are not known yet.
+        size: of its images [pixels].
+        what: the parameter, for messages.
+
+    Returns:
+        The network on the CPU, in evaluation mode, with a digest of its weights and its code; it
+        has neither recipe nor history.
+
+    Raises:
+        ValueError: the text names no such function, it fails, or what it returns cannot be used.
+    """
+    function = _find(spec, what)
+    try:
+        network = function()
+    except Exception as error:
+        raise _failure(what, spec, "the function", error) from error
+    wanted = "the function must return a torch module or a function of images"
+    require(callable(network), what, f"{spec} → {type(network).__name__}", wanted)
+    adapted = network if isinstance(network, Adapted) else adapt(network)
+    adapted.spec = spec, structures, size
+    probe = torch.linspace(-1, 1, size * size).view(1, 1, size, size)
+    try:
+        predict(adapted.eval(), probe)
+        with torch.no_grad():
+            answer = with_background(adapted(probe))
+    except Exception as error:
+        raise _failure(what, spec, f"the network, for an image of {size}×{size},", error) from error
+    if structures:
+        adapted.order = _match(what, spec, adapted.structures, structures, answer.shape[1])
+    state = state_digest(adapted.state_dict())
+    return Trained(adapted, _digest(adapted, function, spec, answer), None, (), state)
+
+
+def _failure(what, spec, who, error):
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return ValueError(f"{what} {spec!r}: {who} fails: {reason}")
+
+
+def _find(spec, what):
+    """The function that a spec names."""
+    place, colon, name = spec.rpartition(":")
+    require(colon and place and name.isidentifier(), what, spec, FORM)
+    is_file = place.endswith(".py")
+    require(not is_file or Path(place).expanduser().is_file(), what, spec, "there is no such file")
+    try:
+        module = (
+            _import_file(Path(place).expanduser()) if is_file else importlib.import_module(place)
+        )
+    except Exception as error:
+        raise _failure(what, spec, "the import", error) from error
+    function = getattr(module, name, None)
+    known = [k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
+    wanted = f"{place} has no such function; it has {', '.join(known) or 'none'}"
+    require(callable(function), what, spec, wanted)
+    return function
+
+
+def _import_file(path: Path) -> ModuleType:
+    """A file as a module, which may import its neighbours."""
+    name = f"own_{digest_bytes(str(path.resolve()).encode())[:12]}"
+    about: Any = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(about)
+    sys.modules[name] = module
+    with _neighbours(path.resolve().parent):
+        about.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _match(what, spec, names, structures, count):
+    """The network's class of each of the dataset's classes; None if they are the same."""
+    if names is None:
+        number = len(structures) + 1
+        advice = f"the data have {number} (background, {', '.join(structures)}): name the network's"
+        require(count == number, f"{what}: number of classes", count, f"{advice} structures")
+        return None
+    own = [" ".join(str(name).lower().replace("_", " ").split()) for name in names]
+    require(
+        count == len(own) + 1, f"{what}: structures", list(names), f"it returns {count} classes"
+    )
+    missing = [name for name in structures if name.lower() not in own]
+    wanted = f"the network knows {', '.join(own)}"
+    require(not missing, f"{what} {spec!r}: missing structures", missing, wanted)
+    return [0, *(own.index(name.lower()) + 1 for name in structures)]
+
+
+def _digest(adapted, function, spec, answer):
+    """SHA-256 of weights, code and settings; of one without weights, of its answer too."""
+    state = adapted.state_dict()
+    about = [adapted.channels, adapted.size, adapted.activation, adapted.structures, adapted.order]
+    parts = [spec.rpartition(":")[2], str(about), repr(adapted), state_digest(state)]
+    parts += [str(buffer.tolist()) for buffer in (adapted.factor, adapted.middle)]
+    parts += _sources([function, *map(type, adapted.modules())])
+    parts += [m.code for m in adapted.modules() if isinstance(getattr(m, "code", None), str)]
+    if not state:
+        parts.append(str(answer.mean(dim=(2, 3)).tolist()))
+    return digest_bytes(*(part.encode() for part in parts))
+
+
+def _sources(things):
+    """Texts of the files in which things are defined; name and version of installed packages.
+
+    A text is read when its module is first seen: one that is edited later is not imported anew.
+    """
+    installed = packages_distributions()
+    found = set()
+    for thing in things:
+        top = thing.__module__.partition(".")[0]
+        if top in installed:
+            found |= {f"{name} {version(name)}" for name in installed[top]}
+            continue
+        module = sys.modules.get(thing.__module__)
+        if module is not None and module not in _TEXTS and getattr(module, "__file__", None):
+            _TEXTS[module] = Path(module.__file__).read_text(encoding="utf-8", errors="replace")
+        found.add(_TEXTS.get(module, thing.__module__))
+    return sorted(found)

@@ -1,0 +1,212 @@
+"""Networks of one's own: found by a text, matched to a dataset, known again by what they are."""
+
+import pytest
+import torch
+from small_networks import unet
+from torch import nn
+
+from helpers.network import predict
+from helpers.own import adapt, load_network
+
+STRUCTURES = ("heart", "left lung")
+FILE = """
+import torch
+from torch import nn
+from helpers.own import adapt
+from neighbour import LEVEL
+
+class Levels(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(classes) * LEVEL)
+    def forward(self, images):
+        return images * self.weight.view(1, -1, 1, 1)
+
+def build():
+    return Levels()
+
+def named():
+    return adapt(Levels(4), structures=["Left_Lung", "spine", "HEART"])
+
+def function():
+    return lambda images: images * (torch.arange(3) * LEVEL).view(1, -1, 1, 1)
+
+def four():
+    return Levels(4)
+
+def lacking():
+    return adapt(Levels(3), structures=["heart", "spleen"])
+
+def number():
+    return 3
+
+def failing():
+    raise OSError("no weights\\nthere")
+
+def rgb():
+    return nn.Conv2d(3, 3, 1)
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    (tmp_path / "neighbour.py").write_text("LEVEL = 1.0\n")
+    (tmp_path / "mine.py").write_text(FILE)
+    monkeypatch.delitem(__import__("sys").modules, "neighbour", raising=False)
+    return tmp_path / "mine.py"
+
+
+def load(file, function, structures=STRUCTURES):
+    return load_network(f"{file}:{function}", structures, 8)
+
+
+def test_a_function_of_a_file_makes_a_network_that_may_use_its_neighbours(file):
+    found = load(file, "build")
+    assert found.recipe is None and found.history == () and found.is_unchanged()
+    images = torch.tensor([[-0.5, 0.5]]).view(1, 1, 1, 2)
+    assert predict(found.network, images).tolist() == [[[0, 2]]]
+
+
+def test_a_function_of_a_package_makes_a_network():
+    found = load_network("small_networks:unet", STRUCTURES, 8)
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    torch.testing.assert_close(found.network(images), unet()(images))
+
+
+def test_classes_are_matched_by_name_and_others_are_background(file):
+    found = load(file, "named").network
+    images = torch.tensor([[-1.0, 1.0]]).view(1, 1, 1, 2)
+    # four logits 0, x, 2 x, 3 x of background, left lung, spine, heart
+    assert found(images)[0, :, 0].T.tolist() == [[0, -3, -1], [2, 3, 1]]
+
+
+def test_a_function_is_a_network_too(file):
+    found = load(file, "function").network
+    images = torch.rand(1, 1, 8, 8) * 2 - 1
+    torch.testing.assert_close(found(images), load(file, "build").network(images))
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("gone", "has no such function; it has Levels, build, named, function"),
+        ("four", "number of classes is 4; the data have 3 .background, heart, left lung.: name"),
+        ("lacking", r"missing structures is \['left lung'\]; the network knows heart, spleen"),
+        ("number", "→ int'; the function must return a torch module or a function"),
+        ("failing", "the function fails: OSError: no weights there"),
+        ("rgb", "the network, for an image of 8×8, fails: RuntimeError: .* 3 channels"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(file, function, told):
+    with pytest.raises(ValueError, match=told) as error:
+        load(file, function)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("mine", "is 'mine'; write file.py:function or package.module:function"),
+        ("no/where.py:build", "there is no such file"),
+        ("no.such.package:build", "the import fails: ModuleNotFoundError"),
+    ],
+)
+def test_a_text_that_names_no_function_is_refused(spec, told):
+    with pytest.raises(ValueError, match=told):
+        load_network(spec, STRUCTURES, 8)
+
+
+@pytest.mark.parametrize("function", ["build", "function"])
+@pytest.mark.parametrize(
+    ("changed", "before", "after"),
+    [
+        ("neighbour.py", "1.0", "2.0"),
+        ("mine.py", "images * ", "2 * images * "),
+        ("mine.py", "import torch\n", "import torch  # changed\n"),
+    ],
+)
+def test_a_network_that_changes_is_another_one(file, monkeypatch, function, changed, before, after):
+    first = load(file, function).digest
+    assert load(file, function).digest == first != load(file, "named").digest
+    path = file.parent / changed
+    path.write_text(path.read_text().replace(before, after))
+    path.touch()
+    monkeypatch.delitem(__import__("sys").modules, "neighbour")
+    for cached in file.parent.glob("__pycache__/*"):
+        cached.unlink()
+    assert load(file, function).digest != first
+
+
+def test_settings_of_the_input_are_part_of_what_a_network_is(file):
+    network = nn.Conv2d(1, 3, 1)
+    digests = set()
+    for text in ("channels=1", "value_range=(0, 1)", "value_range=(0, 255)", "size=4"):
+        file.write_text(
+            "import torch\nfrom torch import nn\nfrom helpers.own import adapt\n"
+            f"def build():\n    torch.manual_seed(0)\n    return adapt(nn.Conv2d(1, 3, 1), {text})\n"
+        )
+        digests.add(load(file, "build").digest)
+    assert len(digests) == 4
+    assert isinstance(adapt(network), nn.Module)
+
+
+def test_weights_that_change_are_noticed(file):
+    found = load(file, "build")
+    with torch.no_grad():
+        found.network.network.weight += 1
+    assert not found.is_unchanged()
+
+
+class Sees(nn.Module):
+    """Keeps what it is shown; three classes."""
+
+    def forward(self, images):
+        self.seen = images
+        return images[:, :1].expand(-1, 3, -1, -1)
+
+
+IMAGES = torch.tensor([-1.0, 0.0, 0.5, 1.0]).repeat(4, 1).view(1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[-1, 0, 0.5, 1]]),
+        ({"channels": 3}, [[-1, 0, 0.5, 1]] * 3),
+        ({"value_range": (0, 1)}, [[0, 0.5, 0.75, 1]]),
+        ({"value_range": (0, 255), "channels": 2}, [[0, 127.5, 191.25, 255]] * 2),
+        ({"value_range": ([0, -1], [1, 1])}, [[0, 0.5, 0.75, 1], [-1, 0, 0.5, 1]]),
+        ({"mean": 0.5, "std": 0.25}, [[-2, 0, 1, 2]]),
+        ({"mean": [0.5, 0.0], "std": [0.25, 0.5]}, [[-2, 0, 1, 2], [0, 1, 1.5, 2]]),
+    ],
+)
+def test_a_network_is_shown_the_channels_and_values_that_it_takes(options, expected):
+    network = Sees()
+    adapt(network, **options)(IMAGES)
+    assert network.seen.shape == (1, len(expected), 4, 4)
+    torch.testing.assert_close(network.seen[0, :, 0], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_a_network_of_one_size_is_shown_it_and_answers_in_that_of_the_image():
+    network = Sees()
+    found = adapt(network, size=6)(IMAGES)
+    assert network.seen.shape[2:] == (6, 6) and found.shape == (1, 3, 4, 4)
+    blank = adapt(network, size=6)(torch.full((1, 1, 4, 4), 0.25))
+    torch.testing.assert_close(blank, torch.full((1, 3, 4, 4), 0.25))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mean": 0.5}, "mean, std is .* give both or neither"),
+        ({"value_range": (1, 0)}, "range of the network's images"),
+        ({"mean": [0.5, 0.4], "std": [0.1] * 3}, "size of tensor|range of the network's images"),
+        (
+            {"mean": [0.5, 0.4], "std": [0.1, 0.2], "channels": 3},
+            "for 3 channels'; give one number",
+        ),
+    ],
+)
+def test_an_input_that_cannot_be_is_refused(options, told):
+    with pytest.raises((ValueError, RuntimeError), match=told):
+        adapt(Sees(), **options)
