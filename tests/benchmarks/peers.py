@@ -341,14 +341,11 @@ def race(name, network, images, target, epsilon=0.08, wanted=95.0):
     return pd.DataFrame(rows, columns=names)
 
 
-def races(own):
-    """The race on the network of `trained_case`, on the study's quick one and on one of MONAI."""
-    tables = [race("depth 3, 16 features", own.network, *symbol_case(own.data))]
-    for name, member in members().items():
-        if name in ("quick", "MONAI UNet"):
-            found = member()
-            tables.append(race(name, found.network, *symbol_case(found.data)))
-    return pd.concat(tables)
+def races():
+    """The race on the study's quick network, on one of another seed and on one of MONAI."""
+    known = members()
+    found = [known[name]() for name in ("quick", "other seed", "MONAI UNet")]
+    return pd.concat(race(each.name, each.network, *symbol_case(each.data)) for each in found)
 
 
 def machine():
@@ -366,9 +363,36 @@ def machine():
     }
 
 
+def measure_speed():
+    """Table of speed, and what it is about."""
+    table, rates = speed()
+    about = {"dataset": "noise", "size": SIZE, "depth": DEPTH, "weights": "random", "steps": STEPS}
+    return table, about | machine() | rates
+
+
+def measure_answers():
+    """Table of answers, and what it is about."""
+    own = trained_case()
+    about = {"dataset": "phantom", "size": 128, "depth": 3, "weights": own.digest[:12]}
+    return answers(own.network, *symbol_case(own.data)), about | machine()
+
+
+def measure_races():
+    """Table of races, and what it is about."""
+    return races(), {"dataset": "phantom", "size": 128} | machine()
+
+
+TABLES = {
+    "benchmark": measure_speed,
+    "benchmark_answers": measure_answers,
+    "benchmark_race": measure_races,
+}
+
+
 def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", help=f"some of {', '.join(TABLES)}; default all")
     parser.add_argument(
         "--peak", nargs=2, metavar=("LIBRARY", "PRECISION"), help="only print the peak memory [MiB]"
     )
@@ -376,6 +400,8 @@ def main():
         "--publish", action="store_true", help="copy the tables to figures/ and renew the README"
     )
     arguments = parser.parse_args()
+    for name in set(arguments.tables) - TABLES.keys():
+        parser.error(f"{name!r} is no table: there are {', '.join(TABLES)}")
     warnings.simplefilter("ignore")  # random weights are no good target
     if arguments.peak:
         network, images, target = case()
@@ -387,29 +413,8 @@ def main():
         ).read_text()  # the resource module's figure is the parent's, if that had more
         print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
         return
-    table, rates = speed()
-    own = trained_case()
-    random = {
-        "dataset": "noise",
-        "size": SIZE,
-        "depth": DEPTH,
-        "weights": "random",
-        "steps": STEPS,
-        **machine(),
-        **rates,
-    }
-    phantom = {
-        "dataset": "phantom",
-        "size": 128,
-        "depth": 3,
-        "weights": own.digest[:12],
-        **machine(),
-    }
-    tables = {
-        "benchmark": (table, random),
-        "benchmark_answers": (answers(own.network, *symbol_case(own.data)), phantom),
-        "benchmark_race": (races(own), phantom | {"depth": None, "weights": None}),
-    }
+    wanted = {name: TABLES[name] for name in arguments.tables or TABLES}
+    tables = {name: measure() for name, measure in wanted.items()}
     for name, (table, about) in tables.items():
         print(", ".join(f"{key} {value}" for key, value in about.items()))
         print(table.round(4).to_string(index=False), "\n", flush=True)
