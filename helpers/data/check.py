@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from helpers.data.cases import read_case
-from helpers.data.dataset import in_threads, split_cases
+from helpers.data.dataset import in_threads
 from helpers.data.folders import JSRT_IDS, scan
 from helpers.data.formats import format_shape
+from helpers.data.split import split_cases
 from helpers.labels import UNLABELLED
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from helpers.common.progress import progress_bar
 from helpers.data import formats
 from helpers.data.cases import label_map, make_case
 from helpers.data.folders import JSRT_IDS, Source, scan
+from helpers.data.split import Split, split_cases
 
 # Of what becomes of a file or a drawing: scaling, masks, overlaps. Raise it with a change that
 # alters arrays.
 VERSION = 1
 CACHE = DATA / "cache"
 PHANTOM_IDS = tuple(f"phantom-{case:03d}" for case in range(1, len(JSRT_IDS) + 1))
-Split = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -162,16 +161,22 @@ def load(
         _add_phantoms(source, split, extra)
     path = CACHE / f"{source.name}-{size}-{place}.safetensors"
     images, labels, digest = _arrays(path, source, size, seed, jitter)
-    for number, structure in enumerate(source.masks, start=1):
-        if source.root and not (labels == number).any():
-            raise ValueError(
-                f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
-                "masks, or take a larger size if it is small"
-            )
+    if source.root:
+        _check_structures(source, labels, size)
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter, "extra": extra}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
+
+
+def _check_structures(source, labels, size):
+    """An error about a structure that no case has."""
+    for number, structure in enumerate(source.masks, start=1):
+        if not (labels == number).any():
+            raise ValueError(
+                f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
+                "masks, or take a larger size if it is small"
+            )
 
 
 @lru_cache(maxsize=1)
@@ -220,59 +225,6 @@ def _list_unused(source):
     counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
     more = ", …" if left_out > 10 else ""
     return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
-
-
-# ---- The split
-
-
-def split_cases(source: Source, test_cases: int | None = 20, seed: int = 0) -> Split:
-    """Name of each part → ids.
-
-    Folds say which cases may be tested on; without folds, a quarter of the cases is drawn. No
-    patient is on both sides of a boundary. The order of a draw depends on the seed and the names
-    only, so that 8 test cases are the first of 20.
-
-    Raises:
-        ValueError: there are too few cases.
-    """
-    patients = source.patients
-    candidates = [id for id in patients if source.folds.get(id, 1) == 1]
-    share = 1 if source.folds else 1 / 4
-    test = _draw(candidates, patients, round(len(candidates) * share), f"{seed} test")
-    pool = _without(patients, test)
-    free = pool
-    count = round(len(pool) * 23 / 123)
-    split = {}
-    for network in ("target", "surrogate"):
-        drawn = _draw(free, patients, count, f"{seed} validation")
-        free = _without(free, drawn)
-        training = _without(pool, drawn)
-        split[f"{network}-training"] = training
-        split[f"{network}-validation"] = _without(pool, training)
-    if not (test and free):
-        raise ValueError(
-            f"{source.root} has too few cases to split: {len(patients)} of "
-            f"{len(set(patients.values()))} patients; there must be four patients, "
-            "of JSRT one odd-numbered and three even-numbered"
-        )
-    return split | {"test": tuple(test[:test_cases])}
-
-
-def _draw(ids, patients, count, salt):
-    """About `count` of the ids, a patient's all or none; one patient's if that is too few."""
-    ordered = sorted(ids, key=lambda id: digest_json([salt, patients[id]]))
-    groups = [list(group) for _, group in groupby(ordered, patients.get)]
-    drawn = []
-    for group in groups:
-        if len(drawn) + len(group) <= count:
-            drawn += group
-    return drawn or min(groups, key=len, default=[])
-
-
-def _without(ids, others):
-    """The ids that are not among the others, in their order."""
-    others = set(others)
-    return tuple(id for id in ids if id not in others)
 
 
 # ---- The arrays and their digest

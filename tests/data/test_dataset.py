@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from helpers import phantom
 from helpers.data import PHANTOM_IDS, dataset, label_map, load
-from helpers.data.dataset import split_cases
 from helpers.data.folders import Source
+from helpers.data.split import split_cases
 
 
 def test_the_earlier_structure_wins_where_masks_overlap():

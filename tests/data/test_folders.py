@@ -13,8 +13,8 @@ from radiographs import CASES, FIVE, message, same, write, write_dicom, write_sc
 from helpers.common.paths import ROOT
 from helpers.data import JSRT_IDS, label_map, load
 from helpers.data.__main__ import main
-from helpers.data.dataset import split_cases
 from helpers.data.folders import scan
+from helpers.data.split import split_cases
 
 pytestmark = pytest.mark.slow
 
