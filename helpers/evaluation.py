@@ -11,8 +11,7 @@ from scipy.ndimage import center_of_mass
 from torch import Tensor
 
 from helpers.common.arguments import require
-from helpers.data import picture_box
-from helpers.labels import counted
+from helpers.labels import counted, picture_box
 from helpers.loss import check_classes
 
 Names = Sequence[str]

@@ -4,7 +4,6 @@ from helpers.data.cases import label_map
 from helpers.data.check import check
 from helpers.data.dataset import PHANTOM_IDS, Dataset, load, own_copy
 from helpers.data.folders import JSRT_IDS, scan
-from helpers.data.padding import picture_box
 
 __all__ = [
     "JSRT_IDS",
@@ -14,6 +13,5 @@ __all__ = [
     "label_map",
     "load",
     "own_copy",
-    "picture_box",
     "scan",
 ]

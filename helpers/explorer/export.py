@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from helpers import plots
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
-from helpers.data import picture_box
 from helpers.explorer.attack_cache import AttackCache, Frame
+from helpers.labels import picture_box
 
 FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
 NAME = (

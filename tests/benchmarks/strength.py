@@ -5,12 +5,12 @@ rows are kept in runs/strength/ once they are measured; a later call goes on the
 """
 
 import argparse
-import platform
 import sys
 from functools import partial
 
 import pandas as pd
 import torch
+from peers import machine
 from zoo import members
 
 from helpers.attack import FAST_VERSION, fast_pgd, pgd
@@ -113,6 +113,7 @@ def main():
         tables.append(pd.read_csv(path))
     table = pd.concat(tables)
     keys = [*KEYS, "attack"]
+    table["tuned_on"] = table["tuned_on"].map({True: "yes", False: "no"})
     summary = summarise(table, by=keys)
     rest = table.groupby(keys, sort=False)["others"].mean().reset_index()
     summary = summary.merge(rest, on=keys)
@@ -122,9 +123,8 @@ def main():
         "seed": 0,
         "commit": " ".join(table["commit"].unique()),
         "precision": find_precision("auto"),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
     }
+    about = machine() | about
     path = RUNS / "attack_strength.csv"
     write_table(path, summary, about)
     print(f"written to {path}")

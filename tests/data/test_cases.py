@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from radiographs import message, write, write_dicom
 
-from helpers.data import check, load, picture_box
+from helpers.data import check, load
 from helpers.data.formats import read_mask
 from helpers.data.padding import pad_to_square
-from helpers.labels import OUTSIDE, UNLABELLED
+from helpers.labels import OUTSIDE, UNLABELLED, picture_box
 
 NAMES = "value,name\n1,heart\n3,left lung\n255,ignore\n"
 

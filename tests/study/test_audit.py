@@ -14,7 +14,8 @@ from radiographs import write, write_dicom
 
 from helpers import phantom
 from helpers.common import paths
-from helpers.data import dataset, load, picture_box
+from helpers.data import dataset, load
+from helpers.labels import picture_box
 from helpers.loss import iou_loss
 from helpers.study import page, parameters, runner
 

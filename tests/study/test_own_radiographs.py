@@ -12,8 +12,8 @@ from pydicom import dcmread
 from radiographs import write, write_dicom
 
 from helpers import phantom
-from helpers.data import check, dataset, load, picture_box
-from helpers.labels import OUTSIDE, UNLABELLED
+from helpers.data import check, dataset, load
+from helpers.labels import OUTSIDE, UNLABELLED, picture_box
 from helpers.noise import shuffle_noise
 from helpers.study import prepare
 from helpers.sweep import Goal, Region, load_images
