@@ -101,6 +101,7 @@ def main():
     parser.add_argument("--publish", action="store_true", help="copy the table to figures/")
     arguments = parser.parse_args()
     known = members(arguments.hannover)
+    code = commit()  # of the code that runs, whatever is committed meanwhile
     for name in arguments.only or ():
         if name not in known:
             parser.error(f"--only {name!r}: there are {', '.join(known)}")
@@ -109,7 +110,7 @@ def main():
         path = RUNS / "strength" / f"{name.replace(' ', '_')}_v{FAST_VERSION}.csv"
         if not path.exists():
             table = measure(known[name](), name in arguments.ensemble)
-            write_table(path, table, {"commit": commit()})
+            write_table(path, table, {"commit": code})
         tables.append(pd.read_csv(path))
     table = pd.concat(tables)
     keys = [*KEYS, "attack"]
@@ -124,7 +125,7 @@ def main():
         "commit": " ".join(table["commit"].unique()),
         "precision": find_precision("auto"),
     }
-    about = machine() | about
+    about |= {name: value for name, value in machine().items() if name not in about}
     path = RUNS / "attack_strength.csv"
     write_table(path, summary, about)
     print(f"written to {path}")
