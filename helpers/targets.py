@@ -109,14 +109,15 @@ def resize_structure(
     structure: str,
     structures: Sequence,
     *,
-    factor: float,
+    factor: float | tuple[float, float],
     ids: Sequence = (),
 ) -> Target:
     """Targets in which a structure is zoomed about its centre of mass; freed pixels background.
 
     Args:
         labels, structure, structures, ids: see `place_shape`.
-        factor: new length / old length; 1 gives back `labels`. Nearest neighbour.
+        factor: new length / old length, or one down and one across; 1 gives back `labels`. Nearest
+            neighbour.
 
     Returns:
         See `place_shape`.
@@ -127,13 +128,16 @@ def resize_structure(
     Source: paper, section 3.3; the factor is a length, since lungs at 1.8 reach the corners of the
     image.
     """
-    require(0 < factor <= LARGEST, "factor", factor, f"it must be above 0, {LARGEST} at most")
+    factors = factor if isinstance(factor, tuple) else (factor, factor)
+    for each in factors:
+        require(0 < each <= LARGEST, "factor", each, f"it must be above 0, {LARGEST} at most")
 
     def draw(own):
         picks, corner = [], []
-        for length, centre in zip(own.shape, center_of_mass(own), strict=True):
-            first, edges = _edges(length, centre, centre, factor)
-            source = np.floor(edges[:-1] + 0.5 / factor)  # the centre of each new pixel
+        axes = zip(own.shape, center_of_mass(own), factors, strict=True)
+        for length, centre, zoom in axes:
+            first, edges = _edges(length, centre, centre, zoom)
+            source = np.floor(edges[:-1] + 0.5 / zoom)  # the centre of each new pixel
             picks.append(source.clip(-1, length).astype(int) + 1)
             corner.append(first)
         return np.argwhere(np.pad(own, 1)[np.ix_(*picks)]) + corner

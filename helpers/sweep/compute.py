@@ -21,8 +21,10 @@ from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
 from helpers.outputs import label_maps, logits_of
+from helpers.ratio import ratio_loss
 from helpers.sweep.experiment import Experiment, attack_of, newest_version
 
+WIDTHS = {"heart width": "heart", "thorax width": "thorax", "ratio": "both"}  # losses of `ratio`
 OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
 
 
@@ -164,6 +166,8 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss function of an experiment."""
     if experiment.loss == "iou":
         return partial(iou_loss, classes=experiment.classes)
+    if experiment.loss in WIDTHS:
+        return partial(ratio_loss, classes=experiment.classes, moved=WIDTHS[experiment.loss])
     return margin_loss if experiment.loss == "margin" else cross_entropy
 
 

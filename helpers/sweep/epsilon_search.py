@@ -1,14 +1,15 @@
 """The smallest noise level at which an attack succeeds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from helpers.data import Dataset
-from helpers.sweep.runner import Networks, run
+from helpers.sweep.runner import Networks, load_predictions, run
 
 
 def smallest_epsilon(
@@ -16,7 +17,7 @@ def smallest_epsilon(
     dataset: Dataset,
     networks: Networks,
     *,
-    reached: float = 95.0,
+    reached: float | Callable[[str, Tensor], bool] = 95.0,
     low: float = 0.001,
     high: float = 0.16,
     rounds: int = 6,
@@ -29,10 +30,11 @@ def smallest_epsilon(
     fails at `high` is searched below it too.
 
     Args:
-        experiments: each with a target; its ε, attack and steps do not matter: it is `fast_pgd` of
-            "auto" steps.
+        experiments: each with a target; its ε does not matter. With an IoU to reach, nor do attack
+            and steps: it is `fast_pgd` of "auto" steps.
         dataset, networks, **options: as in `run`.
-        reached: IoU × 100 of the goal's structure that counts as success.
+        reached: IoU × 100 of the goal's structure that counts as success, or a function of a case's
+            id and its label map (H, W) that says whether it is one.
         low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
         rounds: of bisection, after one at `high`.
 
@@ -41,22 +43,29 @@ def smallest_epsilon(
         (high / low)^(1 / 2^rounds) times too high; infinity where none was. A case for
         which `low` is enough ends just above it.
     """
-    # the attack's own precision may count a pixel more than the judge
-    beyond = min(reached + 1, 100.0)
+    change: dict = {}
+    if not callable(reached):  # the attack's own precision may count a pixel more than the judge
+        beyond = min(reached + 1, 100.0)
+        change = {"attack": "fast pgd", "steps": "auto", "stop_at": beyond}
     single = {
-        (name, id): replace(e, ids=(id,), attack="fast pgd", steps="auto", stop_at=beyond)
-        for name, e in experiments.items()
-        for id in e.ids
+        (name, id): replace(e, ids=(id,), **change) for name, e in experiments.items() for id in e.ids
     }
+    place = {"store": options["store"]} if "store" in options else {}
     best = dict.fromkeys(single, math.inf)
     failed = dict.fromkeys(single, low)
     tried = dict.fromkeys(single, high)
     for _ in range(rounds + 1):
         now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
         table = run(now, dataset, networks, names=("name", "case"), **options)
-        scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
+        if callable(reached):
+            maps = load_predictions(now, dataset, **place)
+            success = {key: reached(key[1], labels[0]) for key, labels in maps.items()}
+        else:
+            rows = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
+            targets = {key: (*key, e.goal.structure, "target") for key, e in now.items()}
+            success = {key: rows[target] >= reached for key, target in targets.items()}
         for key, epsilon in tried.items():
-            if scores[*key, single[key].goal.structure, "target"] >= reached:
+            if success[key]:
                 best[key] = epsilon
             elif epsilon < high:
                 failed[key] = epsilon

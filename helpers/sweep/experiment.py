@@ -15,6 +15,7 @@ from helpers.common.files import digest_json
 from helpers.data import Dataset
 from helpers.labels import OUTSIDE
 from helpers.network import find_device, find_precision
+from helpers.ratio import HEART, ratio_classes, stretch_heart
 from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
     bounding_box,
@@ -26,7 +27,7 @@ from helpers.targets import (
 from helpers.weights import Trained
 
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
-LOSSES = ("iou", "cross-entropy", "margin")
+LOSSES = ("iou", "cross-entropy", "margin", "heart width", "thorax width", "ratio")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Goal:
 
     Attributes:
         kind: "untargeted", away from the truth; "shape", a shape in place of a structure; "resize",
-            a structure of another size.
-        structure: the one to replace or to resize.
+            a structure of another size; "ratio", a heart of another width.
+        structure: the one to replace or to resize; for "ratio" the heart.
         ratio: for "shape", area of the shape / area of the structure; for "resize", new length /
-            old length.
+            old length; for "ratio", the cardiothoracic ratio that is wanted.
         shape: "heart", SVG path data, or the text of a PNG (`shapes.png_text`). A file could change
             after it was hashed, so a path is refused.
         basis: "truth" or "prediction": the label maps that the target is made from.
@@ -51,8 +52,12 @@ class Goal:
     basis: str = "truth"
 
     def __post_init__(self) -> None:
-        require_choice("goal", self.kind, ("untargeted", "shape", "resize"))
+        require_choice("goal", self.kind, ("untargeted", "shape", "resize", "ratio"))
         require_choice("basis", self.basis, ("truth", "prediction"))
+        if self.kind == "ratio":
+            require_choice("structure", self.structure, [HEART])
+            fits = 0 < self.ratio < 1
+            require(fits, "cardiothoracic ratio", self.ratio, "give one between 0 and 1")
         name = "factor" if self.kind == "resize" else "area ratio"
         require(0 < self.ratio < math.inf, name, self.ratio, "it must be above 0")
         is_file = self.shape.lower().endswith((".png", ".svg"))
@@ -79,6 +84,8 @@ class Goal:
         if self.basis == "prediction" and clean is not None:
             basis = clean.masked_fill(truth == OUTSIDE, OUTSIDE)
         own = self.structure
+        if self.kind == "ratio":
+            return stretch_heart(basis, structures, wanted=self.ratio, ids=ids)
         if self.kind == "resize":
             return resize_structure(basis, own, structures, factor=self.ratio, ids=ids).labels
         shape = _raster(self.shape)
@@ -139,7 +146,7 @@ class Experiment:
             of "pgd".
         epsilon: largest noise per pixel [units of the images].
         steps: of "pgd" and "fast pgd"; "auto" for as many as "fast pgd" needs.
-        loss: one of LOSSES.
+        loss: one of LOSSES; those of widths take heart, lung and lung for `classes`.
         stop_at: IoU × 100 of the goal's structure with the target at which a case is done; None
             for never.
         bits: depth to which the attacked image is rounded; 0 for none.
@@ -275,6 +282,8 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
     for part in (experiment.goal, experiment.region):
         if part.kind not in ("untargeted", "everywhere"):
             require_choice("structure", part.structure, dataset.structures)
+    if experiment.goal.kind == "ratio":
+        ratio_classes(dataset.structures)
     most = len(dataset.structures)
     known = set(experiment.classes) <= set(range(most + 1))
     require(known, "classes", experiment.classes, f"this dataset has 0 … {most}")

@@ -1,0 +1,291 @@
+"""The cardiothoracic ratio: width of the heart over inner width of the thorax, from outlines.
+
+Both widths are horizontal, from one end of the structure to the other: the heart's, and that from
+the outer end of one lung to the outer end of the other. Of each structure the largest connected
+component counts, so that stray pixels do not. An end is where the component, blurred over a pixel,
+falls to one half: exact at a straight edge, and finer than a pixel at a round one, where it weighs
+how much of the last columns is filled.
+
+Source: Danzer, Am J Med Sci 157:513 (1919), who takes more than .5 for an enlarged heart; extents
+of segmented heart and lungs: Chamveha et al., arXiv:2002.07468.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from scipy import ndimage
+from torch import Tensor
+
+from helpers.common.arguments import require, require_choice
+from helpers.evaluation import summarise
+from helpers.loss import check_classes, with_background
+from helpers.targets import resize_structure
+
+HEART, LUNG = "heart", "lung"
+ENLARGED = 0.5  # a heart above this ratio counts as enlarged
+# limits of agreement of a network's ratio with a reading: Li et al., IEEE Access 7 (2019)
+PUBLISHED = (-0.0256, 0.0264)
+MOVED = ("heart", "thorax", "both")
+ENDS = ("left", "right", "row")
+BLUR = 1.0  # standard deviation [pixels]
+ROWS = 3  # pixels of a column that make it part of a soft width
+
+
+def ratio_classes(structures: Sequence[str]) -> tuple[int, ...]:
+    """Classes of the heart and of the two lungs.
+
+    Args:
+        structures: names of the classes 1 … S; a lung is what has "lung" in its name.
+
+    Raises:
+        ValueError: there is no heart, or there are not two lungs.
+    """
+    lungs = [number for number, name in enumerate(structures, start=1) if LUNG in name]
+    wanted = f"the cardiothoracic ratio needs {HEART!r} and two whose names hold {LUNG!r}"
+    fits = HEART in structures and len(lungs) == 2
+    require(fits, "structures", tuple(structures), wanted)
+    return list(structures).index(HEART) + 1, *lungs
+
+
+def calipers(maps: Tensor, structures: Sequence[str]) -> pd.DataFrame:
+    """Where the widths are measured, and the ratio.
+
+    Args:
+        maps: label maps (N, H, W).
+        structures: names of the classes 1 … S.
+
+    Returns:
+        A row for each map: left, right and row of heart and thorax, as heart_left … [pixels; the
+        middle of the first pixel is 0], heart and thorax (widths [pixels]) and ratio; NaN where a
+        structure is missing.
+    """
+    classes = ratio_classes(structures)
+    rows = []
+    for labels in maps.cpu().numpy():
+        heart, *lungs = (_ends(labels == number) for number in classes)
+        left, right, row = np.transpose(lungs)
+        rows.append([*heart, left.min(), right.max(), row.mean()])
+    names = [f"{part}_{end}" for part in ("heart", "thorax") for end in ENDS]
+    table = pd.DataFrame(rows, columns=names, dtype=float)
+    for part in ("heart", "thorax"):
+        table[part] = table[f"{part}_right"] - table[f"{part}_left"]
+    return table.assign(ratio=table["heart"] / table["thorax"])
+
+
+def cardiothoracic_ratio(maps: Tensor, structures: Sequence[str]) -> np.ndarray:
+    """The ratio of each label map (N, H, W): float (N,), NaN where heart or a lung is missing."""
+    return calipers(maps, structures)["ratio"].to_numpy()
+
+
+def _ends(mask):
+    """Left and right end and middle row of a mask's largest component; NaN where there is none."""
+    parts, count = ndimage.label(mask)
+    missing = (np.nan,) * len(ENDS)
+    if not count:
+        return missing
+    largest = np.bincount(parts.ravel())[1:].argmax()
+    box = ndimage.find_objects(parts)[largest]
+    margin = round(5 * BLUR)
+    own = np.pad((parts[box] == largest + 1).astype(float), margin)
+    blurred = ndimage.gaussian_filter(own, BLUR, mode="constant")
+    filled = blurred.max(axis=0)
+    if filled.max() < 0.5:  # a few pixels
+        return missing
+    start = box[1].start - margin
+    left = start + _first_half(filled)
+    right = start + len(filled) - 1 - _first_half(filled[::-1])
+    columns = np.flatnonzero(filled >= 0.5)[[0, -1]]
+    row = box[0].start - margin + blurred[:, columns].argmax(axis=0).mean()
+    return left, right, row
+
+
+def _first_half(profile):
+    """Where a profile first rises to one half, between two places."""
+    place = (profile >= 0.5).argmax()
+    before, after = profile[place - 1 : place + 1]
+    return place - (after - 0.5) / (after - before)
+
+
+def diagnosis(ratio: float) -> str:
+    """The word for a ratio: "normal", "enlarged" or "not readable"."""
+    if np.isnan(ratio):
+        return "not readable"
+    return "enlarged" if ratio > ENLARGED else "normal"
+
+
+def other_side(ratio: float, *, margin: float) -> float:
+    """The ratio that lies a margin beyond .5, seen from a ratio.
+
+    Raises:
+        ValueError: the ratio is NaN, or there is no such ratio.
+    """
+    advice = "heart and lungs must be there: choose another case"
+    require(np.isfinite(ratio), "cardiothoracic ratio", ratio, advice)
+    fits = 0 < margin < ENLARGED
+    require(fits, "margin", margin, f"give one between 0 and {ENLARGED:g}")
+    return ENLARGED + (margin if ratio <= ENLARGED else -margin)
+
+
+def stretch_heart(
+    labels: Tensor, structures: Sequence[str], *, wanted: float, ids: Sequence = ()
+) -> Tensor:
+    """Targets in which the heart is stretched horizontally until the ratio is what is wanted.
+
+    It is stretched about its centre of mass, in whole pixels. The other structures stay; where the
+    heart meets them, the earlier class wins.
+
+    Args:
+        labels: int64 (N, H, W), as of `targets.resize_structure`.
+        structures: names of the classes 1 … S.
+        wanted: the ratio, between 0 and 1.
+        ids: the N names of the cases for error messages; default their numbers from 0.
+
+    Returns:
+        int64 (N, H, W).
+
+    Raises:
+        ValueError: the ratio is not between 0 and 1, or a case lacks the heart or a lung.
+    """
+    require(0 < wanted < 1, "cardiothoracic ratio", wanted, "give one between 0 and 1")
+    targets = []
+    ratios = cardiothoracic_ratio(labels, structures)
+    for own, ratio, id in zip(labels, ratios, ids or range(len(labels)), strict=True):
+        advice = f"case {id} needs a heart and two lungs; leave it out"
+        require(np.isfinite(ratio), "cardiothoracic ratio", ratio, advice)
+        factor = 1.0, wanted / ratio
+        target = resize_structure(own[None], HEART, structures, factor=factor, ids=[id])
+        targets.append(target.labels)
+    return torch.cat(targets) if targets else labels
+
+
+def ratio_loss(
+    logits: Tensor, labels: Tensor, *, classes: Sequence[int], moved: str = "both"
+) -> Tensor:
+    """Distance of a differentiable cardiothoracic ratio to that of the labels.
+
+    A soft width goes from the structure's centre in the labels outwards; a column counts as much as
+    the mean of its three greatest probabilities, times all columns between it and the centre.
+
+    Args:
+        logits: (N, C, H, W), before softmax.
+        labels: int64 (N, H, W): the target; its heart and lungs say what ratio is wanted.
+        classes: heart, lung and lung, see `ratio_classes`.
+        moved: the width that the gradient changes: "heart", "thorax" or "both".
+
+    Returns:
+        (N,), each ≥ 0.
+
+    Raises:
+        ValueError: there are not three classes, or `moved` is another word.
+    """
+    require_choice("moved", moved, MOVED)
+    require(len(classes) == 3, "classes", classes, "give those of the heart and of two lungs")
+    logits = with_background(logits)
+    classes = check_classes(classes, logits.shape[1]).to(logits.device)
+    aimed = (labels[:, None] == classes[:, None, None]).float()
+    columns = torch.arange(labels.shape[2], device=labels.device)
+    mass = aimed.sum(dim=2)  # (N, 3, W)
+    centres = ((mass * columns).sum(dim=2) / mass.sum(dim=2).clamp(min=1)).round()
+    heart, thorax = _soft_widths(aimed, columns, centres)
+    wanted = heart / thorax
+    probabilities = logits.float().softmax(dim=1)[:, classes]
+    heart, thorax = _soft_widths(probabilities, columns, centres)
+    if moved == "heart":
+        thorax = thorax.detach()
+    elif moved == "thorax":
+        heart = heart.detach()
+    return (heart / thorax - wanted).abs()
+
+
+def _soft_widths(masks, columns, centres):
+    """Widths (N,) of heart and thorax from soft masks (N, 3, H, W), outwards from their centres."""
+    filled = masks.topk(ROWS, dim=2).values.mean(dim=2)  # (N, 3, W)
+    is_right = columns > centres[..., None]
+    is_left = columns < centres[..., None]
+    right = filled.where(is_right, 1).cumprod(dim=2).where(is_right, 0).sum(dim=2)
+    mirrored = filled.where(is_left, 1).flip(2).cumprod(dim=2).flip(2)
+    left = mirrored.where(is_left, 0).sum(dim=2)
+    heart = 1 + left[:, 0] + right[:, 0]
+    middle = centres[:, 1:]
+    first = middle.argmin(dim=1, keepdim=True)  # the lung on the image's left
+    last = 1 - first
+    between = (middle.gather(1, last) - middle.gather(1, first))[:, 0]
+    outside = left[:, 1:].gather(1, first) + right[:, 1:].gather(1, last)
+    return heart, 1 + between + outside[:, 0]
+
+
+# Tables
+
+
+def agreement(measured: ArrayLike, reference: ArrayLike) -> dict:
+    """Bland–Altman: mean and limits (± 1.96 standard deviations) of the differences of N readings.
+
+    Returns:
+        n, bias, limit_low, limit_high; pairs with a NaN are left out.
+
+    Source: Bland and Altman, Lancet 327:307 (1986).
+    """
+    differences = np.subtract(measured, reference)
+    known = differences[np.isfinite(differences)]
+    spread = 1.96 * known.std(ddof=1) if len(known) > 1 else np.nan
+    bias = known.mean() if len(known) else np.nan
+    limits = {"limit_low": bias - spread, "limit_high": bias + spread}
+    return {"n": len(known), "bias": bias, **limits}
+
+
+def has_crossed(before: ArrayLike, after: ArrayLike, *, margin: float) -> np.ndarray:
+    """Whether ratios have moved to the other side of .5, a margin beyond it; NaN has not."""
+    was_normal = np.asarray(before) <= ENLARGED
+    beyond = np.asarray(after) - ENLARGED
+    return np.where(was_normal, beyond >= margin, beyond <= -margin)
+
+
+def ratio_table(
+    maps: Mapping,
+    ids: Mapping,
+    before: pd.Series,
+    structures: Sequence[str],
+    *,
+    names: Sequence[str],
+    margin: float,
+) -> pd.DataFrame:
+    """Ratios after attacks beside those before: a row for each attack and case.
+
+    Args:
+        maps: from the parts of an attack's name to label maps (N, H, W).
+        ids: from the same to the N cases.
+        before: ratio without attack of every case.
+        structures: names of the classes 1 … S.
+        names: of the columns that hold the parts of a name.
+        margin: as of `has_crossed`.
+
+    Returns:
+        The columns of `names`, id, before, after, shift, crossed.
+    """
+    tables = []
+    for key, labels in maps.items():
+        parts = dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True))
+        after = cardiothoracic_ratio(labels, structures)
+        start = before[list(ids[key])].to_numpy()
+        rows = {"id": list(ids[key]), "before": start, "after": after, "shift": after - start}
+        crossed = has_crossed(start, after, margin=margin)
+        tables.append(pd.DataFrame(rows).assign(crossed=crossed, **parts))
+    return pd.concat(tables, ignore_index=True)[[*names, *rows, "crossed"]]
+
+
+def summarise_shift(table: pd.DataFrame, *, by: list) -> pd.DataFrame:
+    """Mean shift with its bootstrap 95 % interval, and the share of cases that crossed.
+
+    Args:
+        table: of `ratio_table`.
+        by: the columns that say what is compared.
+
+    Returns:
+        The columns of `by`, n, shift, low, high, crossed [percent of all cases].
+    """
+    summary = summarise(table.rename(columns={"shift": "iou"}), by=by)
+    share = 100 * table.groupby(by, sort=False)["crossed"].mean()
+    return summary.rename(columns={"iou": "shift"}).assign(crossed=share.to_numpy())
