@@ -22,11 +22,9 @@ class Claim:
     """One claim of the paper.
 
     Attributes:
-        notebook: number of the notebook that tests it.
-        name: the claim in a few words.
+        notebook, name: number of the notebook that tests it; the claim in a few words.
         paper: what the paper says.
-        rule: the rule in words.
-        otherwise: the likely reason if it does not hold.
+        rule, otherwise: the rule in words; the likely reason if it does not hold.
         tables: names of the result tables (without .csv) that the rule reads.
         decide: function of those tables: whether it holds, or why that is open; our numbers.
     """
@@ -44,34 +42,35 @@ CLAIMS: list = []
 
 
 def evaluate(
-    results: Path, notebook: str | None = None, *, source: Mapping | None = None
+    results: Path, notebook: str = "", *, source: Mapping | None = None, claims: list = CLAIMS
 ) -> pd.DataFrame:
     """Decide every claim whose tables are there.
 
     Args:
         notebook: only the claims of this notebook, such as "04".
         source: provenance of the run; tables of another run decide nothing. None: any run counts.
+        claims: those to decide; default the paper's.
 
     Returns:
-        claim, paper, ours, rule, verdict: "holds", "does not hold" with the likely reason, or "not
-        decided by this run" with the reason where it is known.
+        claim, paper, ours, rule, verdict: "holds", "does not hold", or "not decided by this run",
+        with the reason where it is known.
     """
-    needed = {results / f"{name}.csv" for claim in CLAIMS for name in claim.tables}
+    needed = {results / f"{name}.csv" for claim in claims for name in claim.tables}
     types = dict.fromkeys(RUN, str)
     tables = {path.stem: pd.read_csv(path, dtype=types) for path in filter(Path.exists, needed)}
     rows = [
         decide(claim, *map(tables.get, claim.tables), source=source)
-        for claim in CLAIMS
-        if notebook in (None, claim.notebook) and tables.keys() >= set(claim.tables)
+        for claim in claims
+        if notebook in ("", claim.notebook) and tables.keys() >= set(claim.tables)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def report(results: Path, notebook: str, *, source: Mapping) -> Any:
+def report(results: Path, notebook: str, **options: Any) -> Any:
     """`evaluate` as a table for reading in a notebook (IPython Markdown)."""
     from IPython.display import Markdown
 
-    return Markdown(markdown(evaluate(results, notebook, source=source)))
+    return Markdown(markdown(evaluate(results, notebook, **options)))
 
 
 def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -> dict:
@@ -135,22 +134,23 @@ def _join(texts, separator=", "):
     return separator.join(f"{symbol} {texts[symbol]}" for symbol in SYMBOLS)
 
 
-def _claim(notebook, name, paper, rule, otherwise):
-    """Make a function the rule of a claim, in the order of the verdicts; texts as in `Claim`.
+def register(*texts: str, claims: list = CLAIMS) -> Callable:
+    """Make a function the rule of a claim: texts are its notebook, name, paper, rule, otherwise.
 
     Its parameters are the tables that it reads, its keyword defaults the numbers in `rule`.
     """
+    notebook, name, paper, rule, otherwise = texts
 
-    def register(decide):
+    def keep(decide):
         parameters = getfullargspec(decide)
         text = rule.format(**parameters.kwonlydefaults or {})
-        CLAIMS.append(Claim(notebook, name, paper, text, otherwise, parameters.args, decide))
+        claims.append(Claim(notebook, name, paper, text, otherwise, parameters.args, decide))
         return decide
 
-    return register
+    return keep
 
 
-@_claim(
+@register(
     "03",
     "untargeted white-box noise collapses the segmentation",
     "0.8 at ε = 0.02",
@@ -162,7 +162,7 @@ def _collapses(table1, *, limit=10, epsilon=0.02):
     return row.iou < limit, row.text
 
 
-@_claim(
+@register(
     "03",
     "untargeted black-box noise is weak",
     "74.7 of 90.3 at ε = 0.04",
@@ -175,7 +175,7 @@ def _is_weak(table1, clean, *, epsilon=0.04):
     return row.iou > start.iou / 2, f"{row.text} of {start.text}"
 
 
-@_claim(
+@register(
     "04",
     "white-box noise draws the symbol",
     "small 97.8, large 95.2 at ε = 0.04",
@@ -188,7 +188,7 @@ def _draws_symbol(table2, *, wanted=95, epsilon=0.04):
     return row["iou"].min() >= wanted, _join(row["text"])
 
 
-@_claim(
+@register(
     "04",
     "the large symbol is harder than the small one",
     "0.02 and 0.04 for 95",
@@ -212,7 +212,7 @@ def _large_is_harder(table2, *, wanted=95):
     return before["iou"]["small"] > before["iou"]["large"], text
 
 
-@_claim(
+@register(
     "04",
     "black-box noise does not draw it",
     "completely unsuccessful",
@@ -228,7 +228,7 @@ def _black_box_fails(table2, *, limit=10):
     return gains.max() < limit, f"{text}, no attack {start[symbol][0.0]:.1f}"
 
 
-@_claim(
+@register(
     "04",
     "one step (FGSM) does not draw it",
     "did not succeed",
@@ -245,7 +245,7 @@ def _one_step_fails(heart_attack_ways, *, least=10):
     return holds.all(), _join(rows["text"].loc["FGSM"] + pgd, "; ")
 
 
-@_claim(
+@register(
     "04",
     "targets from predictions do as well",
     "did not substantially differ",
@@ -259,7 +259,7 @@ def _basis_does_not_matter(heart_attack_ways, *, limit=3):
     return more.abs().max() <= limit, text
 
 
-@_claim(
+@register(
     "05",
     "resizing leaves the other structures alone",
     "98.9 or higher",
@@ -274,7 +274,7 @@ def _others_stay(table4, *, limit=98.9):
     return round(worst.others, 1) >= limit, text
 
 
-@_claim(
+@register(
     "05",
     "extreme enlargement of a lung fails most",
     "left lung × 1.8: 78.3",
@@ -292,7 +292,7 @@ def _lungs_fail_most(table4, *, factor=1.8):
     return holds, f"{worst.structure} × {worst.factor}: {worst.text}"
 
 
-@_claim(
+@register(
     "05",
     "shrinking a clavicle disturbs its lung",
     "in most test images",
@@ -304,7 +304,7 @@ def _clavicle_disturbs_lung(clavicle_shrinking, *, factor=0.4):
     return share > 50, f"{share:.0f} % of cases"
 
 
-@_claim(
+@register(
     "06",
     "attacking the heart alone harms the others",
     "shown in its Figure 2",
@@ -324,7 +324,7 @@ def _loss(restriction, setting):
     return free.iou - bound.iou, f"{bound.text}, unrestricted {free.text}"
 
 
-@_claim(
+@register(
     "06",
     "noise within the receptive field is enough",
     "segmentation unchanged",
@@ -338,7 +338,7 @@ def _field_is_enough(noise_restriction, noise_energy, *, limit=2):
     return loss <= limit, text
 
 
-@_claim(
+@register(
     "06",
     "noise within the bounding box is not",
     "heart-symbol shaping disrupted",

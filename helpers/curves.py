@@ -49,6 +49,7 @@ def plot_curves(
     scale: str = "log",
     levels: Mapping | None = None,
     ylabel: str = "mean IoU × 100",
+    ylim: tuple[float, float] | None = (-3, 103),
 ) -> Figure:
     """Mean IoU against x: solid with its interval as a band, the paper's values hollow and dashed.
 
@@ -58,6 +59,7 @@ def plot_curves(
         x, by: the columns along the axis and between curves.
         scale: of x, "log" or "linear".
         levels: dict from the title to (text, IoU) of a thin line, such as the IoU without attack.
+        ylim: of the axis; None for what the curves need.
     """
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -76,7 +78,9 @@ def plot_curves(
         ax.set(xscale=scale, xticks=summary[x].unique(), xlabel=xlabel, title=title)
         ax.xaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
-    plt.setp(axes[:, 0], ylabel=ylabel, ylim=(-3, 103))
+    plt.setp(axes[:, 0], ylabel=ylabel)
+    if ylim:
+        plt.setp(axes[:, 0], ylim=ylim)
     about = _about(pd.concat(panels.values()))
     where = {"loc": "center"} if spare else BESIDE
     axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)

@@ -1,10 +1,10 @@
 """The cardiothoracic ratio: width of the heart over inner width of the thorax, from outlines.
 
 Both widths are horizontal, from one end of the structure to the other: the heart's, and that from
-the outer end of one lung to the outer end of the other. Of each structure the largest connected
-component counts, so that stray pixels do not. An end is where the component, blurred over a pixel,
-falls to one half: exact at a straight edge, and finer than a pixel at a round one, where it weighs
-how much of the last columns is filled.
+the outer end of one lung to the outer end of the other. The outline of a structure is where its
+mask, blurred over a pixel, falls to one half: exact at a straight edge, and finer than a pixel at a
+round one, where it weighs how much of the last columns is filled. The longest outline counts, that
+of the largest component, so that stray pixels do not.
 
 Source: Danzer, Am J Med Sci 157:513 (1919), who takes more than .5 for an enlarged heart; extents
 of segmented heart and lungs: Chamveha et al., arXiv:2002.07468.
@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter
+from skimage.measure import find_contours
 from torch import Tensor
 
 from helpers.common.arguments import require, require_choice
@@ -29,8 +30,8 @@ ENLARGED = 0.5  # a heart above this ratio counts as enlarged
 # limits of agreement of a network's ratio with a reading: Li et al., IEEE Access 7 (2019)
 PUBLISHED = (-0.0256, 0.0264)
 MOVED = ("heart", "thorax", "both")
-ENDS = ("left", "right", "row")
-BLUR = 1.0  # standard deviation [pixels]
+PARTS = ("heart", "thorax")
+MARGIN = 5  # around a mask that is blurred [pixels]
 ROWS = 3  # pixels of a column that make it part of a soft width
 
 
@@ -65,12 +66,11 @@ def calipers(maps: Tensor, structures: Sequence[str]) -> pd.DataFrame:
     classes = ratio_classes(structures)
     rows = []
     for labels in maps.cpu().numpy():
-        heart, *lungs = (_ends(labels == number) for number in classes)
-        left, right, row = np.transpose(lungs)
-        rows.append([*heart, left.min(), right.max(), row.mean()])
-    names = [f"{part}_{end}" for part in ("heart", "thorax") for end in ENDS]
+        heart, *lungs = (_outline(labels == number) for number in classes)
+        rows.append([*_ends(heart), *_ends(np.concatenate(lungs))])
+    names = [f"{part}_{end}" for part in PARTS for end in ("left", "right", "row")]
     table = pd.DataFrame(rows, columns=names, dtype=float)
-    for part in ("heart", "thorax"):
+    for part in PARTS:
         table[part] = table[f"{part}_right"] - table[f"{part}_left"]
     return table.assign(ratio=table["heart"] / table["thorax"])
 
@@ -80,33 +80,26 @@ def cardiothoracic_ratio(maps: Tensor, structures: Sequence[str]) -> np.ndarray:
     return calipers(maps, structures)["ratio"].to_numpy()
 
 
-def _ends(mask):
-    """Left and right end and middle row of a mask's largest component; NaN where there is none."""
-    parts, count = ndimage.label(mask)
-    missing = (np.nan,) * len(ENDS)
-    if not count:
-        return missing
-    largest = np.bincount(parts.ravel())[1:].argmax()
-    box = ndimage.find_objects(parts)[largest]
-    margin = round(5 * BLUR)
-    own = np.pad((parts[box] == largest + 1).astype(float), margin)
-    blurred = ndimage.gaussian_filter(own, BLUR, mode="constant")
-    filled = blurred.max(axis=0)
-    if filled.max() < 0.5:  # a few pixels
-        return missing
-    start = box[1].start - margin
-    left = start + _first_half(filled)
-    right = start + len(filled) - 1 - _first_half(filled[::-1])
-    columns = np.flatnonzero(filled >= 0.5)[[0, -1]]
-    row = box[0].start - margin + blurred[:, columns].argmax(axis=0).mean()
-    return left, right, row
+def _outline(mask):
+    """Longest outline of a mask, points (K, 2) of row and column; NaN where there is none."""
+    lines = find_contours(gaussian_filter(np.pad(mask.astype(float), MARGIN), 1.0), 0.5)
+    return max(lines, key=len) - MARGIN if lines else np.full((1, 2), np.nan)
 
 
-def _first_half(profile):
-    """Where a profile first rises to one half, between two places."""
-    place = (profile >= 0.5).argmax()
-    before, after = profile[place - 1 : place + 1]
-    return place - (after - 0.5) / (after - before)
+def _ends(points):
+    """Left and right end of an outline, and the row between them."""
+    ends = points[[points[:, 1].argmin(), points[:, 1].argmax()]]
+    return [*ends[:, 1], ends[:, 0].mean()]
+
+
+def caliper_lines(own: Mapping[str, float], tick: float) -> list:
+    """Both widths of a row of `calipers` as lines (6, 2) of x and y, with a tick at either end."""
+    lines = []
+    for part in PARTS:
+        left, right, row = (own[f"{part}_{end}"] for end in ("left", "right", "row"))
+        x = [left, left, left, right, right, right]
+        lines.append(np.column_stack([x, row + np.multiply(tick, [-1, 1, 0, 0, -1, 1])]))
+    return lines
 
 
 def diagnosis(ratio: float) -> str:
@@ -166,14 +159,15 @@ def ratio_loss(
 ) -> Tensor:
     """Distance of a differentiable cardiothoracic ratio to that of the labels.
 
-    A soft width goes from the structure's centre in the labels outwards; a column counts as much as
-    the mean of its three greatest probabilities, times all columns between it and the centre.
+    A soft width goes from the heart's centre in the labels to both sides. A column counts as much as
+    the mean of its three greatest probabilities (for the heart's width that of the heart, for the
+    thorax's that of heart or lungs), times all columns between it and the centre.
 
     Args:
         logits: (N, C, H, W), before softmax.
         labels: int64 (N, H, W): the target; its heart and lungs say what ratio is wanted.
         classes: heart, lung and lung, see `ratio_classes`.
-        moved: the width that the gradient changes: "heart", "thorax" or "both".
+        moved: the width that the gradient changes, one of MOVED.
 
     Returns:
         (N,), each ≥ 0.
@@ -187,12 +181,11 @@ def ratio_loss(
     classes = check_classes(classes, logits.shape[1]).to(logits.device)
     aimed = (labels[:, None] == classes[:, None, None]).float()
     columns = torch.arange(labels.shape[2], device=labels.device)
-    mass = aimed.sum(dim=2)  # (N, 3, W)
-    centres = ((mass * columns).sum(dim=2) / mass.sum(dim=2).clamp(min=1)).round()
-    heart, thorax = _soft_widths(aimed, columns, centres)
-    wanted = heart / thorax
+    mass = aimed[:, 0].sum(dim=1)  # of the heart, (N, W)
+    centre = (mass * columns).sum(dim=1, keepdim=True) / mass.sum(dim=1, keepdim=True).clamp(min=1)
+    wanted = torch.div(*_soft_widths(aimed, columns, centre))
     probabilities = logits.float().softmax(dim=1)[:, classes]
-    heart, thorax = _soft_widths(probabilities, columns, centres)
+    heart, thorax = _soft_widths(probabilities, columns, centre)
     if moved == "heart":
         thorax = thorax.detach()
     elif moved == "thorax":
@@ -200,21 +193,19 @@ def ratio_loss(
     return (heart / thorax - wanted).abs()
 
 
-def _soft_widths(masks, columns, centres):
-    """Widths (N,) of heart and thorax from soft masks (N, 3, H, W), outwards from their centres."""
+def _soft_widths(masks, columns, centre):
+    """Widths (N,) of heart and thorax from soft masks (N, 3, H, W) of heart and lungs."""
     filled = masks.topk(ROWS, dim=2).values.mean(dim=2)  # (N, 3, W)
-    is_right = columns > centres[..., None]
-    is_left = columns < centres[..., None]
-    right = filled.where(is_right, 1).cumprod(dim=2).where(is_right, 0).sum(dim=2)
-    mirrored = filled.where(is_left, 1).flip(2).cumprod(dim=2).flip(2)
-    left = mirrored.where(is_left, 0).sum(dim=2)
-    heart = 1 + left[:, 0] + right[:, 0]
-    middle = centres[:, 1:]
-    first = middle.argmin(dim=1, keepdim=True)  # the lung on the image's left
-    last = 1 - first
-    between = (middle.gather(1, last) - middle.gather(1, first))[:, 0]
-    outside = left[:, 1:].gather(1, first) + right[:, 1:].gather(1, last)
-    return heart, 1 + between + outside[:, 0]
+    width = len(columns)
+    widths = []
+    for profile in (filled[:, 0], filled.amax(dim=1)):
+        sides = (profile, columns >= centre), (profile.flip(1), columns > width - 1 - centre)
+        reach = [
+            side.where(beyond, 1).cumprod(dim=1).where(beyond, 0).sum(dim=1)
+            for side, beyond in sides
+        ]
+        widths.append(sum(reach))
+    return widths
 
 
 # Tables

@@ -14,7 +14,9 @@ import torch
 from helpers.common.provenance import provenance
 from helpers.data import Dataset
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE
 from helpers.network import find_device, predict
+from helpers.ratio import calipers
 from helpers.sweep import Experiment, Goal, Store, compute_results, white_box
 from helpers.weights import Trained
 
@@ -62,7 +64,7 @@ class AttackCache:
         dataset: the one that holds the cases.
         attacked: the network that is attacked.
         surrogate: the one that black-box noise is made with; None leaves these attacks out.
-        settings: of `explore`: store, which, device, steps, seed and precision.
+        settings: of `explore`: store, which, device, attack, steps, seed and precision.
 
     Attributes:
         counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
@@ -84,6 +86,7 @@ class AttackCache:
             attacked,
             which=settings.which,
             device=settings.device,
+            attack=settings.attack,
             steps=settings.steps,
             seed=settings.seed,
             precision=settings.precision,
@@ -181,6 +184,18 @@ class AttackCache:
         batch = torch.from_numpy(image)[None, None].to(self.device)
         network = self.networks[self.bases["white-box"].attacked]
         return predict(network, batch)[0].cpu().numpy().astype(np.uint8)
+
+    def calipers(self, id: str, prediction: np.ndarray | None = None) -> dict:
+        """Widths of heart and thorax and their ratio, see `ratio.calipers`.
+
+        Args:
+            id: the case.
+            prediction: uint8 (H, W), of its image or one that was attacked; default that without
+                noise.
+        """
+        seen = self.predict(self.image(id)) if prediction is None else prediction
+        maps = torch.from_numpy(seen)[None].masked_fill(self.truth[id].cpu() == OUTSIDE, 0)
+        return calipers(maps, self.dataset.structures).iloc[0].to_dict()
 
     def clear(self) -> None:
         """Forget what is kept in memory."""

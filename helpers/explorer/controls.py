@@ -19,7 +19,7 @@ from ipywidgets import (
 from helpers.explorer.attack_cache import AttackCache
 from helpers.explorer.view import View
 
-GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape")
+GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape", "ratio")
 GAINS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the noise's colours
 USUAL = 0.04  # the noise level at first is this one, or the next below [units of the images]
 HELP = (

@@ -30,6 +30,7 @@ def radiograph(
     classes: Iterable[int],
     window: tuple[float, float] = (0.0, 2.0),
     corners: Sequence[tuple[float, float]] = (),
+    widths: Iterable[np.ndarray] = (),
 ) -> Image.Image:
     """A radiograph with numbered outlines in the structures' colours, and dashed white ones.
 
@@ -41,6 +42,7 @@ def radiograph(
         classes: those of `reference` to outline.
         window: centre and width of the display window [units of the images].
         corners: (x, y) of a polygon that is being drawn [pixels of the picture].
+        widths: lines (K, 2) of x and y, such as calipers, drawn in yellow [pixels of the image].
 
     Returns:
         RGB, (SIDE, SIDE).
@@ -64,6 +66,8 @@ def radiograph(
         y, x = (np.array(region.centroid) + 0.5) * scale
         number = str(region.label)
         pen.text((x, y), number, "white", _FONT, "mm", stroke_width=3, stroke_fill="black")
+    for line in widths:
+        _stroke(pen, (line + 0.5) * scale, "yellow", 4)
     drawn = np.multiply(corners, FINER)
     pen.line(drawn.ravel().tolist(), fill="yellow", width=5)
     for corner in drawn:

@@ -4,16 +4,20 @@ import base64
 import html
 import json
 import re
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers import plots
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
+from helpers.data import read_grey
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.labels import picture_box
 
@@ -67,19 +71,22 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
     return f"Saved in {html.escape(folder.name)}: {link} {note}"
 
 
-def write_grey(path: Path, image: np.ndarray, about: dict) -> None:
-    """Write an image as a 16-bit grey PNG, which moves a pixel by at most 1 / 65535.
+def write_grey(path: Path, image: np.ndarray, about: dict, bits: int = 16) -> None:
+    """Write an image as a grey PNG, which at 16 bits moves a pixel by at most 1 / 65535.
 
     Args:
         path: the file.
-        image: (H, W); −1 becomes 0 and 1 becomes 65535.
+        image: (H, W); −1 becomes 0 and 1 becomes 65535 (at 8 bits 255).
         about: provenance, for the file's metadata.
+        bits: 8 or 16.
     """
+    grey = _grey(image) if bits == 16 else ((image.clip(-1, 1) + 1) * 127.5).round()
     notes = PngInfo()
     notes.add_text("Software", json.dumps(versions()))
     notes.add_text("Description", json.dumps(about))
     with atomic_write(path) as file:
-        Image.fromarray(_grey(image)).save(file, "PNG", pnginfo=notes)
+        picture = Image.fromarray(grey.astype(f"uint{bits}"))
+        picture.save(file, "PNG", pnginfo=notes)
 
 
 def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
@@ -111,6 +118,32 @@ def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
     record.WindowWidth = 65535
     with atomic_write(path) as file:
         record.save_as(file, enforce_file_format=True)
+
+
+FILE_TRIPS = {
+    "PNG, 8 bits": (partial(write_grey, bits=8), "image.png"),
+    "DICOM, 16 bits": (write_dicom, "image.dcm"),
+}
+
+
+def round_trip(kind: str, images: torch.Tensor) -> torch.Tensor:
+    """Images as they come back from files that are written, and read as a folder's are.
+
+    Args:
+        kind: one of FILE_TRIPS. A PNG does not say what −1 and 1 are: its lowest and highest value.
+        images: (N, 1, H, W).
+
+    Returns:
+        Likewise.
+    """
+    write, name = FILE_TRIPS[kind]
+    returned = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        for image in images[:, 0].cpu().numpy():
+            write(path, image, {})
+            returned.append(torch.from_numpy(read_grey(path)))
+    return torch.stack(returned)[:, None]
 
 
 def _grey(image):

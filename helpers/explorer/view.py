@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from helpers.explorer import drawing
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.drawing import SIDE, score_text
+from helpers.ratio import caliper_lines, diagnosis
 
 
 class View:
@@ -75,8 +77,17 @@ class View:
             classes=classes,
             window=(self.controls.centre.value, self.controls.width.value),
             corners=corners,
+            widths=self._widths(frame),
         )
         return radiograph, drawing.noise_map(frame.noise, limit=self._limit(frame))
+
+    def _widths(self, frame):
+        """The calipers of a prediction whose heart is to have another width."""
+        if not _is_ratio(frame):
+            return []
+        own = self.cache.calipers(frame.experiment.ids[0], frame.prediction)
+        lines = caliper_lines(own, len(frame.noise) / 40)
+        return [line for line in lines if np.isfinite(line).all()]
 
     def _limit(self, frame):
         """Noise of the darkest colour."""
@@ -99,8 +110,15 @@ class View:
         structure = experiment.goal.structure
         if not structure:
             return f"{what}: mean IoU with the truth {score_text(frame.iou['truth'].mean())}"
+        if _is_ratio(frame):
+            ratio = self.cache.calipers(id, frame.prediction)["ratio"]
+            return f"{what}: cardiothoracic ratio {ratio:.3f}, {diagnosis(ratio)}"
         target, truth = map(score_text, frame.iou.loc[structure])
         return f"{what}: IoU of the {structure} with its target {target}, with the truth {truth}"
+
+
+def _is_ratio(frame):
+    return frame.experiment.goal.kind == "ratio"
 
 
 def score_table(frame: Frame) -> str:

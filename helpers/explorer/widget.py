@@ -22,6 +22,7 @@ from helpers.explorer.controls import GOALS, arrange, make_controls
 from helpers.explorer.job import Job, guarded
 from helpers.explorer.shape_input import ShapeInput
 from helpers.explorer.view import View
+from helpers.ratio import HEART, other_side
 from helpers.sweep import Experiment, Goal
 from helpers.targets import LARGE, SMALL
 from helpers.weights import Trained
@@ -29,11 +30,13 @@ from helpers.weights import Trained
 AGAIN = 3.0  # seconds after which a result is sent once more
 OPTIONS = {
     "store": EXPERIMENTS,
+    "attack": "pgd",
     "steps": 100,
     "structure": None,
     "goal": "small symbol",
     "small": SMALL,
     "large": LARGE,
+    "aim": 0.1,
     "factors": (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8),
     "which": "test",
     "device": "cpu",
@@ -63,10 +66,11 @@ def explore(
         epsilons: the noise levels of the slider [units of the images]; 0 is added.
         **options: in place of those of OPTIONS:
             store: folder of a `sweep.Store`, such as that of `sweep.run(…, noise=True)`.
-            steps: gradient steps of an attack.
+            attack, steps: "pgd" or "fast pgd", and its gradient steps.
             structure: the one that is replaced at first; None is the dataset's first.
             goal: one of `controls.GOALS`, at first.
             small, large: area of the symbols / area of the structure.
+            aim: how far beyond .5 the cardiothoracic ratio of the goal "ratio" is.
             factors: new / old length of resized structures, area of one's own shapes; 1 is added.
             which: name of a split, or ids: the cases. The first with the structure is shown.
             device: "cpu", "cuda" or "auto".
@@ -155,7 +159,7 @@ class Explorer(ShapeInput, widgets.VBox):
         kind = c.goal.value
         own = kind == "own shape"
         self.timer.cancel()
-        c.structure.disabled = kind == "untargeted"
+        c.structure.disabled = kind in ("untargeted", "ratio")
         c.factor.disabled = not own and kind != "resize"
         c.factor.description = "Area ×" if own else "Length ×"
         c.own.layout.display = "" if own else "none"
@@ -182,6 +186,9 @@ class Explorer(ShapeInput, widgets.VBox):
         factor = self.controls.factor.value
         if kind == "untargeted":
             return Goal()
+        if kind == "ratio":
+            ratio = self.cache.calipers(self.controls.case.value)["ratio"]
+            return Goal("ratio", HEART, other_side(ratio, margin=self.settings.aim))
         if kind == "resize":
             return Goal("resize", structure, factor)
         if kind == "own shape":

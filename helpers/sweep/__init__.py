@@ -11,7 +11,7 @@ from helpers.sweep.experiment import (
     standard_grid,
     white_box,
 )
-from helpers.sweep.runner import SweepError, load_images, load_predictions, run
+from helpers.sweep.runner import SweepError, load_images, run
 from helpers.sweep.store import Store
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "check_experiment",
     "compute_results",
     "load_images",
-    "load_predictions",
     "open_engine",
     "parse_engine",
     "restore_images",

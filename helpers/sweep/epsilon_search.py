@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from helpers.data import Dataset
-from helpers.sweep.runner import Networks, load_predictions, run
+from helpers.sweep.runner import Networks, load_images, run
 
 
 def smallest_epsilon(
@@ -34,7 +34,7 @@ def smallest_epsilon(
             and steps: it is `fast_pgd` of "auto" steps.
         dataset, networks, **options: as in `run`.
         reached: IoU × 100 of the goal's structure that counts as success, or a function of a case's
-            id and its label map (H, W) that says whether it is one.
+            id and label map (H, W) that says whether it is one; that needs noise=True.
         low, high: the range of ε; it is halved `rounds` times on a logarithmic scale.
         rounds: of bisection, after one at `high`.
 
@@ -48,7 +48,9 @@ def smallest_epsilon(
         beyond = min(reached + 1, 100.0)
         change = {"attack": "fast pgd", "steps": "auto", "stop_at": beyond}
     single = {
-        (name, id): replace(e, ids=(id,), **change) for name, e in experiments.items() for id in e.ids
+        (name, id): replace(e, ids=(id,), **change)
+        for name, e in experiments.items()
+        for id in e.ids
     }
     place = {"store": options["store"]} if "store" in options else {}
     best = dict.fromkeys(single, math.inf)
@@ -58,12 +60,12 @@ def smallest_epsilon(
         now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
         table = run(now, dataset, networks, names=("name", "case"), **options)
         if callable(reached):
-            maps = load_predictions(now, dataset, **place)
+            _, maps = load_images(now, dataset, **place)
             success = {key: reached(key[1], labels[0]) for key, labels in maps.items()}
         else:
-            rows = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
+            scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
             targets = {key: (*key, e.goal.structure, "target") for key, e in now.items()}
-            success = {key: rows[target] >= reached for key, target in targets.items()}
+            success = {key: scores[target] >= reached for key, target in targets.items()}
         for key, epsilon in tried.items():
             if success[key]:
                 best[key] = epsilon

@@ -134,36 +134,8 @@ def load_images(
             raise ValueError(f"experiment {name} is not in {store}: run the sweep with noise=True")
         images, truth = dataset.take(experiment.ids)
         adv_images[name] = restore_images(images, result)
-        predictions[name] = _without_padding(result, truth)
+        predictions[name] = torch.from_numpy(result.predictions).masked_fill(truth == OUTSIDE, 0)
     return adv_images, predictions
-
-
-def load_predictions(
-    experiments: Mapping, dataset: Dataset, *, store: str | Path = EXPERIMENTS
-) -> dict:
-    """Label maps of experiments that `run` has computed, with or without their noise.
-
-    Args:
-        experiments, dataset, store: as in `run`.
-
-    Returns:
-        From the names of the experiments to uint8 (N, H, W), as of `load_images`.
-
-    Raises:
-        ValueError: the store lacks one.
-    """
-    predictions = {}
-    for name, experiment in experiments.items():
-        result = Store(store).read(experiment)
-        if result is None:
-            raise ValueError(f"experiment {name} is not in {store}: run the sweep first")
-        _, truth = dataset.take(experiment.ids)
-        predictions[name] = _without_padding(result, truth)
-    return predictions
-
-
-def _without_padding(result, truth):
-    return torch.from_numpy(result.predictions).masked_fill(truth == OUTSIDE, 0)
 
 
 def _compute(missing, engine, shared, store, noise, total):
