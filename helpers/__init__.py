@@ -22,10 +22,13 @@ augmentation   random changes to training images
 training       the training loop, resumable
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
+ratio          the cardiothoracic ratio: read off outlines, as a target, as a loss
 tables         tables for reading and for files, beside the paper's
 claims         the paper's claims and the rules that decide them
+beyond         what the study claims beyond the paper
 plots          the study's figures
 curves         the study's figures of numbers
+ratio_plots    its figures of the cardiothoracic ratio
 
 Folders are machines; import from the folder: ``from helpers.sweep import run``.
 

@@ -159,9 +159,9 @@ def ratio_loss(
 ) -> Tensor:
     """Distance of a differentiable cardiothoracic ratio to that of the labels.
 
-    A soft width goes from the heart's centre in the labels to both sides. A column counts as much as
-    the mean of its three greatest probabilities (for the heart's width that of the heart, for the
-    thorax's that of heart or lungs), times all columns between it and the centre.
+    A soft width goes from the heart's centre in the labels to both sides. A column counts as much
+    as the mean of its three greatest probabilities (for the heart's width that of the heart, for
+    the thorax's that of heart or lungs), times all columns between it and the centre.
 
     Args:
         logits: (N, C, H, W), before softmax.

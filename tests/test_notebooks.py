@@ -32,6 +32,9 @@ TINY = {
     "test_cases": 3,
     "steps": 2,
     "step_counts": [1, 2],
+    "ratio_cases": 3,
+    "ratio_epsilons": [0.01, 0.02],
+    "ratio_steps": 2,
     "seed": 1,
 }
 ORDER = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
@@ -73,7 +76,8 @@ def texts(notebook):
 
 def test_the_notebooks_are_there():
     names = (
-        "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction"
+        "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction "
+        "09_what_the_doctor_reads"
     )
     assert [path.stem for path in NOTEBOOKS] == names.split()
 
@@ -315,6 +319,32 @@ def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
         row["iou"] == own[row["structure"], row["factor"]] for row in rows if row["way"] == "PGD"
     )
     check_numbers(rows)
+
+
+def test_the_ratio_has_its_tables_with_every_attack_noise_level_and_way(tiny):
+    firsts = {
+        "ratio": "network n bias limit_low limit_high,other side",
+        "ratio_shift": "direction attack epsilon n shift low high others",
+        "ratio_crossed": "attack epsilon n shift low high crossed",
+        "ratio_least": "id direction epsilon before",
+        "ratio_file": "way n shift low high crossed",
+        "ratio_ways": "way n shift low high crossed others epsilon",
+        "ratio_verdicts": "claim paper ours rule verdict",
+    }
+    for name, first in firsts.items():
+        columns = [*first.split(",")[0].split(), *first.split(",")[1:]]
+        rows = table(tiny, f"{name}.csv")
+        others = [column for column in PROVENANCE if column not in columns]
+        assert rows and list(rows[0]) == columns + others, name
+    found = {(row["attack"], float(row["epsilon"])) for row in table(tiny, "ratio_crossed.csv")}
+    assert found == set(product(ATTACKS, (0.01, 0.02)))
+    assert {row["direction"] for row in table(tiny, "ratio_shift.csv")} == {"enlarge", "shrink"}
+    assert [row["way"] for row in table(tiny, "ratio_file.csv")][:4] == [
+        "as computed",
+        "12 bits",
+        "10 bits",
+        "8 bits",
+    ]
 
 
 def test_a_searched_noise_level_says_with_how_many_steps(tiny):

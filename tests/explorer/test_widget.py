@@ -24,12 +24,13 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+import torch
 from PIL import Image
 from pydicom import dcmread
 from traitlets import TraitError
 
 from helpers.common.paths import EXPERIMENTS, NOTEBOOKS, ROOT, RUNS
-from helpers.data import load
+from helpers.data import Dataset, load
 from helpers.explorer import __main__ as animation
 from helpers.explorer import drawing, explore
 from helpers.explorer import job as background
@@ -40,6 +41,8 @@ from helpers.shapes import png_text, read_shape
 from helpers.study import plan
 from helpers.sweep import Goal, Store, compute_results
 from helpers.targets import place_shape
+from helpers.training import make_recipe
+from helpers.weights import Trained
 
 pytestmark = pytest.mark.slow
 
@@ -336,6 +339,71 @@ def test_a_miss_is_computed_and_kept(make, squares, values, goal):
     assert cell.crafted_on == squares[2 if "attacker" in values else 1].digest
     assert np.array_equal(explorer.shown.prediction, truth_of(explorer, cell).predictions[0])
     assert explorer.cache.store.read(cell, noise=True) is not None
+
+
+CHEST = ("heart", "left lung", "right lung")
+GREYS = (-0.8, 0.8, 0.0, 0.3)  # of background and structures
+
+
+class ByGrey(torch.nn.Module):
+    """A network that knows each class by its grey value."""
+
+    def forward(self, images):
+        return -40 * (images - torch.tensor(GREYS)[:, None, None]) ** 2
+
+
+@pytest.fixture
+def chest(squares, tmp_path):
+    """Function that makes an explorer of two cases with heart and lungs: one normal, one enlarged."""
+    labels = torch.zeros(2, 32, 32, dtype=torch.int64)
+    labels[:, 4:28, 3:14], labels[:, 4:28, 18:29] = 3, 2
+    labels[0, 14:26, 11:21], labels[1, 14:26, 8:24] = 1, 1
+    images = torch.tensor(GREYS)[labels][:, None]
+    split = {name: ("normal", "enlarged") for name in (*squares[0].split, "test")}
+    data = Dataset("chests", 32, split["test"], CHEST, images, labels, split, "1" * 64)
+    recipe = make_recipe(data, "target", depth=1, epochs=1, features=4, seed=0)
+    trained = Trained(ByGrey(), "2" * 64, recipe, ())
+    options = {"store": tmp_path / "cells", "steps": STEPS, "precision": "fp32"}
+    with closing(explore(data, trained, epsilons=(0.3, 1.2), goal="ratio", **options)) as made:
+        assert made.wait()
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "before", "after"),
+    [("normal", 0.6, "normal", "enlarged"), ("enlarged", 0.4, "enlarged", "normal")],
+)
+def test_the_goal_ratio_takes_a_case_to_the_other_side(chest, case, wanted, before, after):
+    c = chest.controls
+    c.case.value = case
+    assert chest.wait() and c.structure.disabled and not chest.error
+    goal = chest.wanted.goal
+    assert (goal.kind, goal.structure) == ("ratio", "heart") and goal.ratio == pytest.approx(wanted)
+    c.epsilon.value = 0
+    assert re.search(rf"no attack: cardiothoracic ratio 0\.\d{{3}}, {before}$", chest.view.text)
+    c.epsilon.value = 1.2
+    assert chest.wait() and re.search(rf"ratio 0\.\d{{3}}, {after}$", chest.view.text)
+
+
+def test_the_goal_ratio_draws_calipers(chest):
+    c = chest.controls
+    c.epsilon.value = 0
+    drawn = np.asarray(chest.view.picture(chest.shown)).astype(int)
+    c.goal.value = "untargeted"
+    assert chest.wait()
+    c.epsilon.value = 0
+    plain = np.asarray(chest.view.picture(chest.shown)).astype(int)
+    yellow = [
+        ((p[..., 0] > 200) & (p[..., 1] > 200) & (p[..., 2] < 80)).sum() for p in (drawn, plain)
+    ]
+    assert yellow[0] > yellow[1] + 50
+
+
+def test_the_goal_ratio_says_what_a_dataset_lacks(make):
+    explorer = make(goal="ratio", wait=False)
+    assert (
+        "the cardiothoracic ratio needs 'heart' and two whose names hold 'lung'" in explorer.error
+    )
 
 
 def test_a_miss_shows_the_nearest_frame_then_partial_ones_and_can_be_cancelled(make, monkeypatch):
