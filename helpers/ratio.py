@@ -31,6 +31,7 @@ ENLARGED = 0.5  # a heart above this ratio counts as enlarged
 PUBLISHED = (-0.0256, 0.0264)
 MOVED = ("heart", "thorax", "both")
 PARTS = ("heart", "thorax")
+ENDS = ("left", "right", "row")
 MARGIN = 5  # around a mask that is blurred [pixels]
 ROWS = 3  # pixels of a column that make it part of a soft width
 
@@ -68,7 +69,7 @@ def calipers(maps: Tensor, structures: Sequence[str]) -> pd.DataFrame:
     for labels in maps.cpu().numpy():
         heart, *lungs = (_outline(labels == number) for number in classes)
         rows.append([*_ends(heart), *_ends(np.concatenate(lungs))])
-    names = [f"{part}_{end}" for part in PARTS for end in ("left", "right", "row")]
+    names = [f"{part}_{end}" for part in PARTS for end in ENDS]
     table = pd.DataFrame(rows, columns=names, dtype=float)
     for part in PARTS:
         table[part] = table[f"{part}_right"] - table[f"{part}_left"]
@@ -93,12 +94,14 @@ def _ends(points):
 
 
 def caliper_lines(own: Mapping[str, float], tick: float) -> list:
-    """Both widths of a row of `calipers` as lines (6, 2) of x and y, with a tick at either end."""
+    """Widths of a row of `calipers` as lines (6, 2) of x and y, with a tick at either end."""
     lines = []
     for part in PARTS:
-        left, right, row = (own[f"{part}_{end}"] for end in ("left", "right", "row"))
-        x = [left, left, left, right, right, right]
-        lines.append(np.column_stack([x, row + np.multiply(tick, [-1, 1, 0, 0, -1, 1])]))
+        left, right, row = (own[f"{part}_{end}"] for end in ENDS)
+        ends = [left, left, left, right, right, right]
+        line = np.column_stack([ends, row + tick * np.array([-1, 1, 0, 0, -1, 1])])
+        if not np.isnan(line).any():
+            lines.append(line)
     return lines
 
 
@@ -254,17 +257,15 @@ def ratio_table(
         margin: as of `has_crossed`.
 
     Returns:
-        The columns of `names`, id, before, after, shift, crossed.
+        The columns of `names`, id, after, before, shift, crossed.
     """
-    tables = []
-    for key, labels in maps.items():
-        parts = dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True))
-        after = cardiothoracic_ratio(labels, structures)
-        start = before[list(ids[key])].to_numpy()
-        rows = {"id": list(ids[key]), "before": start, "after": after, "shift": after - start}
-        crossed = has_crossed(start, after, margin=margin)
-        tables.append(pd.DataFrame(rows).assign(crossed=crossed, **parts))
-    return pd.concat(tables, ignore_index=True)[[*names, *rows, "crossed"]]
+    ratios = {key: cardiothoracic_ratio(each, structures) for key, each in maps.items()}
+    parts = {key: pd.DataFrame({"id": ids[key], "after": after}) for key, after in ratios.items()}
+    table = pd.concat(parts, names=names).droplevel(-1).reset_index()
+    start = before[table["id"]].to_numpy()
+    shift = table["after"] - start
+    crossed = has_crossed(start, table["after"], margin=margin)
+    return table.assign(before=start, shift=shift, crossed=crossed)
 
 
 def summarise_shift(table: pd.DataFrame, *, by: list) -> pd.DataFrame:

@@ -56,18 +56,16 @@ def plot_agreement(measured: ArrayLike, reference: ArrayLike) -> Figure:
 
     Source: Bland and Altman, Lancet 327:307 (1986).
     """
-    figure, ax = plt.subplots(figsize=(5.8, 3.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
     both = np.array([measured, reference], dtype=float)
     about = agreement(*both)
     ax.axhspan(*PUBLISHED, **BAND)
-    ax.axhline(about["bias"], color="black", linewidth=1, label="bias")
-    limits = [about["limit_low"]] * 2, [about["limit_high"]] * 2
-    for line, label in zip(limits, ("limits of agreement", None), strict=True):
-        ax.plot([0, 1], line, "k--", linewidth=1, label=label, transform=ax.get_yaxis_transform())
+    for name, style in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
+        ax.axhline(about[name], color="black", linewidth=1, linestyle=style)
     ax.plot(both.mean(axis=0), both[0] - both[1], "o", color="#0072B2", markersize=5)
     ax.axvline(ENLARGED, **LEVEL)
-    ax.set(xlabel="mean of both ratios", ylabel="network − reference")
-    ax.legend(title=f"n = {about['n']}", alignment="left", **BESIDE)
+    title = "n = {n}, bias {bias:.3f}, limits {limit_low:.3f} … {limit_high:.3f}"
+    ax.set(xlabel="mean of both ratios", ylabel="network − reference", title=title.format(**about))
     return figure
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -68,6 +67,7 @@ class View:
         (id,) = frame.experiment.ids
         goal = frame.experiment.goal
         classes = self.cache.dataset.classes
+        own = goal.kind == "ratio" and self.cache.calipers(id, frame.prediction)
         if goal.structure:
             classes = [self.cache.dataset.class_of(goal.structure)]
         radiograph = drawing.radiograph(
@@ -77,17 +77,9 @@ class View:
             classes=classes,
             window=(self.controls.centre.value, self.controls.width.value),
             corners=corners,
-            widths=self._widths(frame),
+            widths=caliper_lines(own, len(frame.noise) / 40) if own else (),
         )
         return radiograph, drawing.noise_map(frame.noise, limit=self._limit(frame))
-
-    def _widths(self, frame):
-        """The calipers of a prediction whose heart is to have another width."""
-        if not _is_ratio(frame):
-            return []
-        own = self.cache.calipers(frame.experiment.ids[0], frame.prediction)
-        lines = caliper_lines(own, len(frame.noise) / 40)
-        return [line for line in lines if np.isfinite(line).all()]
 
     def _limit(self, frame):
         """Noise of the darkest colour."""
@@ -110,15 +102,11 @@ class View:
         structure = experiment.goal.structure
         if not structure:
             return f"{what}: mean IoU with the truth {score_text(frame.iou['truth'].mean())}"
-        if _is_ratio(frame):
+        if experiment.goal.kind == "ratio":
             ratio = self.cache.calipers(id, frame.prediction)["ratio"]
             return f"{what}: cardiothoracic ratio {ratio:.3f}, {diagnosis(ratio)}"
         target, truth = map(score_text, frame.iou.loc[structure])
         return f"{what}: IoU of the {structure} with its target {target}, with the truth {truth}"
-
-
-def _is_ratio(frame):
-    return frame.experiment.goal.kind == "ratio"
 
 
 def score_table(frame: Frame) -> str:

@@ -15,10 +15,12 @@ import yaml
 from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
+from helpers.common.progress import log
 from helpers.data import scan
 from helpers.network import find_device, find_precision
 from helpers.own import load_network
 from helpers.phantom import STRUCTURES
+from helpers.ratio import ratio_classes
 from helpers.sweep import parse_engine
 
 Names = Sequence[str]
@@ -214,6 +216,8 @@ def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Name
 def plan(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> Steps:
     """What to run: the chosen notebooks, each with every parameter that it declares.
 
+    Without a choice, a notebook about structures that the dataset lacks is left out, with a line.
+
     Args:
         notebooks: the folder.
         profile: a profile's name; its parameters replace the notebooks' defaults.
@@ -227,7 +231,19 @@ def plan(notebooks: Path, profile: str, overrides: Overrides = (), only: Names =
     steps = [(path, values[path]) for path in find_notebooks(notebooks, only)]
     for _, parameters in steps:
         _check_values(parameters)
-    return steps
+    return [step for step in steps if only or _has_its_structures(*step)]
+
+
+def _has_its_structures(path, parameters):
+    """Whether a dataset has what a notebook is about; that of the ratio needs heart and lungs."""
+    if "ratio_cases" in parameters:
+        structures = _check_dataset(parameters["dataset"], parameters["root"])
+        try:
+            ratio_classes(structures or STRUCTURES)
+        except ValueError as error:
+            log(f"{path.stem} is left out: {error}")
+            return False
+    return True
 
 
 def parse_override(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from helpers.common.paths import EXPERIMENTS
 from helpers.data import Dataset
 from helpers.sweep.runner import Networks, load_images, run
 
@@ -52,7 +53,6 @@ def smallest_epsilon(
         for name, e in experiments.items()
         for id in e.ids
     }
-    place = {"store": options["store"]} if "store" in options else {}
     best = dict.fromkeys(single, math.inf)
     failed = dict.fromkeys(single, low)
     tried = dict.fromkeys(single, high)
@@ -60,7 +60,7 @@ def smallest_epsilon(
         now = {key: replace(single[key], epsilon=epsilon) for key, epsilon in tried.items()}
         table = run(now, dataset, networks, names=("name", "case"), **options)
         if callable(reached):
-            _, maps = load_images(now, dataset, **place)
+            _, maps = load_images(now, dataset, store=options.get("store", EXPERIMENTS))
             success = {key: reached(key[1], labels[0]) for key, labels in maps.items()}
         else:
             scores = table.set_index(["name", "case", "structure", "compared_with"])["iou"]
