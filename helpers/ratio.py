@@ -34,6 +34,7 @@ PARTS = ("heart", "thorax")
 ENDS = ("left", "right", "row")
 MARGIN = 5  # around a mask that is blurred [pixels]
 ROWS = 3  # pixels of a column that make it part of a soft width
+SMOOTH = 1e-6  # added to it [pixels]
 
 
 def ratio_classes(structures: Sequence[str]) -> tuple[int, ...]:
@@ -207,7 +208,7 @@ def _soft_widths(masks, columns, centre):
             side.where(beyond, 1).cumprod(dim=1).where(beyond, 0).sum(dim=1)
             for side, beyond in sides
         ]
-        widths.append(sum(reach))
+        widths.append(sum(reach) + SMOOTH)
     return widths
 
 

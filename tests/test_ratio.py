@@ -146,10 +146,10 @@ def test_lowering_the_loss_moves_the_ratio_towards_the_target(moved, wanted, sig
     ratio_loss(logits, target, **options).sum().backward()
     heart = -sign * logits.grad[0, HEART]  # above 0 where a step down the loss adds what is wanted
     if moved != "thorax":
-        assert heart[28:52, [21, 43]].max() > 0 and heart[28:52, [21, 43]].min() >= 0
+        assert heart[:, [21, 43]].max() > 0 and heart[:, [21, 43]].min() >= 0
     if moved == "thorax":
         lungs = sign * logits.grad[0, [LEFT, RIGHT]]
-        assert lungs[:, 8:56, [3, 60]].max() > 0  # a wider heart by a narrower thorax
+        assert lungs[:, :, [3, 60]].max() > 0  # a wider heart by a narrower thorax
     before = ratio_loss(logits.detach(), target, **options)
     after = ratio_loss((logits - 0.1 * logits.grad.sign()).detach(), target, **options)
     assert after < before

@@ -888,6 +888,24 @@ def test_a_case_that_fails_at_the_highest_level_is_searched_below_it_too(tmp_pat
     assert {len(levels) for levels in tried.values()} == {3}
 
 
+def test_a_function_may_judge_what_is_enough(tmp_path):
+    network = {"a": NETWORKS["a"]}
+    goal = Goal("shape", "heart")
+    one = toys.experiment(DATA, attacked="a", crafted_on="a", goal=goal, steps=2)
+    shapes = set()
+
+    def judge(id, labels):
+        shapes.add(tuple(labels.shape))
+        return id == DATA.ids[0]
+
+    options = {"low": 0.01, "high": 0.64, "rounds": 2, "store": tmp_path, "noise": True}
+    found = smallest_epsilon({"x": one}, DATA, network, reached=judge, **options)["x"]
+    assert found[0] == pytest.approx(0.01 * 64**0.25) and np.isinf(found[1:]).all()
+    assert shapes == {(DATA.size, DATA.size)}
+    kept = [Store(tmp_path).read_key(key)[0] for key in Store(tmp_path).keys()]
+    assert {(each.attack, each.steps, each.stop_at) for each in kept} == {("pgd", 2, None)}
+
+
 def test_the_beginning_of_a_digest_names_no_network():
     cards = sorted(paths.PUBLISHED.glob("*.json"))
     if not cards:
