@@ -56,16 +56,18 @@ def plot_agreement(measured: ArrayLike, reference: ArrayLike) -> Figure:
 
     Source: Bland and Altman, Lancet 327:307 (1986).
     """
-    figure, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     both = np.array([measured, reference], dtype=float)
     about = agreement(*both)
     ax.axhspan(*PUBLISHED, **BAND)
-    for name, style in {"bias": "-", "limit_low": "--", "limit_high": "--"}.items():
-        ax.axhline(about[name], color="black", linewidth=1, linestyle=style)
+    ax.axhline(about["bias"], color="black", linewidth=1, label="bias")
+    for name, label in {"limit_low": "limits of agreement", "limit_high": None}.items():
+        ax.axhline(about[name], color="black", linewidth=1, linestyle="--", label=label)
     ax.plot(both.mean(axis=0), both[0] - both[1], "o", color="#0072B2", markersize=5)
     ax.axvline(ENLARGED, **LEVEL)
     title = "n = {n}, bias {bias:.3f}, limits {limit_low:.3f} … {limit_high:.3f}"
     ax.set(xlabel="mean of both ratios", ylabel="network − reference", title=title.format(**about))
+    ax.legend(**BESIDE)
     return figure
 
 
