@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from radiographs import write
 
 from helpers.common import paths
 from helpers.study import parameters
@@ -361,3 +363,17 @@ def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, mo
     check = f"assert network == {str(tmp_path / 'mine.py')!r} + ':build' and surrogate == ''"
     place.write("01_first", check, parameters=WITH_NETWORK)
     assert place.main("-p", "network=mine.py:build") == 0
+
+
+def test_the_notebook_of_the_ratio_is_left_out_where_there_is_no_heart(tmp_path, capsys):
+    square = np.zeros((8, 8), dtype=np.uint8)
+    square[2:6, 2:6] = 255
+    for name in ("images", "masks/left lung", "masks/right lung"):
+        write(tmp_path / name / "c1.png", square)
+    own = [("dataset", "folder"), ("root", str(tmp_path)), ("structure", "left lung")]
+    names = [path.stem[:2] for path, _ in parameters.plan(paths.NOTEBOOKS, "quick", own)]
+    assert "06" in names and "09" not in names
+    left_out = "09_what_the_doctor_reads is left out: structures is ('left lung', 'right lung')"
+    assert left_out in capsys.readouterr().out
+    asked = parameters.plan(paths.NOTEBOOKS, "quick", own[:2], ["09"])
+    assert [path.stem[:2] for path, _ in asked] == ["09"]
