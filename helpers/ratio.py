@@ -165,7 +165,8 @@ def ratio_loss(
 
     A soft width goes from the heart's centre in the labels to both sides. A column counts as much
     as the mean of its three greatest probabilities (for the heart's width that of the heart, for
-    the thorax's that of heart or lungs), times all columns between it and the centre.
+    the thorax's that of heart or lungs), times all columns between it and the centre. It is
+    right where the network is sure inside of its outlines.
 
     Args:
         logits: (N, C, H, W), before softmax.
