@@ -388,14 +388,13 @@ def test_the_goal_ratio_takes_a_case_to_the_other_side(chest, case, wanted, befo
 def test_the_goal_ratio_draws_calipers(chest):
     c = chest.controls
     c.epsilon.value = 0
-    drawn = np.asarray(chest.view.picture(chest.shown)).astype(int)
-    c.goal.value = "untargeted"
-    assert chest.wait()
-    c.epsilon.value = 0
-    plain = np.asarray(chest.view.picture(chest.shown)).astype(int)
-    yellow = [
-        ((p[..., 0] > 200) & (p[..., 1] > 200) & (p[..., 2] < 80)).sum() for p in (drawn, plain)
-    ]
+    yellow = []
+    for goal in ("ratio", "untargeted"):
+        c.goal.value = goal
+        assert chest.wait()
+        shown = Image.open(io.BytesIO(chest.view.radiograph.value)).convert("RGB")
+        red, green, blue = np.moveaxis(np.asarray(shown).astype(int), -1, 0)
+        yellow.append(((red > 150) & (green > 150) & (blue < 100)).sum())
     assert yellow[0] > yellow[1] + 50
 
 
