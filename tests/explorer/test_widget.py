@@ -342,7 +342,7 @@ def test_a_miss_is_computed_and_kept(make, squares, values, goal):
 
 
 CHEST = ("heart", "left lung", "right lung")
-GREYS = (-0.8, 0.8, 0.0, 0.3)  # of background and structures
+GREYS = (0.5, 0.8, 0.0, 0.25)  # of background and structures
 
 
 class ByGrey(torch.nn.Module):
