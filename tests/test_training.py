@@ -196,7 +196,7 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     assert state_digest(result.network.state_dict()) == result.digest
 
 
-@pytest.mark.parametrize("schedule, sides", [("falling", {16}), ("growing", {8, 16})])
+@pytest.mark.parametrize("schedule, sides", [("constant", {16}), ("growing", {8, 16})])
 def test_a_schedule_lowers_the_rate_to_nearly_0_and_lets_images_grow(
     schedule, sides, tmp_path, monkeypatch
 ):

@@ -1,7 +1,7 @@
 """What every notebook begins with: results folder, dataset, networks, provenance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, stack
 
-from helpers import plots
+from helpers import patients, plots
+from helpers.common.arguments import require, require_choice
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
@@ -165,6 +166,19 @@ class Study:
         table = tabulate_frames(results[results["id"].isin(shown)], structure)
         self.write("frames", table, results)
 
+    def on_a_patient(self) -> "Study":
+        """This study on a real radiograph, with networks that were trained on phantoms alone.
+
+        The truth is what its target sees. Tables and figures go to the same folder.
+        """
+        networks = {role: patients.find_network(role, self.data.size) for role in self.networks}
+        size = networks["target"].recipe.size
+        for trained in networks.values():
+            trained.network.to(self.engine.device)
+        data = patients.outline(load("example", size=size), networks["target"])
+        source = provenance(data, networks.values(), **self.attack)
+        return replace(self, data=data, networks=networks, source=source)
+
     def explore(self, **options: Any) -> Any:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
@@ -182,6 +196,7 @@ def prepare(
     steps: int | None = None,
     network: str = "",
     surrogate: str = "",
+    truth: str = "masks",
     **parameters: Any,
 ) -> Study:
     """Load the dataset, train or find the networks, and print where the numbers come from.
@@ -196,6 +211,8 @@ def prepare(
         steps: gradient steps of an attack, where there are attacks.
         network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
             empty for the study's U-Net, which is trained.
+        truth: "masks", or "network" for what the network of one's own sees without attack; masks
+            are not needed then.
         **parameters: dataset, size, root and test_cases for `data.load`; structure, if the dataset
             must have one; with roles, also what `training.train_all` takes.
 
@@ -205,8 +222,14 @@ def prepare(
     plots.use_style()
     names = parameters.keys() & {"size", "root", "test_cases"}
     chosen = {name: parameters.pop(name) for name in names}
+    require_choice("truth", truth, ("masks", "network"))
+    seen = truth == "network"
+    require(network or not seen, "network", network, "name the one that says what is true")
+    if seen:
+        chosen["masks"] = False
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
-    if structure := parameters.pop("structure", ""):
+    structure = parameters.pop("structure", "")
+    if structure and not seen:
         data.class_of(structure)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
@@ -217,6 +240,10 @@ def prepare(
         if own[role]:
             networks[role] = load_network(own[role], data.structures, data.size, role)
             networks[role].network.to(place.device)
+            if seen and role == "target":
+                data = patients.outline(data, networks[role])
+    if structure:
+        data.class_of(structure)
     networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
