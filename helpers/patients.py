@@ -15,7 +15,7 @@ from pandas import DataFrame
 from scipy.ndimage import label
 from torch import Tensor
 
-from helpers.common.arguments import require, require_choice
+from helpers.common.arguments import require
 from helpers.common.files import digest_json
 from helpers.common.paths import PUBLISHED
 from helpers.data import Dataset, load
@@ -29,7 +29,7 @@ PHANTOMS = 800  # beyond the study's, in which patients differ more
 RECIPE: dict[str, Any] = {
     "depth": 4,
     "features": 8,
-    "epochs": 30,
+    "epochs": 25,
     "augmentation": "world",
     "precision": "bf16",
     "schedule": "growing",

@@ -65,7 +65,7 @@ def _change(image, label, rng):
     image = (image + 1) / 2
     image = _tissue(image, label, rng)
     if all((label == structure).any() for structure in (HEART, *LUNGS)):
-        image = _diseases(image, label, rng)
+        image, label = _diseases(image, label, rng)
         image = _outside(image, label, rng)
     image, label = _pose(image, label, rng)
     image = _devices(image, rng)
@@ -93,8 +93,12 @@ def _tissue(image, label, rng):
 
 
 def _diseases(image, label, rng):
-    """In a lung: denser patterns, consolidation, and an effusion that rises at the wall."""
+    """In a lung: denser patterns, consolidation, and an effusion that rises at the wall.
+
+    An observer outlines the lung above an effusion, as far as it is seen.
+    """
     size = len(image)
+    seen = label
     dense = image[label == HEART].mean()
     x, y = _axes(size)
     for lung in LUNGS:
@@ -116,7 +120,8 @@ def _diseases(image, label, rng):
             softness = rng.uniform(0.01, 0.04)
             fluid = torch.sigmoid((y - level) / softness)
             image = torch.lerp(image, dense, inside * fluid)
-    return image
+            seen = seen.masked_fill(mask & (fluid > 0.5), 0)
+    return image, seen
 
 
 def _outside(image, label, rng):

@@ -196,9 +196,12 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     assert state_digest(result.network.state_dict()) == result.digest
 
 
-@pytest.mark.parametrize("schedule, sides", [("constant", {16}), ("growing", {8, 16})])
+@pytest.mark.parametrize(
+    "schedule, sides, last",
+    [("constant", {16}, [1.0, 1.0, 1.0]), ("growing", {8, 16}, [0.75, 0.5, 0.25])],
+)
 def test_a_schedule_lowers_the_rate_to_nearly_0_and_lets_images_grow(
-    schedule, sides, tmp_path, monkeypatch
+    schedule, sides, last, tmp_path, monkeypatch
 ):
     rates, seen = [], []
 
@@ -215,8 +218,29 @@ def test_a_schedule_lowers_the_rate_to_nearly_0_and_lets_images_grow(
     monkeypatch.setattr(training.UNet, "forward", forward)
     settings = SETTINGS | {"epochs": 10, "batch_size": 6, "schedule": schedule}
     train(toy(), "target", folder=tmp_path, **settings)
-    assert rates == pytest.approx([1.0] * 7 + [0.75, 0.5, 0.25])
+    assert rates == pytest.approx([1.0] * 7 + last)
     assert set(seen) == sides and seen == sorted(seen) and seen[6:] == [16] * 4
+
+
+def test_a_growing_network_is_the_average_of_its_weights_over_the_steps(tmp_path, monkeypatch):
+    """With the rate at 1 and no growth left, by hand: the first weights, then a little of each."""
+    steps = []
+    original = torch.optim.swa_utils.AveragedModel.update_parameters
+
+    def update(average, network):
+        steps.append(network.head.bias.detach().clone())
+        original(average, network)
+
+    monkeypatch.setattr(torch.optim.swa_utils.AveragedModel, "update_parameters", update)
+    result = train(toy(), "target", folder=tmp_path, **SETTINGS | {"schedule": "growing"})
+    expected = steps[0]
+    averages = [expected]
+    for bias in steps[1:]:
+        expected = training.MEMORY * expected + (1 - training.MEMORY) * bias
+        averages.append(expected)
+    found = result.network.head.bias
+    assert min((found - average).abs().max() for average in averages) < 1e-6
+    assert (found - steps[-1]).abs().max() > 1e-6
 
 
 def test_a_trained_network_comes_in_evaluation_mode_with_its_recipe(trained):

@@ -27,7 +27,7 @@ from helpers.data.split import Split, split_cases
 # alters arrays.
 VERSION = 1
 CACHE = DATA / "cache"
-VARIETY = 3.0  # of further phantoms: from a child's chest to a large heart below high domes
+VARIETIES = (1.0, 1.5, 2.0, 2.5, 3.0)  # of further phantoms, in turn
 PHANTOM_IDS = tuple(f"phantom-{case:03d}" for case in range(1, len(JSRT_IDS) + 1))
 
 
@@ -161,7 +161,9 @@ def load(
     else:
         source = _usable_source(name, root, masks)
         root = str(source.root) if name != "example" else None
-        place = digest_bytes(str(source.root).encode())[:8] + ("" if source.masks else "-unlabelled")
+        place = digest_bytes(str(source.root).encode())[:8]
+        if not source.masks:
+            place += "-unlabelled"
     split = split_cases(source, test_cases, seed)
     if extra:
         place += f"-extra{extra}"
@@ -280,7 +282,8 @@ def _make_case(source, size, seed, jitter, id):
         image, labels = make_case(source, id, size)
     else:
         case = int(id.removeprefix("phantom-"))
-        variety = VARIETY if case > len(PHANTOM_IDS) else 1.0
+        is_further = case > len(PHANTOM_IDS)
+        variety = VARIETIES[case % len(VARIETIES)] if is_further else 1.0
         image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter, variety=variety)
         labels = label_map(masks)
     return np.clip(image, -1, 1).astype(np.float32), labels

@@ -12,8 +12,8 @@ def split_cases(source: Source, test_cases: int | None = 20, seed: int = 0) -> S
     """Name of each part → ids.
 
     Folds say which cases may be tested on; without folds, a quarter of the cases is drawn, and
-    without masks all are. No patient is on both sides of a boundary. The order of a draw depends on the seed and the names
-    only, so that 8 test cases are the first of 20.
+    without masks all are. No patient is on both sides of a boundary. The order of a draw depends
+    on the seed and the names only, so that 8 test cases are the first of 20.
 
     Raises:
         ValueError: there are too few cases.

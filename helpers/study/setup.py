@@ -183,7 +183,10 @@ class Study:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        return explore(self.data, self.target, self.surrogate, **self.attack | options)
+        also = [self.on_a_patient()]
+        return explore(
+            self.data, self.target, self.surrogate, **self.attack | {"also": also} | options
+        )
 
 
 def prepare(
@@ -224,7 +227,7 @@ def prepare(
     chosen = {name: parameters.pop(name) for name in names}
     require_choice("truth", truth, ("masks", "network"))
     seen = truth == "network"
-    require(network or not seen, "network", network, "name the one that says what is true")
+    require(network or not seen, "network", network, "it says what is true: name one")
     if seen:
         chosen["masks"] = False
     data = load(parameters.pop("dataset"), seed=seed, **chosen)

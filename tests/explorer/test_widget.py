@@ -842,7 +842,10 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
         with Image.open(path) as file:
             image = (np.asarray(file) / 32767.5 - 1).astype(np.float32)
         assert np.abs(image - complete.shown.adv_image).max() <= 1 / 65535 + 1e-7
-        assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
+        assert np.array_equal(
+            complete.cache.predict(complete.shown.experiment.ids[0], image),
+            complete.shown.prediction,
+        )
         with Image.open(path) as file:
             assert (
                 file.mode == "I;16" and json.loads(file.text["Description"])["epsilon"] == epsilon
@@ -884,7 +887,9 @@ def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
     (path,) = complete.settings.folder.glob("*.dcm")
     record = dcmread(path)
     image = (record.pixel_array / 32767.5 - 1).astype(np.float32)
-    assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
+    assert np.array_equal(
+        complete.cache.predict(complete.shown.experiment.ids[0], image), complete.shown.prediction
+    )
     assert record.PhotometricInterpretation == "MONOCHROME2" and record.BitsStored == 16
     assert json.loads(record.ImageComments)["cell"] == complete.shown.experiment.key
 
