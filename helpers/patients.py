@@ -4,6 +4,7 @@
 made so.
 """
 
+import json
 import sys
 from copy import copy
 from dataclasses import replace
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from pandas import DataFrame
 from scipy.ndimage import label
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.common.arguments import require
 from helpers.common.files import digest_json
 from helpers.common.paths import PUBLISHED
 from helpers.data import Dataset, load
 from helpers.labels import OUTSIDE
-from helpers.network import UNet, predict
+from helpers.network import predict
 from helpers.phantom import STRUCTURES
 from helpers.training import train
 from helpers.weights import Trained, load_weights
@@ -34,6 +35,7 @@ RECIPE: dict[str, Any] = {
     "precision": "bf16",
     "schedule": "growing",
 }
+SEEDS = {"target": 1, "surrogate": 2}  # of their recipes
 LUNGS = ("left lung", "right lung")
 AREA = (3, 14)  # of a plausible heart [percent of the image]
 
@@ -45,26 +47,32 @@ def train_on_phantoms(role: str, size: int) -> Trained:
 
 def find_network(role: str, size: int) -> Trained:
     """The network that comes with the study for a role, trained at the nearest size [pixels]."""
-    found = [load_weights(path) for path in sorted(PUBLISHED.glob("*.safetensors"))]
-    parity = {"target": 1, "surrogate": 0}[role]
-    fitting = [
-        trained
-        for trained in found
-        if trained.recipe.augmentation == "world" and trained.recipe.seed % 2 == parity
-    ]
-    nearest = min(fitting, key=lambda trained: abs(np.log(trained.recipe.size / size)))
-    nearest.network.structures = STRUCTURES
-    return nearest
+    found = {}
+    for path in PUBLISHED.glob("*.json"):
+        recipe = json.loads(path.read_bytes())["recipe"]
+        if recipe["augmentation"] == "world" and recipe["seed"] == SEEDS[role]:
+            found[recipe["size"]] = path
+    nearest = min(found, key=lambda known: abs(known - size))
+    trained = load_weights(found[nearest].with_suffix(".safetensors"))
+    network: Any = trained.network
+    network.structures = STRUCTURES
+    return trained
 
 
-def target() -> UNet:
+def target() -> nn.Module:
     """For the parameter `network`: trained on phantoms of 256 pixels."""
     return find_network("target", 256).network
 
 
-def surrogate() -> UNet:
+def surrogate() -> nn.Module:
     """For the parameter `surrogate`: trained on phantoms of 256 pixels, another split and seed."""
     return find_network("surrogate", 256).network
+
+
+def example(trained: Trained) -> Dataset:
+    """A real radiograph with what one of these networks sees in it as the truth."""
+    recipe: Any = trained.recipe
+    return outline(load("example", size=recipe.size), trained)
 
 
 def outline(dataset: Dataset, trained: Trained) -> Dataset:
@@ -74,7 +82,7 @@ def outline(dataset: Dataset, trained: Trained) -> Dataset:
         dataset: whose labels do not count, except for OUTSIDE.
         trained: a network of N classes, best with the attribute `structures`.
     """
-    network = copy(trained.network)
+    network: Any = copy(trained.network)
     network.order = None  # of another dataset's structures
     device = next(iter(network.parameters()), torch.empty(0)).device
     labels = predict(network, dataset.images.to(device)).cpu()

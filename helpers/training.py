@@ -232,13 +232,7 @@ def _fit(recipe, dataset, role, path, device):
     judged = average.module if grows else network
     state = network, optimizer, generator, average
     best, history = _read_checkpoint(checkpoint, *state)
-    training, validation = (
-        [part.to(device) for part in dataset.take(cases)]
-        for cases in (recipe.training, recipe.validation)
-    )
-    if "world" in recipe.augmentation:
-        fixed = torch.Generator().manual_seed(recipe.seed)
-        validation = augment(*validation, fixed, recipe.augmentation)
+    training, validation = _take_cases(dataset, recipe, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
@@ -247,7 +241,7 @@ def _fit(recipe, dataset, role, path, device):
         if grows and not early:
             optimizer.param_groups[0]["lr"] = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
         step = 2 if grows and early else 1
-        loss = _epoch(*state, *training, recipe, autocast, step)
+        loss = _epoch(state, *training, recipe, autocast, step)
         iou = _validate(judged, *validation, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
         require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
@@ -263,8 +257,21 @@ def _fit(recipe, dataset, role, path, device):
     checkpoint.unlink(missing_ok=True)
 
 
-def _epoch(network, optimizer, generator, average, images, labels, recipe, autocast, step):
+def _take_cases(dataset, recipe, device):
+    """Images and labels of training and of validation, which the world changes only once."""
+    training, validation = (
+        [part.to(device) for part in dataset.take(cases)]
+        for cases in (recipe.training, recipe.validation)
+    )
+    if "world" in recipe.augmentation:
+        fixed = torch.Generator().manual_seed(recipe.seed)
+        validation = augment(*validation, fixed, recipe.augmentation)
+    return training, validation
+
+
+def _epoch(state, images, labels, recipe, autocast, step):
     """Train on all images once, `step` times smaller; returns the mean loss."""
+    network, optimizer, generator, average = state
     network.train()
     losses = []
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):

@@ -150,20 +150,14 @@ def load(
     require(0 <= jitter < math.inf, "jitter", jitter, "give a number of 0 or more")
     extra = whole_number("extra", extra, 0)
     require(name == "phantom" or not extra, "extra", extra, "only phantoms can be drawn: give 0")
-    fits = name in ("jsrt", "folder") if root else name != "folder"
-    wanted = "give one with the dataset folder, and none with phantom or example"
-    require(fits, "root", root, wanted)
-    wanted = "only the dataset folder can do without"
-    require(masks or name in ("folder", "example"), "masks", masks, wanted)
+    _check_places(name, root, masks)
     if name == "phantom":
         source = _phantom_source()
         place = f"seed{seed}-jitter{jitter}"
     else:
         source = _usable_source(name, root, masks)
         root = str(source.root) if name != "example" else None
-        place = digest_bytes(str(source.root).encode())[:8]
-        if not source.masks:
-            place += "-unlabelled"
+        place = digest_bytes(f"{source.root}{'' if masks else ' alone'}".encode())[:8]
     split = split_cases(source, test_cases, seed)
     if extra:
         place += f"-extra{extra}"
@@ -176,6 +170,14 @@ def load(
     origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
+
+
+def _check_places(name, root, masks):
+    fits = name in ("jsrt", "folder") if root else name != "folder"
+    wanted = "give one with the dataset folder, and none with phantom or example"
+    require(fits, "root", root, wanted)
+    wanted = "only the dataset folder can do without"
+    require(masks or name in ("folder", "example"), "masks", masks, wanted)
 
 
 def _check_structures(source, labels, size):

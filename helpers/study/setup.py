@@ -172,10 +172,9 @@ class Study:
         The truth is what its target sees. Tables and figures go to the same folder.
         """
         networks = {role: patients.find_network(role, self.data.size) for role in self.networks}
-        size = networks["target"].recipe.size
         for trained in networks.values():
             trained.network.to(self.engine.device)
-        data = patients.outline(load("example", size=size), networks["target"])
+        data = patients.example(networks["target"])
         source = provenance(data, networks.values(), **self.attack)
         return replace(self, data=data, networks=networks, source=source)
 
@@ -199,7 +198,6 @@ def prepare(
     steps: int | None = None,
     network: str = "",
     surrogate: str = "",
-    truth: str = "masks",
     **parameters: Any,
 ) -> Study:
     """Load the dataset, train or find the networks, and print where the numbers come from.
@@ -214,46 +212,53 @@ def prepare(
         steps: gradient steps of an attack, where there are attacks.
         network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
             empty for the study's U-Net, which is trained.
-        truth: "masks", or "network" for what the network of one's own sees without attack; masks
-            are not needed then.
         **parameters: dataset, size, root and test_cases for `data.load`; structure, if the dataset
-            must have one; with roles, also what `training.train_all` takes.
+            must have one; truth, "masks" or "network" for what the network of one's own sees
+            without attack (masks are not needed then); with roles, also what `training.train_all`
+            takes.
 
     Raises:
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    names = parameters.keys() & {"size", "root", "test_cases"}
-    chosen = {name: parameters.pop(name) for name in names}
-    require_choice("truth", truth, ("masks", "network"))
-    seen = truth == "network"
-    require(network or not seen, "network", network, "it says what is true: name one")
-    if seen:
-        chosen["masks"] = False
-    data = load(parameters.pop("dataset"), seed=seed, **chosen)
     structure = parameters.pop("structure", "")
-    if structure and not seen:
-        data.class_of(structure)
+    data, seen = _load_data(parameters, seed, network, structure)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
     missing = [role for role in roles if not own[role]]
     parameters |= {"precision": precision, "seed": seed}
-    networks = train_all(data, missing, engine=place, **parameters) if missing else {}
+    trained = train_all(data, missing, engine=place, **parameters) if missing else {}
+    networks = {}
     for role in roles:
-        if own[role]:
-            networks[role] = load_network(own[role], data.structures, data.size, role)
-            networks[role].network.to(place.device)
-            if seen and role == "target":
-                data = patients.outline(data, networks[role])
+        spec = own[role]
+        structures = data.structures
+        networks[role] = load_network(spec, structures, data.size, role) if spec else trained[role]
+        networks[role].network.to(place.device)
+        if seen and role == "target":
+            data = patients.outline(data, networks[role])
     if structure:
         data.class_of(structure)
-    networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
     if missing != list(roles):
-        specs = (Path(own[role] or "U-Net trained here").name for role in roles)
-        source["networks"] = "/".join(specs)
+        source["networks"] = "/".join(
+            Path(own[role] or "U-Net trained here").name for role in roles
+        )
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)
+
+
+def _load_data(parameters, seed, network, structure):
+    """The dataset, and whether it is the network that says what is true."""
+    truth = parameters.pop("truth", "masks")
+    require_choice("truth", truth, ("masks", "network"))
+    seen = truth == "network"
+    require(network or not seen, "network", network, "it says what is true: name one")
+    names = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in names} | ({"masks": False} if seen else {})
+    data = load(parameters.pop("dataset"), seed=seed, **chosen)
+    if structure and not seen:
+        data.class_of(structure)
+    return data, seen
