@@ -28,13 +28,13 @@ from helpers.weights import Trained, load_weights
 
 PHANTOMS = 800  # beyond the study's, in which patients differ more
 RECIPE: dict[str, Any] = {
-    "depth": 4,
-    "features": 8,
     "epochs": 25,
     "augmentation": "world",
     "precision": "bf16",
     "schedule": "growing",
 }
+# The target sees all of a radiograph at once; the attacker does not know its depth.
+SHAPES = {"target": {"depth": 5, "features": 6}, "surrogate": {"depth": 4, "features": 8}}
 SEEDS = {"target": 1, "surrogate": 2}  # of their recipes
 LUNGS = ("left lung", "right lung")
 AREA = (3, 14)  # of a plausible heart [percent of the image]
@@ -42,7 +42,7 @@ AREA = (3, 14)  # of a plausible heart [percent of the image]
 
 def train_on_phantoms(role: str, size: int) -> Trained:
     """Train the network "target" or "surrogate" on phantoms of the size [pixels], or find it."""
-    return train(load("phantom", size=size, extra=PHANTOMS), role, **RECIPE)
+    return train(load("phantom", size=size, extra=PHANTOMS), role, **RECIPE, **SHAPES[role])
 
 
 def find_network(role: str, size: int) -> Trained:

@@ -36,7 +36,7 @@ from helpers.weights import (
 
 ROLES = ("target", "surrogate")
 SCHEDULES = ("constant", "growing")
-MEMORY = 0.998  # of the average of weights, a step
+MEMORY = 0.999  # of the average of weights, a step
 
 
 def make_recipe(
@@ -237,10 +237,7 @@ def _fit(recipe, dataset, role, path, device):
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
-        early = epoch <= 0.6 * recipe.epochs
-        if grows and not early:
-            optimizer.param_groups[0]["lr"] = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
-        step = 2 if grows and early else 1
+        step = 2 if grows and epoch <= recipe.epochs / 2 else 1
         loss = _epoch(state, *training, recipe, autocast, step)
         iou = _validate(judged, *validation, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"

@@ -29,9 +29,8 @@ class Recipe:
         seed: of the initial weights and the augmentation; each role has its own.
         augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
-        schedule: "constant"; or "growing": images of half the size for the first 60 % of the
-            epochs, then a learning rate that falls to 0; the exponential average of the weights is
-            kept (Tarvainen and Valpola, arXiv:1703.01780).
+        schedule: "constant"; or "growing": images of half the size for half of the epochs, and the
+            exponential average of the weights is kept (Tarvainen and Valpola, arXiv:1703.01780).
     """
 
     dataset: str

@@ -17,6 +17,7 @@ import zlib
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 
 import browsers
 import ipywidgets as widgets
@@ -35,7 +36,7 @@ from helpers.explorer import drawing, explore
 from helpers.explorer import job as background
 from helpers.explorer import widget as module
 from helpers.explorer.attack_cache import AttackCache
-from helpers.network import UNet
+from helpers.network import UNet, predict
 from helpers.shapes import png_text, read_shape
 from helpers.study import plan
 from helpers.sweep import Goal, Store, compute_results
@@ -51,7 +52,7 @@ TINY = """
 import torch
 from helpers.data import Dataset
 from helpers.loss import iou_loss
-from helpers.network import UNet
+from helpers.network import UNet, predict
 from helpers.training import make_recipe
 from helpers.weights import Trained
 
@@ -1230,3 +1231,37 @@ def test_under_voila_keys_change_the_picture(chromium, tmp_path, record_property
         page.goto(address, timeout=120_000)
         drive(page, Store(store), "Voilà", record_property)
         page.close()
+
+
+def elsewhere(squares, size=48):
+    """A study of one more case, of another size, with networks of its own."""
+    values = {}
+    exec(TINY, values)
+    data = values["tiny"](size)
+    data = replace(
+        data, ids=("patient", *data.ids[1:]), split={"test": ("patient",)}, digest="1" * 64
+    )
+    networks = {"target": values["fit"](values["tiny"](), 3), "surrogate": squares[2]}
+    return SimpleNamespace(data=data, **networks)
+
+
+def test_a_case_of_another_study_is_attacked_through_its_own_networks(make, squares, attacks):
+    other = elsewhere(squares)
+    explorer = make(also=[other])
+    assert explorer.controls.case.options == ("case-0", "case-1", "patient")
+    explorer.controls.case.value = "patient"
+    assert explorer.wait() and not explorer.error
+    experiment = explorer.shown.experiment
+    assert experiment.attacked == other.target.digest and experiment.source == "1" * 64
+    assert explorer.shown.adv_image.shape == (48, 48) and attacks[-1] == experiment
+    clean = explorer.cache.predict("patient", explorer.cache.image("patient"))
+    expected = predict(other.target.network, other.data.images[:1])[0]
+    assert np.array_equal(clean, expected.numpy())
+    explorer.controls.case.value = "case-0"
+    assert explorer.wait() and explorer.shown.experiment.attacked == squares[1].digest
+
+
+def test_a_study_with_other_structures_is_not_offered(make, squares):
+    other = elsewhere(squares)
+    other.data = replace(other.data, structures=("heart", "spleen"))
+    assert make(also=[other]).controls.case.options == ("case-0", "case-1")
