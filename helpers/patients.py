@@ -28,21 +28,21 @@ from helpers.weights import Trained, load_weights
 
 PHANTOMS = 800  # beyond the study's, in which patients differ more
 RECIPE: dict[str, Any] = {
-    "epochs": 25,
+    "epochs": 20,
     "augmentation": "world",
     "precision": "bf16",
     "schedule": "growing",
 }
-# The target sees all of a radiograph at once; the attacker does not know its depth.
+# The target sees a whole radiograph at once; the attacker does not know its depth.
 SHAPES = {"target": {"depth": 5, "features": 6}, "surrogate": {"depth": 4, "features": 8}}
-SEEDS = {"target": 1, "surrogate": 2}  # of their recipes
 LUNGS = ("left lung", "right lung")
 AREA = (3, 14)  # of a plausible heart [percent of the image]
 
 
 def train_on_phantoms(role: str, size: int) -> Trained:
     """Train the network "target" or "surrogate" on phantoms of the size [pixels], or find it."""
-    return train(load("phantom", size=size, extra=PHANTOMS), role, **RECIPE, **SHAPES[role])
+    data = load("phantom", size=size, extra=PHANTOMS)
+    return train(data, role, **RECIPE, **SHAPES[role])
 
 
 def find_network(role: str, size: int) -> Trained:
@@ -50,7 +50,7 @@ def find_network(role: str, size: int) -> Trained:
     found = {}
     for path in PUBLISHED.glob("*.json"):
         recipe = json.loads(path.read_bytes())["recipe"]
-        if recipe["augmentation"] == "world" and recipe["seed"] == SEEDS[role]:
+        if recipe["augmentation"] == "world" and recipe["depth"] == SHAPES[role]["depth"]:
             found[recipe["size"]] = path
     nearest = min(found, key=lambda known: abs(known - size))
     trained = load_weights(found[nearest].with_suffix(".safetensors"))
@@ -65,7 +65,7 @@ def target() -> nn.Module:
 
 
 def surrogate() -> nn.Module:
-    """For the parameter `surrogate`: trained on phantoms of 256 pixels, another split and seed."""
+    """For the parameter `surrogate`: likewise, of another depth, split and seed."""
     return find_network("surrogate", 256).network
 
 
@@ -156,5 +156,6 @@ def _middle(mask: Tensor) -> float:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    require(len(words) == 2 and words[1].isdigit(), "arguments", words, "give a role and a size")
+    fits = len(words) == 2 and words[0] in SHAPES and words[1].isdigit()
+    require(fits, "arguments", words, "give target or surrogate, and a size")
     train_on_phantoms(words[0], int(words[1]))

@@ -125,7 +125,7 @@ def _diseases(image, label, rng):
 
 
 def _outside(image, label, rng):
-    """Gas, fat and bones around the lungs, dark and bright."""
+    """Gas, fat and bones around the lungs: blobs, dark and bright, and patterns as fine as theirs."""
     size = len(image)
     chest = (label > 0).float()
     around = (1 - _blur(chest, 0.02) * 2).clamp(min=0)
@@ -134,6 +134,9 @@ def _outside(image, label, rng):
             grains = _field(rng, rng.uniform(4, 16), size)
             blobs = torch.sigmoid(6 * grains - rng.uniform(3, 9))
             image = image + rng.uniform(-0.6, 0.4) * around * blobs
+        if rng.random() < 0.5:
+            pattern = _field(rng, rng.uniform(8, 64), size)
+            image = image + rng.uniform(0, 0.08) * around * pattern
     return image
 
 

@@ -101,7 +101,7 @@ def networks(root):
 
     def full():
         data = load("phantom", size=256, test_cases=CASES)
-        return data, train(data, "target", depth=3, epochs=80)
+        return data, train(data, "target", depth=3, epochs=60)
 
     def on_phantoms():
         return load("phantom", size=256, test_cases=CASES), patients.find_network("target", 256)
