@@ -125,7 +125,7 @@ def _diseases(image, label, rng):
 
 
 def _outside(image, label, rng):
-    """Gas, fat and bones around the lungs: blobs, dark and bright, and patterns as fine as theirs."""
+    """Gas, fat and bones around the lungs: blobs, dark and bright, and fine patterns."""
     size = len(image)
     chest = (label > 0).float()
     around = (1 - _blur(chest, 0.02) * 2).clamp(min=0)
