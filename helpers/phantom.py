@@ -51,7 +51,7 @@ RIB_CAGE = PchipInterpolator(  # width by height, both relative
 
 
 def draw_case(
-    case: int, size: int, *, seed: int = 0, jitter: float = 1.0
+    case: int, size: int, *, seed: int = 0, jitter: float = 1.0, variety: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one synthetic radiograph and the masks of its five structures.
 
@@ -62,6 +62,9 @@ def draw_case(
         seed: 0 or more; another seed is another population.
         jitter: strength of the observer's smooth deviations in the masks; 0 draws the true ones, of
             the same image.
+        variety: how far patients differ: factor of the standard deviations of their anatomy. Above
+            1, clavicles are higher too, as in patients who lie or are bent, and the diaphragm's
+            domes differ more.
 
     Returns:
         The image, float32 (size, size) in [−1, 1], bright where dense; and the masks, bool
@@ -69,20 +72,17 @@ def draw_case(
         are the patient's: the right lung is on the image's left.
 
     Raises:
-        ValueError: `case`, `size` or `seed` is not a whole number in its range, or `jitter` not a
-            number from 0.
+        ValueError: `case`, `size` or `seed` is not a whole number in its range, or `jitter` or
+            `variety` not a number from 0.
     """
     case = whole_number("case", case, 0)
     size = whole_number("size", size, 32)
     seed = whole_number("seed", seed, 0)
-    require(
-        isinstance(jitter, Real) and 0 <= jitter < np.inf,
-        "jitter",
-        jitter,
-        "give a finite number of 0 or more",
-    )
+    for name, value in {"jitter": jitter, "variety": variety}.items():
+        fits = isinstance(value, Real) and 0 <= value < np.inf
+        require(fits, name, value, "give a finite number of 0 or more")
     body, texture, noise, observer = np.random.default_rng([seed, case]).spawn(4)
-    a = _sample_anatomy(body)
+    a = _sample_anatomy(body, variety)
     _add_pixels(a, size)
     a.texture = texture
     image = _develop(_attenuation(a), a, noise)
@@ -90,13 +90,14 @@ def draw_case(
 
 
 # ------------------------------------------------------------------------------------------ anatomy
-def _sample_anatomy(rng):
+def _sample_anatomy(rng, variety):
     """One patient and one exposure: outlines, bones and numbers. The order of the draws counts."""
 
     def normal(mean, sd):
-        return mean + sd * min(max(rng.standard_normal(), -2), 2)
+        return mean + variety * sd * min(max(rng.standard_normal(), -2), 2)
 
     a = SimpleNamespace(
+        variety=variety,
         rotation=deg2rad(rng.uniform(-3, 3)),
         scale=normal(1, 0.025),
         middle=[normal(0.5, 0.01), normal(0.5, 0.01)],
@@ -105,7 +106,7 @@ def _sample_anatomy(rng):
         asymmetry=normal(0, 0.012),
     )
     dome = normal(0.704, 0.024)
-    a.dome = {RIGHT: dome, LEFT: dome + normal(0.019, 0.009)}
+    a.dome = {RIGHT: dome, LEFT: dome + normal(0.019, 0.009 + 0.005 * (variety - 1))}
     a.angle = {side: a.dome[side] + normal(0.085, 0.013) for side in SIDES}  # costophrenic
     vars(a).update(
         lungs=_lungs(a, rng, normal),
@@ -197,7 +198,7 @@ def _heart(a, rng, normal):
 
     Its width comes from the cardiothoracic ratio, and it rests on the left dome.
     """
-    ratio = clip(normal(0.475, 0.042), 0.385, 0.575)
+    ratio = 0.475 + clip(normal(0, 0.042), -0.09 * a.variety, 0.1 * a.variety)
     width = ratio * 2 * a.cage
     height = normal(0.338, 0.014) * (ratio / 0.475) ** 0.4
     bottom = a.dome[LEFT] + normal(0.030, 0.008)
@@ -217,7 +218,7 @@ def _clavicles(a, normal):
     """Both clavicles as tubes (160, 4) from sternum to shoulder, and their outlines (300, 2)."""
     thickness = normal(0.0209, 0.0013)
     start = normal(0.070, 0.006)
-    height = a.apex + normal(0.105, 0.012)
+    height = a.apex + normal(0.105 - 0.018 * (a.variety - 1), 0.012)
     rise = {side: normal(0.065, 0.025) for side in SIDES}
     bend = {side: normal(0.016, 0.006) for side in SIDES}
     t = linspace(0, 1, 160)

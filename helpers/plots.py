@@ -123,7 +123,7 @@ def add_legend(figure: Figure, structures: Names, *, reference: str = "") -> Non
         lines,
         colours,
         loc="outside lower center",
-        ncols=len(colours),
+        ncols=min(len(colours), max(1, int(figure.get_figwidth() / 1.25))),
         handlelength=1.4,
         columnspacing=1.2,
     )
@@ -136,6 +136,7 @@ def plot_cases(
     structures: Names,
     titles: Names,
     columns: int = 6,
+    side: float = 1.9,
 ) -> Figure:
     """Contact sheet of radiographs with the outlines of their structures.
 
@@ -144,9 +145,11 @@ def plot_cases(
         labels: (N, H, W), or None for the radiographs alone.
         structures: names of classes 1 … K.
         titles: N short texts.
+        side: of each of the axes [inches].
     """
     number = len(titles)
-    figure, axes = image_grid([""] * math.ceil(number / columns), [""] * min(columns, number))
+    rows, places = math.ceil(number / columns), min(columns, number)
+    figure, axes = image_grid([""] * rows, [""] * places, side=side)
     for k, title in enumerate(titles):
         show_image(axes.flat[k], images[k][0], None if labels is None else labels[k])
         axes.flat[k].set_title(title, pad=3)

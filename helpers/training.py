@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch.nn.functional import avg_pool2d
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
@@ -34,7 +35,8 @@ from helpers.weights import (
 )
 
 ROLES = ("target", "surrogate")
-SCHEDULES = ("constant", "falling", "growing")
+SCHEDULES = ("constant", "growing")
+MEMORY = 0.999  # of the average of weights, a step
 
 
 def make_recipe(
@@ -225,29 +227,23 @@ def _fit(recipe, dataset, role, path, device):
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
     checkpoint = path.with_suffix(".checkpoint")
-    state = network, optimizer, generator
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(MEMORY), use_buffers=True)
+    grows = recipe.schedule == "growing"
+    judged = average.module if grows else network
+    state = network, optimizer, generator, average
     best, history = _read_checkpoint(checkpoint, *state)
-    training, validation = (
-        [part.to(device) for part in dataset.take(cases)]
-        for cases in (recipe.training, recipe.validation)
-    )
-    if "world" in recipe.augmentation:
-        fixed = torch.Generator().manual_seed(recipe.seed)
-        validation = augment(*validation, fixed, recipe.augmentation)
+    training, validation = _take_cases(dataset, recipe, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
-        early = epoch <= 0.6 * recipe.epochs
-        if recipe.schedule != "constant" and not early:
-            optimizer.param_groups[0]["lr"] = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
-        step = 2 if recipe.schedule == "growing" and early else 1
-        loss = _epoch(*state, *training, recipe, autocast, step)
-        iou = _validate(network, *validation, autocast)
+        step = 2 if grows and epoch <= recipe.epochs / 2 else 1
+        loss = _epoch(state, *training, recipe, autocast, step)
+        iou = _validate(judged, *validation, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
         require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
         if all(iou > row["iou"] for row in history):
-            best = deepcopy(network.state_dict())
+            best = deepcopy(judged.state_dict())
         row = {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
         history.append(row)
         _write_checkpoint(checkpoint, *state, best, history)
@@ -258,8 +254,21 @@ def _fit(recipe, dataset, role, path, device):
     checkpoint.unlink(missing_ok=True)
 
 
-def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step):
+def _take_cases(dataset, recipe, device):
+    """Images and labels of training and of validation, which the world changes only once."""
+    training, validation = (
+        [part.to(device) for part in dataset.take(cases)]
+        for cases in (recipe.training, recipe.validation)
+    )
+    if "world" in recipe.augmentation:
+        fixed = torch.Generator().manual_seed(recipe.seed)
+        validation = augment(*validation, fixed, recipe.augmentation)
+    return training, validation
+
+
+def _epoch(state, images, labels, recipe, autocast, step):
     """Train on all images once, `step` times smaller; returns the mean loss."""
+    network, optimizer, generator, average = state
     network.train()
     losses = []
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
@@ -271,6 +280,7 @@ def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step
         loss = iou_loss(logits, y, classes=range(recipe.num_classes))
         loss.mean().backward()
         optimizer.step()
+        average.update_parameters(network)
         losses.append(loss.detach())
     return torch.cat(losses).mean().item()
 
@@ -286,9 +296,10 @@ def _validate(network, images, labels, autocast):
     return torch.cat(scores).mean().item()
 
 
-def _write_checkpoint(path, network, optimizer, generator, best, history):
+def _write_checkpoint(path, network, optimizer, generator, average, best, history):
     parts = optimizer.state_dict()["state"] | {
         "network": network.state_dict(),
+        "average": average.state_dict(),
         "best": best,
         "generator": {"state": generator.get_state()},
     }
@@ -300,7 +311,7 @@ def _write_checkpoint(path, network, optimizer, generator, best, history):
     write_tensors(path, arrays, {"history": history})
 
 
-def _read_checkpoint(path, network, optimizer, generator):
+def _read_checkpoint(path, network, optimizer, generator, average):
     """Go on from a checkpoint: returns the best weights and the history so far.
 
     Both are empty without a whole checkpoint; training then starts anew.
@@ -318,6 +329,7 @@ def _read_checkpoint(path, network, optimizer, generator):
         parts[part][name] = torch.from_numpy(array)
     best = parts.pop("best")
     network.load_state_dict(parts.pop("network"))
+    average.load_state_dict(parts.pop("average"))
     generator.set_state(parts.pop("generator")["state"])
     slots = {int(number): state for number, state in parts.items()}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})

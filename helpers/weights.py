@@ -29,8 +29,8 @@ class Recipe:
         seed: of the initial weights and the augmentation; each role has its own.
         augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
-        schedule: "constant"; "falling", a learning rate that falls to 0 over the last 40 % of the
-            epochs; or "growing", which also trains on images of half the size until then.
+        schedule: "constant"; or "growing": images of half the size for half of the epochs, and the
+            exponential average of the weights is kept (Tarvainen and Valpola, arXiv:1703.01780).
     """
 
     dataset: str

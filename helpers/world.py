@@ -65,8 +65,8 @@ def _change(image, label, rng):
     image = (image + 1) / 2
     image = _tissue(image, label, rng)
     if all((label == structure).any() for structure in (HEART, *LUNGS)):
-        image = _diseases(image, label, rng)
-        image = _bowel(image, label, rng)
+        image, label = _diseases(image, label, rng)
+        image = _outside(image, label, rng)
     image, label = _pose(image, label, rng)
     image = _devices(image, rng)
     image = _film(image, rng)
@@ -87,14 +87,18 @@ def _stretch(image):
 
 def _tissue(image, label, rng):
     """Other densities of the structures."""
-    offsets = 0.1 * _normal(rng, len(STRUCTURES) + 1)
+    offsets = 0.05 * _normal(rng, len(STRUCTURES) + 1)
     offsets[CLAVICLES] += rng.uniform(0, 0.3)  # bones that are seen, or the place is learnt instead
     return image + _blur(offsets[label], 0.015)
 
 
 def _diseases(image, label, rng):
-    """In a lung: denser patterns, consolidation, and an effusion that rises at the wall."""
+    """In a lung: denser patterns, consolidation, and an effusion that rises at the wall.
+
+    An observer outlines the lung above an effusion, as far as it is seen.
+    """
     size = len(image)
+    seen = label
     dense = image[label == HEART].mean()
     x, y = _axes(size)
     for lung in LUNGS:
@@ -116,62 +120,49 @@ def _diseases(image, label, rng):
             softness = rng.uniform(0.01, 0.04)
             fluid = torch.sigmoid((y - level) / softness)
             image = torch.lerp(image, dense, inside * fluid)
+            seen = seen.masked_fill(mask & (fluid > 0.5), 0)
+    return image, seen
+
+
+def _outside(image, label, rng):
+    """Gas, fat and bones around the lungs: blobs, dark and bright, and fine patterns."""
+    size = len(image)
+    chest = (label > 0).float()
+    around = (1 - _blur(chest, 0.02) * 2).clamp(min=0)
+    for _ in range(2):
+        if rng.random() < 0.6:
+            grains = _field(rng, rng.uniform(4, 16), size)
+            blobs = torch.sigmoid(6 * grains - rng.uniform(3, 9))
+            image = image + rng.uniform(-0.6, 0.4) * around * blobs
+        if rng.random() < 0.5:
+            pattern = _field(rng, rng.uniform(8, 64), size)
+            image = image + rng.uniform(0, 0.08) * around * pattern
     return image
 
 
-def _bowel(image, label, rng):
-    """Gas below the lungs."""
-    if rng.random() < 0.5:
-        return image
-    size = len(image)
-    y = _axes(size)[1]
-    foot = y[(label == RIGHT_LUNG).any(dim=1)].amax()
-    belly = torch.sigmoid((y - foot) / 0.02)
-    bubbles = _field(rng, rng.uniform(5, 16), size)
-    gas = torch.sigmoid(6 * bubbles - rng.uniform(4, 9))
-    return image - rng.uniform(0.1, 0.6) * belly * gas
-
-
 def _pose(image, label, rng):
-    """Turn, zoom, cut and bend; let the heart grow, and domes and apices rise. Labels go along."""
+    """Turn, zoom, cut and bend; labels go along."""
     size = len(image)
     shape = [1, 1, size, size]
     grid = functional.affine_grid(_affine(rng)[None], shape, align_corners=False)[0]
     bends = [_field(rng, 6, size), _field(rng, 6, size)]
-    grid = grid + 0.05 * torch.stack(bends, dim=-1)
-    for structure in (HEART, *LUNGS):
-        places = 2 * (label == structure).nonzero().flip(1) / size - 1
-        if rng.random() < 0.5 or not len(places):
-            continue
-        x, y = places.mean(dim=0)
-        if structure == HEART:
-            away = grid - torch.stack([x, y])
-            grid = grid - rng.uniform(-0.3, 0.4) * _bell(grid, x, y, 0.18, 0.18)[..., None] * away
-        else:
-            apex, dome = places[:, 1].aminmax()
-            grid[..., 1] += rng.uniform(-0.1, 0.4) * _bell(grid, x, dome, 0.12, 0.25)
-            grid[..., 1] += rng.uniform(-0.03, 0.1) * _bell(grid, x, apex, 0.12, 0.03)
+    grid = grid + 0.03 * torch.stack(bends, dim=-1)
     edge = "border" if rng.random() < 0.4 else "zeros"
     beyond = rng.uniform(0, 1) if rng.random() < 0.3 else 0.0
     image = _sample(image - beyond, grid, "bilinear", edge) + beyond
     return image, _sample(label.float(), grid, "nearest", "zeros").long()
 
 
-def _bell(grid, x, y, width, height):
-    """1 at (x, y), less around it."""
-    return torch.exp(-((grid[..., 0] - x) ** 2) / width - (grid[..., 1] - y) ** 2 / height)
-
-
 def _affine(rng):
     """A map (2, 3) from output to input coordinates in [−1, 1]."""
     angle = math.radians(rng.uniform(-14, 14))
-    scale = math.exp(rng.uniform(-0.25, 0.35))  # above 1, the patient is smaller
+    scale = math.exp(rng.uniform(-0.3, 0.2))  # above 1, the patient is smaller
     aspect = math.exp(rng.uniform(-0.2, 0.2))
     shear = rng.uniform(-0.1, 0.1)
     cos = scale * math.cos(angle)
     sin = scale * math.sin(angle)
-    across = [cos * aspect, shear - sin, rng.uniform(-0.3, 0.3)]
-    down = [sin, cos / aspect, rng.uniform(-0.4, 0.4)]
+    across = [cos * aspect, shear - sin, rng.uniform(-0.2, 0.2)]
+    down = [sin, cos / aspect, rng.uniform(-0.3, 0.3)]
     return torch.tensor([across, down])
 
 
@@ -229,11 +220,11 @@ def _draw(plate, points, height):
 def _film(image, rng):
     """Uneven exposure and scatter, and another response."""
     size = len(image)
-    image = image * torch.exp(0.2 * _field(rng, 3, size))
-    image = image + 0.12 * _field(rng, 4, size) + 0.04 * _field(rng, 12, size)
-    gamma = math.exp(rng.uniform(-1, 1))
+    image = image * torch.exp(0.15 * _field(rng, 3, size))
+    image = image + 0.07 * _field(rng, 4, size) + 0.03 * _field(rng, 12, size)
+    gamma = math.exp(rng.uniform(-0.8, 0.8))
     image = _stretch(image) ** gamma
-    steps = torch.exp(0.7 * _normal(rng, 7))
+    steps = torch.exp(0.5 * _normal(rng, 7))
     curve = functional.pad(steps.cumsum(dim=0), (1, 0)) / steps.sum()
     place = 6.999 * image
     low = place.long()

@@ -125,6 +125,23 @@ def test_observers_agree_as_well_as_they_should(population):
     assert 0.955 < left_lung < 0.985 and 0.955 < right_lung < 0.985
 
 
+def test_variety_lets_patients_differ_more_from_the_mean_and_from_each_other():
+    widths = {}
+    for variety in (0.0, 1.0, 3.0):
+        hearts = [draw_case(case, 64, variety=variety)[1][0] for case in range(12)]
+        widths[variety] = [np.ptp(np.nonzero(heart.any(axis=0))[0]) for heart in hearts]
+    assert np.std(widths[0.0]) < np.std(widths[1.0]) < np.std(widths[3.0]) / 1.5
+    assert np.mean(widths[3.0]) == pytest.approx(np.mean(widths[1.0]), rel=0.2)
+
+
+def test_patients_of_great_variety_have_all_structures_on_their_sides():
+    for case in range(100, 130):
+        image, masks = draw_case(case, 64, variety=3)
+        heart, left_clavicle, right_clavicle, left, right = (np.nonzero(mask)[1] for mask in masks)
+        assert np.isfinite(image).all() and len(heart) and len(left) and len(right)
+        assert right.mean() < heart.mean() < left.mean(), case
+
+
 def test_more_jitter_moves_the_labels_further_and_never_the_image():
     image, ideal = draw_case(5, 96, jitter=0)
     agreement = []
@@ -172,6 +189,7 @@ def test_whole_numbers_may_be_of_any_type(whole):
         ({"jitter": float("nan")}, "jitter is nan; .* finite"),
         ({"jitter": float("inf")}, "jitter is inf; .* finite"),
         ({"jitter": "1"}, "jitter is '1'; .* number"),
+        ({"variety": -1}, "variety is -1; .* 0 or more"),
     ],
 )
 def test_bad_arguments_are_named_in_one_line(arguments, named):

@@ -98,7 +98,7 @@ def test_diseases_change_the_lungs_and_nothing_far_from_them():
     lungs = torch.isin(LABELS[0], torch.tensor([LEFT_LUNG, RIGHT_LUNG])).float()
     near = torch.nn.functional.max_pool2d(lungs[None, None], 9, 1, 4)[0, 0] > 0
     differences = [
-        (world._diseases(image, LABELS[0], np.random.default_rng(seed)) - image).abs()
+        (world._diseases(image, LABELS[0], np.random.default_rng(seed))[0] - image).abs()
         for seed in range(30)
     ]
     difference = torch.stack(differences).mean(dim=0)
@@ -119,15 +119,17 @@ class OnlyFluid:
         return self.rng.uniform(*bounds)
 
 
-def test_fluid_hides_the_lower_lung_and_the_wall_first():
+def test_fluid_hides_the_lower_lung_and_the_wall_first_and_is_not_outlined():
     image = (IMAGES[0, 0] + 1) / 2
     dense = image[LABELS[0] == HEART].mean()
-    found = world._diseases(image, LABELS[0], OnlyFluid())
+    found, outlined = world._diseases(image, LABELS[0], OnlyFluid())
     for lung in LUNGS:
         rows, columns = (LABELS[0] == lung).nonzero().unbind(dim=1)
         hidden = (found - image)[rows, columns] / (dense - image)[rows, columns]
         low = rows > rows.max() - 3
         assert hidden[low].median() > 0.6 and hidden[rows < rows.median()].abs().max() < 0.3
+        kept = outlined[rows, columns] == lung
+        assert kept[hidden < 0.2].all() and not kept[hidden > 0.9].any() and not kept.all()
 
 
 def test_beyond_the_collimators_nothing_is_labelled():

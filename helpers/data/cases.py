@@ -33,8 +33,11 @@ def make_case(source: Source, id: str, size: int) -> tuple[np.ndarray, np.ndarra
     if image is None or problems:
         raise ValueError(problems[0])
     half = {name: _covers_half(mask, size) for name, mask in masks.items()}
-    labels = label_map(np.stack([half[structure] for structure in source.masks]))
-    labels[(labels == 0) & half.get(UNLABELLED, False)] = UNLABELLED
+    if source.masks:
+        labels = label_map(np.stack([half[structure] for structure in source.masks]))
+        labels[(labels == 0) & half.get(UNLABELLED, False)] = UNLABELLED
+    else:
+        labels = np.full((size, size), UNLABELLED)
     grey = area_average(pad_to_square(image, -1), size)
     padding = ~_covers_half(np.ones(image.shape, dtype=bool), size)
     grey[padding] = -1

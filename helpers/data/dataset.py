@@ -27,6 +27,7 @@ from helpers.data.split import Split, split_cases
 # alters arrays.
 VERSION = 1
 CACHE = DATA / "cache"
+VARIETIES = (1.0, 1.5, 2.0, 2.5, 3.0)  # of further phantoms, in turn
 PHANTOM_IDS = tuple(f"phantom-{case:03d}" for case in range(1, len(JSRT_IDS) + 1))
 
 
@@ -107,6 +108,7 @@ def load(
     seed: int = 0,
     jitter: float = 1.0,
     extra: int = 0,
+    masks: bool = True,
 ) -> Dataset:
     """A dataset at `size`; from the cache, if its sources have not changed since.
 
@@ -116,14 +118,16 @@ def load(
     (black) around it and OUTSIDE in its label map; it is never stretched.
 
     Args:
-        name: "phantom" (drawn from the seed), "jsrt" (one's own copy of JSRT and SCR) or "folder"
-            (any other).
+        name: "phantom" (drawn from the seed), "jsrt" (one's own copy of JSRT and SCR), "folder"
+            (any other) or "example" (one radiograph without masks, which pydicom-data brings).
         size: height and width [pixels], at least 32.
         root: where "jsrt" (default: $JSRT_DIR or data/jsrt) or "folder" is.
         test_cases: so many test cases at most, always the first ones of the same order; None: all.
         seed: of the split, and of the phantoms.
         jitter: strength of the observer's jitter in the phantoms' labels.
-        extra: number of further phantoms, all for both networks' training.
+        extra: number of further phantoms of a greater variety (see `phantom.draw_case`), all for
+            both networks' training.
+        masks: whether to read masks. Without them nothing is known of the pixels (UNLABELLED).
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -137,7 +141,7 @@ def load(
     images) 100 for training and 23 for validation, other 23 for the surrogate's; 20 of the
     odd-numbered for testing.
     """
-    require_choice("dataset", name, ("phantom", "jsrt", "folder"))
+    require_choice("dataset", name, ("phantom", "jsrt", "folder", "example"))
     size = whole_number("size", size, 32)
     seed = whole_number("seed", seed, 0)
     if test_cases is not None:
@@ -146,15 +150,14 @@ def load(
     require(0 <= jitter < math.inf, "jitter", jitter, "give a number of 0 or more")
     extra = whole_number("extra", extra, 0)
     require(name == "phantom" or not extra, "extra", extra, "only phantoms can be drawn: give 0")
-    fits = name != "phantom" if root else name != "folder"
-    require(fits, "root", root, "give one with the dataset folder, and none with phantom")
+    _check_places(name, root, masks)
     if name == "phantom":
         source = _phantom_source()
         place = f"seed{seed}-jitter{jitter}"
     else:
-        source = _usable_source(name, root)
-        root = str(source.root)
-        place = digest_bytes(root.encode())[:8]
+        source = _usable_source(name, root, masks)
+        root = str(source.root) if name != "example" else None
+        place = digest_bytes(f"{source.root}{'' if masks else ' alone'}".encode())[:8]
     split = split_cases(source, test_cases, seed)
     if extra:
         place += f"-extra{extra}"
@@ -164,9 +167,17 @@ def load(
     if source.root:
         _check_structures(source, labels, size)
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
-    origin |= {"seed": seed, "jitter": jitter, "extra": extra}
+    origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
+
+
+def _check_places(name, root, masks):
+    fits = name in ("jsrt", "folder") if root else name != "folder"
+    wanted = "give one with the dataset folder, and none with phantom or example"
+    require(fits, "root", root, wanted)
+    wanted = "only the dataset folder can do without"
+    require(masks or name in ("folder", "example"), "masks", masks, wanted)
 
 
 def _check_structures(source, labels, size):
@@ -205,9 +216,9 @@ def _add_phantoms(source, split, extra):
         split[f"{role}-training"] += ids
 
 
-def _usable_source(name, root):
+def _usable_source(name, root, masks):
     """The files of a folder; an error about the first problem, warnings about what is left out."""
-    source = scan(name, root)
+    source = scan(name, root, masks)
     hint = f"(`python -m helpers.data check --{name} {source.root}` lists all)"
     if source.problems:
         raise ValueError(f"{source.problems[0]} {hint}")
@@ -273,7 +284,9 @@ def _make_case(source, size, seed, jitter, id):
         image, labels = make_case(source, id, size)
     else:
         case = int(id.removeprefix("phantom-"))
-        image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter)
+        is_further = case > len(PHANTOM_IDS)
+        variety = VARIETIES[case % len(VARIETIES)] if is_further else 1.0
+        image, masks = phantom.draw_case(case, size, seed=seed, jitter=jitter, variety=variety)
         labels = label_map(masks)
     return np.clip(image, -1, 1).astype(np.float32), labels
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
+from pydicom.data import get_testdata_file
+
 from helpers import phantom
 from helpers.common.paths import DATA
 from helpers.data.formats import COPY_TYPES, IMAGE_TYPES, MASK_TYPES, is_dicom
@@ -74,21 +76,25 @@ class Source:
         files.setdefault(id, path)
 
 
-def scan(name: str, root: str | Path | None = None) -> Source:
-    """The files of "jsrt" or "folder" by case, none of them read yet.
+def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Source:
+    """The files of "jsrt", "folder" or "example" by case, none of them read yet.
 
     Args:
-        name: "jsrt" or "folder".
+        name: "jsrt", "folder" or "example".
         root: the folder; of "jsrt", None is $JSRT_DIR or data/jsrt.
+        masks: whether to look for the masks of a folder.
 
     Raises:
         FileNotFoundError: the folder is missing.
     """
+    if name == "example":
+        return _scan_example()
     root = Path(root or os.environ.get("JSRT_DIR") or DATA / "jsrt").expanduser().resolve()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: {HOW_TO[name]}")
-    source = _scan_jsrt(root) if name == "jsrt" else _scan_folder(root)
-    if not source.images or not (any(source.masks.values()) or source.problems):
+    source = _scan_jsrt(root) if name == "jsrt" else _scan_folder(root, masks)
+    found = any(source.masks.values()) or not masks
+    if not source.images or not (found or source.problems):
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
@@ -141,13 +147,25 @@ def _scan_jsrt(root):
     return source
 
 
-def _scan_folder(root):
+def _scan_example():
+    """The chest radiograph (CR, 15 bits, MONOCHROME1) that comes with pydicom-data (MIT)."""
+    path = Path(get_testdata_file("RG1_UNCI.dcm", download=False) or "")
+    if not path.is_file():
+        raise FileNotFoundError(
+            "the example radiograph is missing: install it with pip install pydicom-data"
+        )
+    return Source("example", path.parent, {}, {path.stem: path}, {path.stem: path.stem})
+
+
+def _scan_folder(root, masks):
     """Images, masks or label maps, and index.csv where there is one."""
     source = Source(f"folder-{root.name}", root, {})
     public = root / "CXR_png"
     is_public = public.is_dir() and not (root / "images").is_dir()
     _enter_images(source, public if is_public else root / "images")
-    if is_public:
+    if not masks:
+        pass
+    elif is_public:
         _scan_public(source, root)
     elif (root / "labels").is_dir():
         _scan_labels(source, root)

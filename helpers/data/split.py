@@ -11,14 +11,17 @@ Split = dict[str, tuple[str, ...]]
 def split_cases(source: Source, test_cases: int | None = 20, seed: int = 0) -> Split:
     """Name of each part → ids.
 
-    Folds say which cases may be tested on; without folds, a quarter of the cases is drawn. No
-    patient is on both sides of a boundary. The order of a draw depends on the seed and the names
-    only, so that 8 test cases are the first of 20.
+    Folds say which cases may be tested on; without folds, a quarter of the cases is drawn, and
+    without masks all are. No patient is on both sides of a boundary. The order of a draw depends
+    on the seed and the names only, so that 8 test cases are the first of 20.
 
     Raises:
         ValueError: there are too few cases.
     """
     patients = source.patients
+    if not source.masks:
+        ids = _draw(list(patients), patients, len(patients), f"{seed} test")
+        return {"test": tuple(ids[:test_cases])}
     candidates = [id for id in patients if source.folds.get(id, 1) == 1]
     share = 1 if source.folds else 1 / 4
     test = _draw(candidates, patients, round(len(candidates) * share), f"{seed} test")

@@ -64,11 +64,11 @@ class AttackCache:
         dataset: the one that holds the cases.
         attacked: the network that is attacked.
         surrogate: the one that black-box noise is made with; None leaves these attacks out.
-        settings: of `explore`: store, which, device, attack, steps, seed and precision.
+        settings: of `explore`: store, which, also, device, attack, steps, seed and precision.
 
     Attributes:
         counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
-        source: the `provenance` of the dataset and the networks.
+        sources: id → the `provenance` of its dataset and networks.
         goal: function of an id and a `Goal` that returns the label map, int16 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
     """
@@ -80,43 +80,56 @@ class AttackCache:
         surrogate: Trained | None,
         settings: SimpleNamespace,
     ) -> None:
-        images, truth = dataset.take(settings.which)
+        self.steps = settings.steps
+        coarse = range(0, self.steps, max(10, self.steps // 10))
+        self.dataset = dataset
+        self.device = find_device(settings.device)
+        self.counts = sorted({1, 2, 3, 5, 7, *coarse, self.steps} & {*range(self.steps + 1)})
+        self.attackers = ("white-box", "black-box") if surrogate else ("white-box",)
+        self.images: dict = {}
+        self.truth: dict = {}
+        self.networks: dict = {}
+        self.bases: dict = {}  # id → the attack on the cases of its dataset
+        self.crafters: dict = {}  # (id, attacker) → digest
+        self.sources: dict = {}
+        self._add_cases(dataset, attacked, surrogate, settings.which, settings)
+        for more in settings.also:
+            if more.data.structures == dataset.structures:
+                self._add_cases(more.data, more.target, more.surrogate, "test", settings)
+        self.ids = tuple(self.bases)
+        self.store = Store(Path(settings.store).expanduser())
+        self.lock = Lock()
+        self.memory: dict[Experiment, Frame] = {}
+        self.goal = lru_cache(self._goal)
+
+    def _add_cases(self, dataset, attacked, surrogate, which, settings):
+        trained = [attacked, surrogate][: len(self.attackers)]
         base = white_box(
             dataset,
             attacked,
-            which=settings.which,
+            which=which,
             device=settings.device,
             attack=settings.attack,
             steps=settings.steps,
             seed=settings.seed,
             precision=settings.precision,
         )
-        trained = {"white-box": attacked}
-        if surrogate:
-            trained["black-box"] = surrogate
-        self.steps = settings.steps
-        coarse = range(0, self.steps, max(10, self.steps // 10))
-        self.dataset = dataset
-        self.device = find_device(settings.device)
-        self.ids = base.ids
-        self.counts = sorted({1, 2, 3, 5, 7, *coarse, self.steps} & {*range(self.steps + 1)})
-        self.images = dict(zip(base.ids, images.to(self.device), strict=True))
-        self.truth = dict(zip(base.ids, truth.to(self.device), strict=True))
-        self.networks = {each.digest: each.network.to(self.device) for each in trained.values()}
-        self.bases = {name: replace(base, crafted_on=each.digest) for name, each in trained.items()}
-        self.source = provenance(
-            dataset, trained.values(), seed=base.seed, precision=base.precision, device=self.device
-        )
-        self.store = Store(Path(settings.store).expanduser())
-        self.lock = Lock()
-        self.memory: dict[Experiment, Frame] = {}
-        self.goal = lru_cache(self._goal)
+        about = {"seed": base.seed, "precision": base.precision, "device": self.device}
+        source = provenance(dataset, trained, **about)
+        self.networks |= {each.digest: each.network.to(self.device) for each in trained}
+        images, truth = (part.to(self.device) for part in dataset.take(which))
+        for k, id in enumerate(base.ids):
+            self.images[id], self.truth[id] = images[k], truth[k]
+            self.bases[id], self.sources[id] = base, source
+            for attacker, each in zip(self.attackers, trained, strict=True):
+                self.crafters[id, attacker] = each.digest
 
     def experiment(
         self, id: str, attacker: str, goal: Goal, epsilon: float, steps: int
     ) -> Experiment:
         """The experiment on one case; without noise or steps that of no attack."""
-        base = replace(self.bases[attacker], ids=(id,), goal=goal)
+        crafted_on = self.crafters[id, attacker]
+        base = replace(self.bases[id], ids=(id,), goal=goal, crafted_on=crafted_on)
         if epsilon and steps:
             return replace(base, epsilon=epsilon, steps=steps)
         return replace(base, attack="no attack", epsilon=0.0)
@@ -138,7 +151,7 @@ class AttackCache:
         (id,) = experiment.ids
         if experiment.attack == "no attack":
             return self._keep(self._frame(experiment, self.image(id)))
-        for whole in (experiment, replace(experiment, ids=self.ids)):
+        for whole in (experiment, replace(experiment, ids=self.bases[id].ids)):
             result = self.store.read(whole, noise=True)
             if result is not None:
                 return self._take(experiment, result, whole.ids.index(id))
@@ -179,10 +192,10 @@ class AttackCache:
         self.store.write(experiment, result, noise=True)
         return self._take(experiment, result, 0)
 
-    def predict(self, image: np.ndarray) -> np.ndarray:
-        """Label map, uint8 (H, W), that the attacked network sees in an image, float32 (H, W)."""
+    def predict(self, id: str, image: np.ndarray) -> np.ndarray:
+        """Label map, uint8 (H, W), that a case's network sees in an image, float32 (H, W)."""
         batch = torch.from_numpy(image)[None, None].to(self.device)
-        network = self.networks[self.bases["white-box"].attacked]
+        network = self.networks[self.bases[id].attacked]
         return predict(network, batch)[0].cpu().numpy().astype(np.uint8)
 
     def calipers(self, id: str, prediction: np.ndarray | None = None) -> dict:
@@ -193,7 +206,7 @@ class AttackCache:
             prediction: uint8 (H, W), of its image or one that was attacked; default that without
                 noise.
         """
-        seen = self.predict(self.image(id)) if prediction is None else prediction
+        seen = self.predict(id, self.image(id)) if prediction is None else prediction
         maps = torch.from_numpy(seen)[None].masked_fill(self.truth[id].cpu() == OUTSIDE, 0)
         return calipers(maps, self.dataset.structures).iloc[0].to_dict()
 
@@ -210,7 +223,7 @@ class AttackCache:
     def _frame(self, experiment, adv_image):
         """The frame of an attacked image (H, W) of the one case."""
         (id,) = experiment.ids
-        prediction = self.predict(adv_image)
+        prediction = self.predict(id, adv_image)
         labels = np.stack([self.goal(id, experiment.goal), self.truth[id].cpu()])
         seen = torch.from_numpy(prediction).expand(labels.shape)
         scores = iou(seen, torch.from_numpy(labels), classes=self.dataset.classes).numpy()

@@ -48,7 +48,7 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
     path = {"placeholder": "M0 0 H9 V9 Z", "continuous_update": False}
     table: dict[str, tuple] = {
         "case": (Dropdown, "Case", {"options": cache.ids, "value": case}),
-        "attacker": (Dropdown, "Attacked by", {"options": tuple(cache.bases)}),
+        "attacker": (Dropdown, "Attacked by", {"options": cache.attackers}),
         "goal": (Dropdown, "Goal", {"options": GOALS, "value": settings.goal}),
         "structure": (Dropdown, "Structure", {"options": structures, "value": settings.structure}),
         "factor": (Dropdown, "Length ×", _numbers(settings.factors, settings.factors[-1])),

@@ -45,7 +45,7 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
         HTML that says where it was saved and what its rounding changes, with a link to download it.
     """
     experiment = frame.experiment
-    about = cache.source | {
+    about = cache.sources[experiment.ids[0]] | {
         "steps": experiment.steps if experiment.epsilon else 0,
         "case": experiment.ids[0],
         "attacker": frame.attacker,
@@ -63,7 +63,7 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
         picture = picture_box(cache.truth[about["case"]].cpu().numpy())
         write(path, frame.adv_image[picture], about)
         rounded = (_grey(frame.adv_image) / 32767.5 - 1).astype(np.float32)
-        differ = (cache.predict(rounded) != frame.prediction)[picture]
+        differ = (cache.predict(about["case"], rounded) != frame.prediction)[picture]
         note = "rounded to 16 bits; its prediction "
         note += f"differs in {differ.sum()} of {differ.size} pixels from the one shown"
     data = base64.b64encode(path.read_bytes()).decode()
@@ -155,7 +155,7 @@ def _write_figure(path, frame, cache, about):
     (id,) = experiment.ids
     image = cache.image(id)
     goal = cache.goal(id, experiment.goal)
-    parts = image, frame.adv_image, cache.predict(image), frame.prediction, goal
+    parts = image, frame.adv_image, cache.predict(id, image), frame.prediction, goal
     figure = plots.plot_attacks(
         {frame.attacker: parts},
         structures=cache.dataset.structures,

@@ -39,6 +39,7 @@ OPTIONS = {
     "aim": 0.1,
     "factors": (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8),
     "which": "test",
+    "also": (),
     "device": "cpu",
     "folder": RUNS / "explorer",
     "seed": 0,
@@ -73,6 +74,8 @@ def explore(
             aim: how far beyond .5 the cardiothoracic ratio of the goal "ratio" is.
             factors: new / old length of resized structures, area of one's own shapes; 1 is added.
             which: name of a split, or ids: the cases. The first with the structure is shown.
+            also: `study.Study`s whose test cases are offered too, with their own networks, if they
+                have the same structures.
             device: "cpu", "cuda" or "auto".
             folder: where files are saved.
             seed, precision: of the `Experiment`.

@@ -149,6 +149,10 @@ def _check_values(values):
     require(any(levels), "epsilons", levels, "give at least one noise level above 0")
     find_device(values.get("device", "auto"))
     find_precision(values.get("precision", "auto"))
+    truth = values.get("truth", "masks")
+    require_choice("truth", truth, ("masks", "network"))
+    wanted = "it says what is true: name one, as file.py:function"
+    require(truth == "masks" or values["network"], "network", values.get("network"), wanted)
     for word in values.get("augmentation", "").split():
         require_choice("augmentation", word, AUGMENTATIONS)
     size = values.get("size", 0)
@@ -159,6 +163,8 @@ def _check_values(values):
         require(size % multiple == 0, "size", size, advice)
     if "dataset" in values:
         structures = _check_dataset(values["dataset"], values.get("root", ""))
+        if truth == "network":
+            structures = ()  # of the network, which has not been made yet
         if values.get("structure") and structures:
             require_choice("structure", values["structure"], structures)
         for name in filter(own.get, own):

@@ -1,7 +1,7 @@
 """What every notebook begins with: results folder, dataset, networks, provenance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, stack
 
-from helpers import plots
+from helpers import patients, plots
+from helpers.common.arguments import require, require_choice
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
@@ -165,11 +166,26 @@ class Study:
         table = tabulate_frames(results[results["id"].isin(shown)], structure)
         self.write("frames", table, results)
 
+    def on_a_patient(self) -> "Study":
+        """This study on a real radiograph, with networks that were trained on phantoms alone.
+
+        The truth is what its target sees. Tables and figures go to the same folder.
+        """
+        networks = {role: patients.find_network(role, self.data.size) for role in self.networks}
+        for trained in networks.values():
+            trained.network.to(self.engine.device)
+        data = patients.example(networks["target"])
+        source = provenance(data, networks.values(), **self.attack)
+        return replace(self, data=data, networks=networks, source=source)
+
     def explore(self, **options: Any) -> Any:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        return explore(self.data, self.target, self.surrogate, **self.attack | options)
+        also = [self.on_a_patient()]
+        return explore(
+            self.data, self.target, self.surrogate, **self.attack | {"also": also} | options
+        )
 
 
 def prepare(
@@ -197,33 +213,52 @@ def prepare(
         network, surrogate: networks of one's own, such as "mine.py:build", see `own.load_network`;
             empty for the study's U-Net, which is trained.
         **parameters: dataset, size, root and test_cases for `data.load`; structure, if the dataset
-            must have one; with roles, also what `training.train_all` takes.
+            must have one; truth, "masks" or "network" for what the network of one's own sees
+            without attack (masks are not needed then); with roles, also what `training.train_all`
+            takes.
 
     Raises:
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    names = parameters.keys() & {"size", "root", "test_cases"}
-    chosen = {name: parameters.pop(name) for name in names}
-    data = load(parameters.pop("dataset"), seed=seed, **chosen)
-    if structure := parameters.pop("structure", ""):
-        data.class_of(structure)
+    structure = parameters.pop("structure", "")
+    data, seen = _load_data(parameters, seed, network, structure)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
     missing = [role for role in roles if not own[role]]
     parameters |= {"precision": precision, "seed": seed}
-    networks = train_all(data, missing, engine=place, **parameters) if missing else {}
+    trained = train_all(data, missing, engine=place, **parameters) if missing else {}
+    networks = {}
     for role in roles:
-        if own[role]:
-            networks[role] = load_network(own[role], data.structures, data.size, role)
-            networks[role].network.to(place.device)
-    networks = {role: networks[role] for role in roles}
+        spec = own[role]
+        structures = data.structures
+        networks[role] = load_network(spec, structures, data.size, role) if spec else trained[role]
+        networks[role].network.to(place.device)
+        if seen and role == "target":
+            data = patients.outline(data, networks[role])
+    if structure:
+        data.class_of(structure)
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
     if missing != list(roles):
-        specs = (Path(own[role] or "U-Net trained here").name for role in roles)
-        source["networks"] = "/".join(specs)
+        source["networks"] = "/".join(
+            Path(own[role] or "U-Net trained here").name for role in roles
+        )
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack)
+
+
+def _load_data(parameters, seed, network, structure):
+    """The dataset, and whether it is the network that says what is true."""
+    truth = parameters.pop("truth", "masks")
+    require_choice("truth", truth, ("masks", "network"))
+    seen = truth == "network"
+    require(network or not seen, "network", network, "it says what is true: name one")
+    names = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in names} | ({"masks": False} if seen else {})
+    data = load(parameters.pop("dataset"), seed=seed, **chosen)
+    if structure and not seen:
+        data.class_of(structure)
+    return data, seen

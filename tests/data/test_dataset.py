@@ -76,6 +76,11 @@ def test_further_phantoms_are_for_training_alone_and_change_nothing_else(few_pha
     assert more.digest == plain.digest and more.origin["extra"] == 2
     assert torch.equal(more.images[: len(plain.ids)], plain.images)
     assert not torch.equal(more.images[-1], more.images[-2])
+    for id, image in zip(new, more.images[-2:], strict=True):
+        case = int(id.removeprefix("phantom-"))
+        variety = dataset.VARIETIES[case % len(dataset.VARIETIES)]
+        drawn, _ = phantom.draw_case(case, 32, variety=variety)
+        assert torch.equal(image[0], torch.from_numpy(drawn))
 
 
 def test_the_split_follows_the_seed():

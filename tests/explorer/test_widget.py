@@ -17,6 +17,7 @@ import zlib
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from types import SimpleNamespace
 
 import browsers
 import ipywidgets as widgets
@@ -36,7 +37,7 @@ from helpers.explorer import drawing, explore
 from helpers.explorer import job as background
 from helpers.explorer import widget as module
 from helpers.explorer.attack_cache import AttackCache
-from helpers.network import UNet
+from helpers.network import UNet, predict
 from helpers.shapes import png_text, read_shape
 from helpers.study import plan
 from helpers.sweep import Goal, Store, compute_results
@@ -54,7 +55,7 @@ TINY = """
 import torch
 from helpers.data import Dataset
 from helpers.loss import iou_loss
-from helpers.network import UNet
+from helpers.network import UNet, predict
 from helpers.training import make_recipe
 from helpers.weights import Trained
 
@@ -909,7 +910,10 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
         with Image.open(path) as file:
             image = (np.asarray(file) / 32767.5 - 1).astype(np.float32)
         assert np.abs(image - complete.shown.adv_image).max() <= 1 / 65535 + 1e-7
-        assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
+        assert np.array_equal(
+            complete.cache.predict(complete.shown.experiment.ids[0], image),
+            complete.shown.prediction,
+        )
         with Image.open(path) as file:
             assert (
                 file.mode == "I;16" and json.loads(file.text["Description"])["epsilon"] == epsilon
@@ -951,7 +955,9 @@ def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
     (path,) = complete.settings.folder.glob("*.dcm")
     record = dcmread(path)
     image = (record.pixel_array / 32767.5 - 1).astype(np.float32)
-    assert np.array_equal(complete.cache.predict(image), complete.shown.prediction)
+    assert np.array_equal(
+        complete.cache.predict(complete.shown.experiment.ids[0], image), complete.shown.prediction
+    )
     assert record.PhotometricInterpretation == "MONOCHROME2" and record.BitsStored == 16
     assert json.loads(record.ImageComments)["cell"] == complete.shown.experiment.key
 
@@ -1292,3 +1298,37 @@ def test_under_voila_keys_change_the_picture(chromium, tmp_path, record_property
         page.goto(address, timeout=120_000)
         drive(page, Store(store), "Voilà", record_property)
         page.close()
+
+
+def elsewhere(squares, size=48):
+    """A study of one more case, of another size, with networks of its own."""
+    values = {}
+    exec(TINY, values)
+    data = values["tiny"](size)
+    data = replace(
+        data, ids=("patient", *data.ids[1:]), split={"test": ("patient",)}, digest="1" * 64
+    )
+    networks = {"target": values["fit"](values["tiny"](), 3), "surrogate": squares[2]}
+    return SimpleNamespace(data=data, **networks)
+
+
+def test_a_case_of_another_study_is_attacked_through_its_own_networks(make, squares, attacks):
+    other = elsewhere(squares)
+    explorer = make(also=[other])
+    assert explorer.controls.case.options == ("case-0", "case-1", "patient")
+    explorer.controls.case.value = "patient"
+    assert explorer.wait() and not explorer.error
+    experiment = explorer.shown.experiment
+    assert experiment.attacked == other.target.digest and experiment.source == "1" * 64
+    assert explorer.shown.adv_image.shape == (48, 48) and attacks[-1] == experiment
+    clean = explorer.cache.predict("patient", explorer.cache.image("patient"))
+    expected = predict(other.target.network, other.data.images[:1])[0]
+    assert np.array_equal(clean, expected.numpy())
+    explorer.controls.case.value = "case-0"
+    assert explorer.wait() and explorer.shown.experiment.attacked == squares[1].digest
+
+
+def test_a_study_with_other_structures_is_not_offered(make, squares):
+    other = elsewhere(squares)
+    other.data = replace(other.data, structures=("heart", "spleen"))
+    assert make(also=[other]).controls.case.options == ("case-0", "case-1")

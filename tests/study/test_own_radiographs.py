@@ -1,6 +1,7 @@
 """Anybody's radiographs from files to attacks: every layout trains, is attacked, and comes out as files again."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import imagecodecs
@@ -239,3 +240,49 @@ def test_every_bad_file_of_a_folder_is_named(tmp_path, portraits, capsys):
         (line,) = [line for line in report.splitlines() if f"images/{name} " in line]
         assert reason in line, line
     assert "Problems (10," in report
+
+
+def test_images_that_nobody_outlined_are_attacked_through_what_a_network_sees(tmp_path, portraits):
+    write_dicom_folder(tmp_path / "own", portraits)
+    shutil.rmtree(tmp_path / "own/masks")
+    mine = tmp_path / "mine.py"
+    mine.write_text(BRIGHT_AND_DARK)
+    settings = {"network": f"{mine}:build", "surrogate": f"{mine}:build", "truth": "network"}
+    study = prepared(tmp_path / "own", **settings)
+    data = study.data
+    assert data.structures == ("bright", "dark") and len(data.split["test"]) == 2
+    images, truth = data.take("test")
+    assert torch.equal(study.predict(), truth.masked_fill(truth == OUTSIDE, 0))
+    ids = study.cases("bright")
+    attack = study.white_box(which=ids, goal=Goal("shape", "bright", 0.6), epsilon=0.3)
+    clean = replace(attack, attack="no attack", epsilon=0.0)
+    table = study.run({"none": clean, "white": attack}, names=["attack"])
+    own = table[(table["structure"] == "bright") & (table["compared_with"] == "truth")]
+    before, after = own.groupby("attack")["iou"].mean()
+    assert before == 100 and after < 90
+
+
+def test_a_network_must_be_named_to_say_what_is_true(tmp_path, portraits):
+    write_dicom_folder(tmp_path / "own", portraits)
+    with pytest.raises(ValueError, match="network is ''.*says what is true"):
+        prepared(tmp_path / "own", truth="network")
+
+
+BRIGHT_AND_DARK = """
+import torch
+
+class BrightAndDark(torch.nn.Module):
+    structures = ["bright", "dark"]
+
+    def __init__(self):
+        super().__init__()
+        self.steepness = torch.nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, images):
+        grey = torch.nn.functional.avg_pool2d(images, 5, stride=1, padding=2)
+        levels = [0.4 - grey.abs(), grey, -grey]
+        return self.steepness * torch.cat(levels, dim=1)
+
+def build():
+    return BrightAndDark()
+"""

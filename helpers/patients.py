@@ -1,0 +1,161 @@
+"""Networks that were trained on phantoms alone, and what they see in patients' radiographs.
+
+``python -m helpers.patients target 256`` trains one, resumably; those that come with the study were
+made so.
+"""
+
+import json
+import sys
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from pandas import DataFrame
+from scipy.ndimage import label
+from torch import Tensor, nn
+
+from helpers.common.arguments import require
+from helpers.common.files import digest_json
+from helpers.common.paths import PUBLISHED
+from helpers.data import Dataset, load
+from helpers.labels import OUTSIDE
+from helpers.network import predict
+from helpers.phantom import STRUCTURES
+from helpers.training import train
+from helpers.weights import Trained, load_weights
+
+PHANTOMS = 800  # beyond the study's, in which patients differ more
+RECIPE: dict[str, Any] = {
+    "epochs": 20,
+    "augmentation": "world",
+    "precision": "bf16",
+    "schedule": "growing",
+}
+# The target sees a whole radiograph at once; the attacker does not know its depth.
+SHAPES = {"target": {"depth": 5, "features": 6}, "surrogate": {"depth": 4, "features": 8}}
+LUNGS = ("left lung", "right lung")
+AREA = (3, 14)  # of a plausible heart [percent of the image]
+
+
+def train_on_phantoms(role: str, size: int) -> Trained:
+    """Train the network "target" or "surrogate" on phantoms of the size [pixels], or find it."""
+    data = load("phantom", size=size, extra=PHANTOMS)
+    return train(data, role, **RECIPE, **SHAPES[role])
+
+
+def find_network(role: str, size: int) -> Trained:
+    """The network that comes with the study for a role, trained at the nearest size [pixels]."""
+    found = {}
+    for path in PUBLISHED.glob("*.json"):
+        recipe = json.loads(path.read_bytes())["recipe"]
+        if recipe["augmentation"] == "world" and recipe["depth"] == SHAPES[role]["depth"]:
+            found[recipe["size"]] = path
+    nearest = min(found, key=lambda known: abs(known - size))
+    trained = load_weights(found[nearest].with_suffix(".safetensors"))
+    network: Any = trained.network
+    network.structures = STRUCTURES
+    return trained
+
+
+def target() -> nn.Module:
+    """For the parameter `network`: trained on phantoms of 256 pixels."""
+    return find_network("target", 256).network
+
+
+def surrogate() -> nn.Module:
+    """For the parameter `surrogate`: likewise, of another depth, split and seed."""
+    return find_network("surrogate", 256).network
+
+
+def example(trained: Trained) -> Dataset:
+    """A real radiograph with what one of these networks sees in it as the truth."""
+    recipe: Any = trained.recipe
+    return outline(load("example", size=recipe.size), trained)
+
+
+def outline(dataset: Dataset, trained: Trained) -> Dataset:
+    """The same images with a network's own outlines as the truth, of all its structures.
+
+    Args:
+        dataset: whose labels do not count, except for OUTSIDE.
+        trained: a network of N classes, best with the attribute `structures`.
+    """
+    network: Any = copy(trained.network)
+    network.order = None  # of another dataset's structures
+    device = next(iter(network.parameters()), torch.empty(0)).device
+    labels = predict(network, dataset.images.to(device)).cpu()
+    names = getattr(network, "structures", None)
+    structures = tuple(names or (f"class {k}" for k in range(1, int(labels.max()) + 1)))
+    return replace(
+        dataset,
+        structures=structures,
+        labels=labels.masked_fill(dataset.labels == OUTSIDE, OUTSIDE),
+        digest=digest_json([dataset.digest, trained.digest]),
+        origin=None,
+    )
+
+
+def compare(drawn: Dataset, trained: Trained) -> tuple:
+    """How a network's outlines agree with an observer's, whose left lung goes on behind the heart.
+
+    Args:
+        drawn: all its cases count; lungs as an observer drew them, and no heart.
+        trained: a network of one's own that knows lungs and heart.
+
+    Returns:
+        A table with a row for each case and structure (id, structure, iou × 100), and that of
+        `find_hearts`; (None, None) if there are no such structures. The structure "left lung with
+        the heart" counts what the network calls heart within the observer's left lung as found.
+    """
+    known = getattr(trained.network, "structures", None) or ()
+    if not {"heart", *LUNGS} <= set(known) or set(drawn.structures) != set(LUNGS):
+        return None, None
+    seen = outline(drawn, trained)
+    rows = []
+    for id, labels, truth in zip(drawn.ids, seen.labels, drawn.labels, strict=True):
+        heart, *found = (labels == seen.class_of(name) for name in ("heart", *LUNGS))
+        lungs = [truth == drawn.class_of(name) for name in LUNGS]
+        pairs = dict(zip(LUNGS, zip(found, lungs, strict=True), strict=True))
+        pairs["left lung with the heart"] = found[0] | (heart & lungs[0]), lungs[0]
+        for structure, (one, other) in pairs.items():
+            rows.append({"id": id, "structure": structure, "iou": _iou(one, other)})
+    return DataFrame(rows), find_hearts(seen)
+
+
+def find_hearts(seen: Dataset) -> DataFrame:
+    """Whether each case's heart is where and as large as a heart is.
+
+    Returns:
+        A row for each case: id; area [percent of the image]; largest, the share of its largest
+        piece [percent]; between, whether its middle column is between those of the lungs; and
+        plausible, if the area is from 3 to 14, the largest piece 90 or more, and it is between.
+    """
+    rows = []
+    for id, labels in zip(seen.ids, seen.labels, strict=True):
+        heart, left, right = (labels == seen.class_of(name) for name in ("heart", *LUNGS))
+        pieces, _ = label(heart.numpy())
+        largest = np.bincount(pieces.ravel())[1:].max(initial=0)
+        row = {"id": id, "area": 100 * heart.float().mean().item()}
+        row["largest"] = 100 * largest / max(int(heart.sum()), 1)
+        row["between"] = _middle(right) < _middle(heart) < _middle(left)
+        fits = AREA[0] <= row["area"] <= AREA[1]
+        rows.append(row | {"plausible": fits and row["largest"] >= 90 and row["between"]})
+    return DataFrame(rows)
+
+
+def _iou(one: Tensor, other: Tensor) -> float:
+    return 100 * ((one & other).sum() / (one | other).sum()).item()
+
+
+def _middle(mask: Tensor) -> float:
+    """Mean column of a mask; not a number if it is empty."""
+    return mask.nonzero()[:, 1].float().mean().item()
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    fits = len(words) == 2 and words[0] in SHAPES and words[1].isdigit()
+    require(fits, "arguments", words, "give target or surrogate, and a size")
+    train_on_phantoms(words[0], int(words[1]))
