@@ -34,7 +34,10 @@ RECIPE: dict[str, Any] = {
     "schedule": "growing",
 }
 # The target sees a whole radiograph at once; the attacker does not know its depth.
-SHAPES = {"target": {"depth": 5, "features": 6}, "surrogate": {"depth": 4, "features": 8}}
+SHAPES: dict[str, dict[str, Any]] = {
+    "target": {"depth": 5, "features": 6},
+    "surrogate": {"depth": 4, "features": 8},
+}
 LUNGS = ("left lung", "right lung")
 AREA = (3, 14)  # of a plausible heart [percent of the image]
 

@@ -4,7 +4,6 @@ Radiographs are grey from −1 to 1, noise diverges at ±ε, label maps are cont
 """
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -123,7 +122,7 @@ def add_legend(figure: Figure, structures: Names, *, reference: str = "") -> Non
         lines,
         colours,
         loc="outside lower center",
-        ncols=min(len(colours), max(1, int(figure.get_figwidth() / 1.25))),
+        ncols=min(len(colours), int(figure.get_figwidth() / 1.25) or 1),
         handlelength=1.4,
         columnspacing=1.2,
     )
@@ -135,7 +134,6 @@ def plot_cases(
     *,
     structures: Names,
     titles: Names,
-    columns: int = 6,
     side: float = 1.9,
 ) -> Figure:
     """Contact sheet of radiographs with the outlines of their structures.
@@ -148,8 +146,8 @@ def plot_cases(
         side: of each of the axes [inches].
     """
     number = len(titles)
-    rows, places = math.ceil(number / columns), min(columns, number)
-    figure, axes = image_grid([""] * rows, [""] * places, side=side)
+    rows = [""] * ((number + 5) // 6)
+    figure, axes = image_grid(rows, [""] * min(6, number), side=side)
     for k, title in enumerate(titles):
         show_image(axes.flat[k], images[k][0], None if labels is None else labels[k])
         axes.flat[k].set_title(title, pad=3)

@@ -183,13 +183,13 @@ def ratio_loss(
     require_choice("moved", moved, MOVED)
     require(len(classes) == 3, "classes", classes, "give those of the heart and of two lungs")
     logits = with_background(logits)
-    classes = check_classes(classes, logits.shape[1]).to(logits.device)
-    aimed = (labels[:, None] == classes[:, None, None]).float()
+    parts = check_classes(classes, logits.shape[1]).to(logits.device)
+    aimed = (labels[:, None] == parts[:, None, None]).float()
     columns = torch.arange(labels.shape[2], device=labels.device)
     mass = aimed[:, 0].sum(dim=1)  # of the heart, (N, W)
     centre = (mass * columns).sum(dim=1, keepdim=True) / mass.sum(dim=1, keepdim=True).clamp(min=1)
     wanted = torch.div(*_soft_widths(aimed, columns, centre))
-    probabilities = logits.float().softmax(dim=1)[:, classes]
+    probabilities = logits.float().softmax(dim=1)[:, parts]
     heart, thorax = _soft_widths(probabilities, columns, centre)
     if moved == "heart":
         thorax = thorax.detach()

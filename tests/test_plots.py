@@ -170,10 +170,10 @@ def test_the_legend_names_each_structure_with_the_colour_of_its_contour():
 
 
 def test_a_contact_sheet_shows_each_case_once_and_hides_what_is_left():
-    images, labels = make_images(4), make_maps(4)
-    figure = plots.plot_cases(images, labels, structures=STRUCTURES, titles="abcd", columns=3)
-    assert len(figure.axes) == 6 and len(visible(figure)) == 4
-    for ax, image, title in zip(visible(figure), images, "abcd", strict=True):
+    images, labels = make_images(7), make_maps(7)
+    figure = plots.plot_cases(images, labels, structures=STRUCTURES, titles="abcdefg")
+    assert len(figure.axes) == 12 and len(visible(figure)) == 7
+    for ax, image, title in zip(visible(figure), images, "abcdefg", strict=True):
         check_image(ax, image[0])
         assert ax.get_title() == title and outlines(ax) == list(plots.COLOURS[:3])
     assert list(legend_of(figure)) == list(STRUCTURES)

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,7 +121,7 @@ def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
         record.save_as(file, enforce_file_format=True)
 
 
-FILE_TRIPS = {
+FILE_TRIPS: dict[str, tuple[Callable, str]] = {
     "PNG, 8 bits": (partial(write_grey, bits=8), "image.png"),
     "DICOM, 16 bits": (write_dicom, "image.dcm"),
 }
