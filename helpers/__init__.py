@@ -20,6 +20,7 @@ world          phantoms as the world's radiographs vary
 ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
+patients       networks trained on phantoms alone, before the radiographs of patients
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 ratio          the cardiothoracic ratio: read off outlines, as a target, as a loss

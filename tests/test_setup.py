@@ -18,7 +18,8 @@ ORDER = (
     "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
     "attack ensemble world augmentation "
-    "training shapes targets tables claims curves plots sweep explorer study"
+    "training patients shapes targets ratio tables claims beyond curves plots ratio_plots sweep "
+    "explorer study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},
