@@ -20,6 +20,7 @@ world          phantoms as the world's radiographs vary
 ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
+transfer       attacks on a network whose weights are unknown
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 tables         tables for reading and for files, beside the paper's

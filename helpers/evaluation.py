@@ -198,6 +198,26 @@ def bootstrap_interval(values: ArrayLike) -> tuple:
     return float(low), float(high)
 
 
+def crossed_interval(values: ArrayLike, *, resamples: int = 9999) -> tuple:
+    """Percentile bootstrap 95 % interval of the mean over networks and cases, both resampled.
+
+    Args:
+        values: (networks, cases); NaN values are left out.
+        resamples: of the networks, each with its own of the cases.
+
+    Returns:
+        (low, high); of fewer than two cases (NaN, NaN), of one network as `bootstrap_interval`.
+    """
+    known = np.asarray(values, dtype=float)
+    if known.shape[1] < 2:
+        return np.nan, np.nan
+    rng = np.random.default_rng(0)
+    networks, cases = (rng.integers(0, size, (resamples, size)) for size in known.shape)
+    drawn = known[networks[:, :, None], cases[:, None, :]]
+    low, high = np.nanpercentile(np.nanmean(drawn, axis=(1, 2)), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def summarise(table: DataFrame, *, by: list) -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 

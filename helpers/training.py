@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from copy import deepcopy
@@ -14,19 +15,21 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.functional import avg_pool2d
 
+from helpers.attack import pgd
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.files import DamagedFileError, read_tensors, write_tensors
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
 from helpers.data import Dataset, own_copy
-from helpers.loss import iou_loss, soft_iou
+from helpers.loss import cross_entropy, iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
 from helpers.phantom import STRUCTURES
 from helpers.weights import (
     VERSION,
     Recipe,
     Trained,
+    find_weights,
     install,
     load_weights,
     save_weights,
@@ -47,6 +50,9 @@ def make_recipe(
     augmentation: str = "elastic",
     precision: str = "auto",
     schedule: str = "constant",
+    epsilon: float = 0.0,
+    attack_steps: int = 3,
+    start: str = "",
     **sizes: int,
 ) -> Recipe:
     """Recipe of the network called `role` on a dataset.
@@ -54,7 +60,7 @@ def make_recipe(
     Args:
         role: "target" or "surrogate".
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
-        schedule: as of `Recipe`.
+        schedule, epsilon, attack_steps, start: as of `Recipe`; without ε there are no steps.
         **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
 
     Raises:
@@ -69,7 +75,9 @@ def make_recipe(
     if "world" in words:
         wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
         require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
+    require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
     numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
+    numbers["attack_steps"] = attack_steps
     for name, value in numbers.items():
         whole_number(name, value)
     multiple = 2**depth * (2 if schedule == "growing" else 1)
@@ -87,7 +95,9 @@ def make_recipe(
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
         schedule=schedule,
-        **numbers,
+        epsilon=float(epsilon),
+        start=start,
+        **numbers | ({} if epsilon else {"attack_steps": 0}),
     )
 
 
@@ -103,7 +113,8 @@ def train(
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
     validation epoch. With the augmentation world, the cases of validation are changed by it too,
-    once. A checkpoint is written after each epoch: killed at any moment, the same call
+    once; with an ε, all images of training and validation are attacked by the network as it is. A
+    checkpoint is written after each epoch: killed at any moment, the same call
     goes on and ends with the same weights. If another process trains the same network, its weights
     are waited for.
 
@@ -221,6 +232,8 @@ def _fit(recipe, dataset, role, path, device):
     with torch.random.fork_rng():  # the initial weights come from the global generator
         torch.manual_seed(recipe.seed)
         network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
+    if recipe.start:
+        network.load_state_dict(_find_network(recipe.start, path.parent).state_dict())
     network = network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -243,7 +256,7 @@ def _fit(recipe, dataset, role, path, device):
             optimizer.param_groups[0]["lr"] = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
         step = 2 if recipe.schedule == "growing" and early else 1
         loss = _epoch(*state, *training, recipe, autocast, step)
-        iou = _validate(network, *validation, autocast)
+        iou = _validate(network, *validation, recipe, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
         require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
         if all(iou > row["iou"] for row in history):
@@ -258,6 +271,12 @@ def _fit(recipe, dataset, role, path, device):
     checkpoint.unlink(missing_ok=True)
 
 
+def _find_network(digest, folder):
+    path = find_weights(digest, folder)
+    require(path and digest, "start", digest[:12], "there are no such weights: train them first")
+    return load_weights(path).network
+
+
 def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step):
     """Train on all images once, `step` times smaller; returns the mean loss."""
     network.train()
@@ -265,6 +284,8 @@ def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
         x = avg_pool2d(images[chosen], step)
         x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
+        if recipe.epsilon:
+            x = _attacked(network, x, y, recipe, int(torch.randint(2**31, (), generator=generator)))
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))
@@ -275,10 +296,24 @@ def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step
     return torch.cat(losses).mean().item()
 
 
+def _attacked(network, images, labels, recipe, seed):
+    """Images with the noise that raises the network's cross-entropy, in evaluation mode."""
+    steps, epsilon = recipe.attack_steps, recipe.epsilon
+    options = {"step_size": 2.5 * epsilon / steps, "random_start": True, "precision": "fp32"}
+    with warnings.catch_warnings(action="ignore"):
+        made = pgd(
+            network, images, labels, loss=cross_entropy, epsilon=epsilon, steps=steps, seed=seed,
+            batch_size=len(images), **options,
+        )
+    return made.adv_images
+
+
 @torch.no_grad()
-def _validate(network, images, labels, autocast):
+def _validate(network, images, labels, recipe, autocast):
     """Mean soft IoU of the structures."""
     scores = []
+    if recipe.epsilon:
+        images = _attacked(network, images, labels, recipe, recipe.seed)
     with evaluating(network), autocast:
         for x, y in zip(images.split(16), labels.split(16), strict=True):
             logits = network(x)

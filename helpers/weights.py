@@ -17,6 +17,8 @@ from helpers.common.provenance import commit, versions
 from helpers.network import UNet
 
 VERSION = 1  # of the training; raise it with a change that alters the weights
+# Fields that older recipes had not, with the values that stand for their absence
+LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "start": ""}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Recipe:
         precision: "bf16" (autocast) or "fp32".
         schedule: "constant"; "falling", a learning rate that falls to 0 over the last 40 % of the
             epochs; or "growing", which also trains on images of half the size until then.
+        epsilon: noise of the attacks that it is trained against [units of the images]; 0 for none.
+        attack_steps: gradient steps of these attacks.
+        start: digest of the weights that it starts from; empty for random ones.
     """
 
     dataset: str
@@ -48,13 +53,17 @@ class Recipe:
     precision: str
     version: int = VERSION
     schedule: str = "constant"
+    epsilon: float = 0.0
+    attack_steps: int = 0
+    start: str = ""
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of the recipe, without a default schedule."""
+        """SHA-256 of the canonical JSON of the recipe, without what `LATER` recipes only have."""
         fields = asdict(self)
-        if self.schedule == "constant":  # older recipes had none
-            del fields["schedule"]
+        for name, default in LATER.items():
+            if fields[name] == default:
+                del fields[name]
         return digest_json(fields)
 
 
