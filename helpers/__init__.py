@@ -24,6 +24,7 @@ transfer       attacks on a network whose weights are unknown
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 tables         tables for reading and for files, beside the paper's
+rules          how a rule decides a claim from tables
 claims         the paper's claims and the rules that decide them
 plots          the study's figures
 curves         the study's figures of numbers

@@ -272,7 +272,7 @@ def _augmentation_helps(transfer):
     "the target has to move with the image",
     "(ours; libraries for classifiers move the image alone)",
     "IoU at least {least} above that of the image moved alone, with every symbol",
-    "a target that stays is reached from every place: its middle is drawn, and only its edge is lost",
+    "a target that stays is drawn as the middle of all places",
 )
 def _target_moves(transfer, *, least=3):
     rows = rows_with(transfer, target="all")

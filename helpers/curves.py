@@ -132,8 +132,14 @@ def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = No
         ax.axvline(limit, **LEVEL | {"linestyle": "--"}, label=f"gain of {limit:g}")
         for position, (name, rows) in enumerate(each.groupby("target", sort=False)):
             marker = "sDv^<>"[position % 6]
-            ax.plot(rows["gain"], rows["step"].map(places), marker, color="#999999",
-                    markersize=4, label=f"network {name}")
+            ax.plot(
+                rows["gain"],
+                rows["step"].map(places),
+                marker,
+                color="#999999",
+                markersize=4,
+                label=f"network {name}",
+            )
         bars = mean["gain"] - mean["gain_low"], mean["gain_high"] - mean["gain"]
         y = mean["step"].map(places)
         style = {"fmt": "o", "color": CURVES["black-box"][0], "markersize": 6, "capsize": 2}
@@ -147,7 +153,9 @@ def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = No
     return figure
 
 
-def plot_points(table: pd.DataFrame, *, x: str, y: str, by: str, xlabel: str, ylabel: str) -> Figure:
+def plot_points(
+    table: pd.DataFrame, *, x: str, y: str, by: str, xlabel: str, ylabel: str
+) -> Figure:
     """A named point for each row, with its interval along y where there is one.
 
     Args:
@@ -158,9 +166,7 @@ def plot_points(table: pd.DataFrame, *, x: str, y: str, by: str, xlabel: str, yl
     for position, row in enumerate(table.to_dict("records")):
         style = _curve_style(row[by], position) | {"marker": "osDv^P<>"[position % 8]}
         bar = [[row[y] - row["low"]], [row["high"] - row[y]]]
-        ax.errorbar(
-            row[x], row[y], yerr=bar, linestyle="none", capsize=2, label=row[by], **style
-        )
+        ax.errorbar(row[x], row[y], yerr=bar, linestyle="none", capsize=2, label=row[by], **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(**BESIDE)
     return figure

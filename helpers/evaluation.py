@@ -15,6 +15,7 @@ from helpers.labels import counted, picture_box
 from helpers.loss import check_classes
 
 Names = Sequence[str]
+REACHED = 80.0  # IoU × 100 with a symbol that counts as drawn
 
 
 def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
@@ -236,3 +237,38 @@ def summarise(table: DataFrame, *, by: list) -> DataFrame:
     rows = [[values.count(), values.mean(), *bootstrap_interval(values)] for _, values in groups]
     summary = DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
     return summary.reset_index()
+
+
+def tabulate_gains(results: DataFrame, structure: str) -> DataFrame:
+    """IoU of the structure with its target on each network and over all, beside no attack.
+
+    Args:
+        results: what `sweep.run` returned, with the columns step, symbol and target (the network
+            that is attacked); a step is "no attack".
+        structure: that is to become a symbol.
+
+    Returns:
+        step, symbol, target, n (cases), iou, low, high, gain (over no attack of the same case and
+        network) with gain_low and gain_high, others (IoU of the other structures with their
+        targets), reached (share of the cases at 80 or more [percent]). Target "all" is the mean
+        over networks, with an interval over these and the cases.
+    """
+    by = ["step", "symbol", "target"]
+    shown = results[results["compared_with"] == "target"]
+    is_own = shown["structure"] == structure
+    own = shown[is_own].groupby([*by, "id"], sort=False)["iou"].mean().unstack("id")
+    others = shown[~is_own].groupby(by, sort=False)["iou"].mean()
+    rows = []
+    for (step, symbol), values in own.groupby(level=["step", "symbol"], sort=False):
+        ious = values.loc[step, symbol]
+        gains = ious - own.loc["no attack", symbol].loc[ious.index]
+        for target in [*ious.index, "all"]:
+            which = ious.index if target == "all" else [target]
+            each, more = ious.loc[which], gains.loc[which]
+            means = each.mean().mean(), *crossed_interval(each)
+            gain = more.mean().mean(), *crossed_interval(more)
+            rest = others[step, symbol][which].mean() if len(others) else np.nan
+            reached = 100 * (each >= REACHED).to_numpy().mean()
+            rows.append((step, symbol, target, each.shape[1], *means, *gain, rest, reached))
+    names = "n iou low high gain gain_low gain_high others reached"
+    return DataFrame(rows, columns=[*by, *names.split()])

@@ -166,7 +166,6 @@ class Options:
         percent = self.stop_at is None or 0 <= self.stop_at <= 100
         require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
 
-
     def direct(self, step: int, gradient: Tensor, memory: list[Tensor]) -> Tensor:
         """Direction of a step, within ±1; the memory (sums of gradients, of squares) is changed."""
         adam = self.direction == "adam"

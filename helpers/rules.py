@@ -1,6 +1,5 @@
 """Claims, how a rule decides them from our tables, and the table of verdicts."""
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass

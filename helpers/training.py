@@ -302,8 +302,15 @@ def _attacked(network, images, labels, recipe, seed):
     options = {"step_size": 2.5 * epsilon / steps, "random_start": True, "precision": "fp32"}
     with warnings.catch_warnings(action="ignore"):
         made = pgd(
-            network, images, labels, loss=cross_entropy, epsilon=epsilon, steps=steps, seed=seed,
-            batch_size=len(images), **options,
+            network,
+            images,
+            labels,
+            loss=cross_entropy,
+            epsilon=epsilon,
+            steps=steps,
+            seed=seed,
+            batch_size=len(images),
+            **options,
         )
     return made.adv_images
 

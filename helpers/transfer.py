@@ -1,7 +1,7 @@
 """Attacks on networks whose weights are unknown: moves, several surrogates, questions."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch.nn.functional import conv2d, pad
 from helpers.adapters import frozen_copy, input_of
 from helpers.augmentation import affine_maps, change_intensity, elastic_field, warp
 from helpers.common.arguments import require, require_choice, whole_number
+from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.loss import Loss
 from helpers.network import Network
 from helpers.noise import Seed, generators, per_image, random_keys
-from helpers.outputs import label_maps, logits_of
+from helpers.outputs import logits_of
 from helpers.recorder import Transform
 
 MOVES = ("nothing", "image", "both")
@@ -23,12 +24,17 @@ COMBINATIONS = ("losses", "logits")
 SHARE = 0.7  # of the copies that are changed, likewise for each kind of change
 ELASTIC = 4.0  # strength of elastic moves in units of the training's
 
+# Numbers of queries at which the changed share of the image is halved
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+LARGEST = 0.1  # share of the image that the first squares cover
+
 
 @dataclass(frozen=True)
 class Transfer:
     """What an attack does so that its noise works on networks that it does not know.
 
     Attributes:
+        stride: length of a step [shares of ε].
         momentum: as in `attack.pgd`.
         move: what is moved at each step: "nothing"; the "image" alone, as libraries for classifiers
             do; or "both", image and target.
@@ -39,6 +45,7 @@ class Transfer:
         combine: what is averaged over surrogates, their "losses" or "logits".
     """
 
+    stride: float = 0.05
     momentum: float = 0.0
     move: str = "nothing"
     elastic: bool = False
@@ -54,10 +61,13 @@ class Transfer:
         require(self.smooth >= 0, "smooth", self.smooth, "give a sigma of 0 pixels or more")
         whole_number("copies", self.copies)
         require(self.momentum >= 0, "momentum", self.momentum, "give a number of 0 or more")
+        require(0 < self.stride <= 2, "stride", self.stride, "give a share of ε, 2 at most")
 
     def options(self) -> dict[str, Any]:
         """Arguments of `attack.pgd`."""
-        options: dict[str, Any] = {"momentum": self.momentum, "copies": self.copies}
+        factor = 20 * self.stride  # of the usual ε / 20
+        options: dict[str, Any] = {"schedule": lambda progress: factor}
+        options |= {"momentum": self.momentum, "copies": self.copies}
         if self.move != "nothing" or self.elastic or self.intensity:
             options["transform"] = mover(self.move, elastic=self.elastic, intensity=self.intensity)
         if self.smooth:
@@ -177,7 +187,7 @@ def alignment(
             x = images.detach().requires_grad_()
             total = loss(logits_of(frozen, input_of(frozen, x)), labels).sum()
             gradients.append(torch.autograd.grad(total, x)[0].flatten(1))
-    return torch.cosine_similarity(*gradients, dim=1)
+    return torch.cosine_similarity(gradients[0], gradients[1], dim=1)
 
 
 def universal(
@@ -225,11 +235,6 @@ def universal(
             sums += gradient / gradient.abs().mean().clamp(min=1e-30)
             noise = (noise - epsilon / 20 * sums.sign()).clamp(-epsilon, epsilon)
     return noise
-
-
-# Numbers of queries at which the changed share of the image is halved
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-LARGEST = 0.1  # share of the image that the first squares cover
 
 
 def ask(
@@ -306,3 +311,23 @@ def _patch(generator, shape, share):
         spans.append(slice(begin, begin + length))
     patch[tuple(spans)] = 1 if sign < 0.5 else -1
     return patch
+
+
+def other_cases(data: Dataset) -> dict[str, Dataset]:
+    """The dataset with other cases for the surrogate to train on.
+
+    Returns:
+        "disjoint cases": those that no network of the split trains or validates with, nor is tested
+        on, as many as the surrogate has if there are so many, less of them none; "a quarter of the
+        cases": of the surrogate's.
+    """
+    own, validation = (data.split[f"surrogate-{part}"] for part in ("training", "validation"))
+    used = set().union(*data.split.values())
+    free = [id for id in data.ids if id not in used]
+    few = len(free) * len(validation) // len(own + validation)
+    changes = {"a quarter of the cases": {"surrogate-training": own[::4]}}
+    if few:
+        parts = {"surrogate-validation": free[:few], "surrogate-training": free[few:][: len(own)]}
+        disjoint = {part: tuple(ids) for part, ids in parts.items()}
+        changes = {"disjoint cases": disjoint} | changes
+    return {name: replace(data, split=data.split | parts) for name, parts in changes.items()}

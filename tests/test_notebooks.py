@@ -73,7 +73,8 @@ def texts(notebook):
 
 def test_the_notebooks_are_there():
     names = (
-        "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction"
+        "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing "
+        "06_noise_restriction 07_without_the_weights"
     )
     assert [path.stem for path in NOTEBOOKS] == names.split()
 
@@ -317,6 +318,29 @@ def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
     check_numbers(rows)
 
 
+def test_without_the_weights_every_attack_is_tried_on_every_network(tiny):
+    rows = table(tiny, "transfer.csv")
+    first = "step symbol target n iou low high gain gain_low gain_high others reached epsilon"
+    assert list(rows[0]) == first.split() + PROVENANCE
+    found = [(row["step"], row["symbol"], row["target"]) for row in rows]
+    steps = list(dict.fromkeys(step for step, *_ in found))
+    assert steps[:2] == ["no attack", "paper's attack"] and len(steps) == 15
+    assert len(found) == len({*found}) == 15 * 2 * 4
+    assert {target for *_, target in found} == {"1", "2", "3", "all"}
+    for row in rows:
+        assert row["step"] != "no attack" or float(row["gain"]) == 0
+    for name, keys in (
+        ("transfer_controls", "step symbol target"),
+        ("transfer_networks", "network"),
+        ("transfer_surrogates", "surrogate alignment symbol"),
+        ("transfer_steps", "attack steps"),
+        ("transfer_epsilon", "attack epsilon"),
+        ("transfer_queries", "start queries"),
+        ("transfer_universal", "noise cases"),
+    ):
+        assert list(table(tiny, f"{name}.csv")[0])[: len(keys.split())] == keys.split()
+
+
 def test_a_searched_noise_level_says_with_how_many_steps(tiny):
     assert {row["steps"] for row in table(tiny, "smallest_epsilon.csv")} == {"auto"}
 
@@ -324,6 +348,7 @@ def test_a_searched_noise_level_says_with_how_many_steps(tiny):
 def test_every_claim_of_the_paper_gets_a_verdict(tiny):
     rows = table(tiny, "verdicts.csv")
     assert list(rows[0]) == "claim paper ours rule verdict".split() + PROVENANCE
+    rows += table(tiny, "transfer_verdicts.csv")
     assert [row["claim"] for row in rows] == [claim.name for claim in CLAIMS]
     for row in rows:
         assert row["verdict"] == "holds" or row["verdict"].startswith(

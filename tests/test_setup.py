@@ -18,7 +18,7 @@ ORDER = (
     "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
     "attack ensemble world augmentation "
-    "training transfer shapes targets tables claims curves plots sweep explorer study"
+    "training transfer shapes targets tables rules claims curves plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},
