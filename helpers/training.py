@@ -1,10 +1,7 @@
 """Training of the segmentation networks: recipes and a loop that can be killed and resumed."""
 
 import math
-import sys
 import time
-import warnings
-from collections import defaultdict
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
@@ -15,15 +12,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.functional import avg_pool2d
 
-from helpers.attack import pgd
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.common.files import DamagedFileError, read_tensors, write_tensors
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
 from helpers.data import Dataset, own_copy
 from helpers.loss import cross_entropy, iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
+from helpers.noise import uniform_noise
 from helpers.phantom import STRUCTURES
 from helpers.weights import (
     VERSION,
@@ -32,8 +28,10 @@ from helpers.weights import (
     find_weights,
     install,
     load_weights,
+    read_checkpoint,
     save_weights,
     weights_path,
+    write_checkpoint,
 )
 
 ROLES = ("target", "surrogate")
@@ -50,18 +48,16 @@ def make_recipe(
     augmentation: str = "elastic",
     precision: str = "auto",
     schedule: str = "constant",
-    epsilon: float = 0.0,
-    attack_steps: int = 3,
-    start: str = "",
-    **sizes: int,
+    **others: Any,
 ) -> Recipe:
     """Recipe of the network called `role` on a dataset.
 
     Args:
         role: "target" or "surrogate".
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
-        schedule, epsilon, attack_steps, start: as of `Recipe`; without ε there are no steps.
-        **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
+        schedule: as of `Recipe`.
+        **others: `features` of the first level (default 16), `batch_size` (default 4); to train
+            against attacks, `epsilon` and `attack_steps` (default 3); `start`.
 
     Raises:
         ValueError: an unknown role, augmentation, precision or schedule, or a number below 1.
@@ -75,11 +71,14 @@ def make_recipe(
     if "world" in words:
         wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
         require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
+    settings = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4, "epsilon": 0.0}
+    settings |= {"attack_steps": 3} | others
+    epsilon = settings["epsilon"] = float(settings["epsilon"])
     require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
-    numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
-    numbers["attack_steps"] = attack_steps
-    for name, value in numbers.items():
-        whole_number(name, value)
+    for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
+        whole_number(name, settings[name])
+    if not epsilon:
+        settings["attack_steps"] = 0
     multiple = 2**depth * (2 if schedule == "growing" else 1)
     wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
     require(dataset.size % multiple == 0, "size", dataset.size, wanted)
@@ -95,9 +94,7 @@ def make_recipe(
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
         schedule=schedule,
-        epsilon=float(epsilon),
-        start=start,
-        **numbers | ({} if epsilon else {"attack_steps": 0}),
+        **settings,
     )
 
 
@@ -239,7 +236,7 @@ def _fit(recipe, dataset, role, path, device):
     generator = torch.Generator().manual_seed(recipe.seed)
     checkpoint = path.with_suffix(".checkpoint")
     state = network, optimizer, generator
-    best, history = _read_checkpoint(checkpoint, *state)
+    best, history = read_checkpoint(checkpoint, *state)
     training, validation = (
         [part.to(device) for part in dataset.take(cases)]
         for cases in (recipe.training, recipe.validation)
@@ -263,7 +260,7 @@ def _fit(recipe, dataset, role, path, device):
             best = deepcopy(network.state_dict())
         row = {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
         history.append(row)
-        _write_checkpoint(checkpoint, *state, best, history)
+        write_checkpoint(checkpoint, *state, best, history)
         _report(bar, role, recipe.epochs, row)
     bar.close()
     network.load_state_dict(best)
@@ -296,23 +293,19 @@ def _epoch(network, optimizer, generator, images, labels, recipe, autocast, step
     return torch.cat(losses).mean().item()
 
 
+@torch.enable_grad()
 def _attacked(network, images, labels, recipe, seed):
-    """Images with the noise that raises the network's cross-entropy, in evaluation mode."""
-    steps, epsilon = recipe.attack_steps, recipe.epsilon
-    options = {"step_size": 2.5 * epsilon / steps, "random_start": True, "precision": "fp32"}
-    with warnings.catch_warnings(action="ignore"):
-        made = pgd(
-            network,
-            images,
-            labels,
-            loss=cross_entropy,
-            epsilon=epsilon,
-            steps=steps,
-            seed=seed,
-            batch_size=len(images),
-            **options,
-        )
-    return made.adv_images
+    """Images with noise that raises the network's cross-entropy, in evaluation mode."""
+    epsilon = recipe.epsilon
+    noise = uniform_noise(images, epsilon=epsilon, seed=seed)
+    with evaluating(network):
+        for _ in range(recipe.attack_steps):
+            x = (images + noise).clamp(-1, 1).requires_grad_()
+            loss = cross_entropy(network(x), labels).sum()
+            (gradient,) = torch.autograd.grad(loss, x)
+            step = 2.5 * epsilon / recipe.attack_steps * gradient.sign()
+            noise = (noise + step).clamp(-epsilon, epsilon)
+    return (images + noise).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -326,44 +319,6 @@ def _validate(network, images, labels, recipe, autocast):
             logits = network(x)
             scores.append(soft_iou(logits, y, classes=range(1, logits.shape[1])))
     return torch.cat(scores).mean().item()
-
-
-def _write_checkpoint(path, network, optimizer, generator, best, history):
-    parts = optimizer.state_dict()["state"] | {
-        "network": network.state_dict(),
-        "best": best,
-        "generator": {"state": generator.get_state()},
-    }
-    arrays = {
-        f"{part}/{name}": value.cpu().numpy()
-        for part, state in parts.items()
-        for name, value in state.items()
-    }
-    write_tensors(path, arrays, {"history": history})
-
-
-def _read_checkpoint(path, network, optimizer, generator):
-    """Go on from a checkpoint: returns the best weights and the history so far.
-
-    Both are empty without a whole checkpoint; training then starts anew.
-    """
-    try:
-        arrays, about = read_tensors(path)
-    except FileNotFoundError:
-        return {}, []
-    except DamagedFileError as error:
-        print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
-        return {}, []
-    parts = defaultdict(dict)
-    for key, array in arrays.items():
-        part, name = key.split("/")
-        parts[part][name] = torch.from_numpy(array)
-    best = parts.pop("best")
-    network.load_state_dict(parts.pop("network"))
-    generator.set_state(parts.pop("generator")["state"])
-    slots = {int(number): state for number, state in parts.items()}
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return best, about["history"]
 
 
 def _report(bar, role, epochs, row):

@@ -1,9 +1,12 @@
 """Weights files: what a network was trained by, and the proof that it is still the same."""
 
 import json
+import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +14,14 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from helpers.common.arguments import require
-from helpers.common.files import atomic_write, digest_bytes, digest_json
+from helpers.common.files import (
+    DamagedFileError,
+    atomic_write,
+    digest_bytes,
+    digest_json,
+    read_tensors,
+    write_tensors,
+)
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.common.provenance import commit, versions
 from helpers.network import UNet
@@ -171,3 +181,46 @@ def load_weights(path: Path) -> Trained:
             f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "
             ".json, and train again"
         ) from None
+
+
+def write_checkpoint(
+    path: Path, network: nn.Module, optimizer: Any, generator: Any, best: dict, history: list
+) -> None:
+    """Keep a training, to go on with: its state, its best weights and its history so far."""
+    parts: dict = optimizer.state_dict()["state"] | {
+        "network": network.state_dict(),
+        "best": best,
+        "generator": {"state": generator.get_state()},
+    }
+    arrays = {
+        f"{part}/{name}": value.cpu().numpy()
+        for part, state in parts.items()
+        for name, value in state.items()
+    }
+    write_tensors(path, arrays, {"history": history})
+
+
+def read_checkpoint(
+    path: Path, network: nn.Module, optimizer: Any, generator: Any
+) -> tuple[dict, list]:
+    """Go on from a checkpoint: returns the best weights and the history so far.
+
+    Both are empty without a whole checkpoint; training then starts anew.
+    """
+    try:
+        arrays, about = read_tensors(path)
+    except FileNotFoundError:
+        return {}, []
+    except DamagedFileError as error:
+        print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
+        return {}, []
+    parts: dict = defaultdict(dict)
+    for key, array in arrays.items():
+        part, name = key.split("/")
+        parts[part][name] = torch.from_numpy(array)
+    best = parts.pop("best")
+    network.load_state_dict(parts.pop("network"))
+    generator.set_state(parts.pop("generator")["state"])
+    slots = {int(number): state for number, state in parts.items()}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    return best, about["history"]

@@ -20,7 +20,7 @@ from helpers import training
 from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
-from helpers.evaluation import iou_table
+from helpers.evaluation import iou, iou_table
 from helpers.network import predict
 from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
@@ -199,6 +199,37 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     assert state_digest(result.network.state_dict()) == result.digest
 
 
+def test_training_against_attacks_starts_from_other_weights_and_resists_better(tmp_path):
+    data, options = toy(), {"folder": tmp_path} | SETTINGS
+    plain = train(data, "target", **options | {"epochs": 4})
+    against = {"epsilon": 0.5, "attack_steps": 2, "epochs": 4, "start": plain.digest}
+    robust = train(data, "target", **options | against)
+    assert robust.recipe.epsilon == 0.5 and robust.recipe.start == plain.digest
+    images, labels = data.take("target-validation")
+    overlaps = []
+    for trained in (plain, robust):
+        attacked = training._attacked(trained.network, images, labels, robust.recipe, 7)
+        assert 0 < (attacked - images).abs().max() <= 0.5 + 1e-6 and attacked.abs().max() <= 1
+        overlaps.append(iou(predict(trained.network, attacked), labels, classes=(1,)).mean())
+    assert overlaps[1] > overlaps[0] + 5
+
+
+def test_epochs_without_attacks_go_on_from_the_weights_that_they_start_from(tmp_path):
+    data, options = toy(), {"folder": tmp_path} | SETTINGS
+    first = train(data, "target", **options)
+    more = train(data, "target", **options | {"start": first.digest})
+    assert more.history[0]["loss"] < first.history[0]["loss"] and more.digest != first.digest
+
+
+def test_weights_to_start_from_that_are_nowhere_are_told(tmp_path):
+    with pytest.raises(ValueError, match="start is 'abc'; there are no such weights"):
+        train(toy(), "target", folder=tmp_path, **SETTINGS, start="abc")
+    with pytest.raises(ValueError, match="epsilon is -1"):
+        make_recipe(toy(), "target", **SETTINGS, epsilon=-1.0)
+    with pytest.raises(ValueError, match="attack_steps is 0"):
+        make_recipe(toy(), "target", **SETTINGS, epsilon=0.1, attack_steps=0)
+
+
 @pytest.mark.parametrize("schedule, sides", [("falling", {16}), ("growing", {8, 16})])
 def test_a_schedule_lowers_the_rate_to_nearly_0_and_lets_images_grow(
     schedule, sides, tmp_path, monkeypatch
@@ -369,8 +400,8 @@ def wait(child):
 
 MOMENTS = {  # 6 cases in batches of 4: 2 batches an epoch
     "before-anything": lambda: at_call(training, "augment", 1, True),
-    "after-epoch-1": lambda: at_call(training, "_write_checkpoint", 1, False),
-    "before-checkpoint-2": lambda: at_call(training, "_write_checkpoint", 2, True),
+    "after-epoch-1": lambda: at_call(training, "write_checkpoint", 1, False),
+    "before-checkpoint-2": lambda: at_call(training, "write_checkpoint", 2, True),
     "writing-checkpoint-2": lambda: at_call(os, "fsync", 2, True),
     "placing-checkpoint-2": lambda: at_call(os, "replace", 2, True),
     "amid-epoch-3": lambda: at_call(training, "augment", 6, True),
@@ -453,8 +484,8 @@ def interrupted(folder, monkeypatch):
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        original = training._write_checkpoint
-        patch.setattr(training, "_write_checkpoint", lambda *args: (original(*args), stop()))
+        original = training.write_checkpoint
+        patch.setattr(training, "write_checkpoint", lambda *args: (original(*args), stop()))
         with pytest.raises(InterruptedError):
             train(toy(), "target", folder=folder, **SETTINGS)
     (checkpoint,) = folder.glob("*.checkpoint")
