@@ -290,7 +290,7 @@ def _pair(surrogates, *names):
     "07",
     "a slightly robust surrogate is the better one",
     "(Springer et al., arXiv:2106.02105)",
-    "gain with a robust surrogate above that with the plain one, intervals apart",
+    "IoU with a robust surrogate above that with the plain one, intervals apart",
     "it is harder to attack, and at this ε its noise is not finished",
 )
 def _robust_is_better(transfer_surrogates):
@@ -301,11 +301,12 @@ def _robust_is_better(transfer_surrogates):
     "07",
     "less shared data, less transfer",
     "low performance could be due to different training data",
-    "gain with a surrogate of disjoint cases below that with the paper's, intervals apart",
+    "IoU with a surrogate of disjoint cases below that of an equal one that shares them, intervals "
+    "apart",
     "all cases are drawn from one population",
 )
 def _data_matter(transfer_surrogates):
-    return _compare([_pair(transfer_surrogates, "as in the paper", "disjoint cases")])
+    return _compare([_pair(transfer_surrogates, "shorter training", "disjoint cases")])
 
 
 @claim(
