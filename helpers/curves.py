@@ -159,13 +159,13 @@ def plot_points(
     """A named point for each row, with its interval along y where there is one.
 
     Args:
-        table: columns x, y, low and high of y, and by, the names.
+        table: columns x, y, y with _low and _high behind its name, and by, the names.
     """
     figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
     ax.axhline(0, **LEVEL)
     for position, row in enumerate(table.to_dict("records")):
         style = _curve_style(row[by], position) | {"marker": "osDv^P<>"[position % 8]}
-        bar = [[row[y] - row["low"]], [row["high"] - row[y]]]
+        bar = [[row[y] - row[f"{y}_low"]], [row[f"{y}_high"] - row[y]]]
         ax.errorbar(row[x], row[y], yerr=bar, linestyle="none", capsize=2, label=row[by], **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(**BESIDE)

@@ -258,16 +258,18 @@ def tabulate_gains(results: DataFrame, structure: str) -> DataFrame:
     is_own = shown["structure"] == structure
     own = shown[is_own].groupby([*by, "id"], sort=False)["iou"].mean().unstack("id")
     others = shown[~is_own].groupby(by, sort=False)["iou"].mean()
+    pairs = by[:2]
+    tables = {key: rows.droplevel(pairs) for key, rows in own.groupby(level=pairs, sort=False)}
+    beside = {key: rows.droplevel(pairs) for key, rows in others.groupby(level=pairs, sort=False)}
     rows = []
-    for (step, symbol), values in own.groupby(level=["step", "symbol"], sort=False):
-        ious = values.loc[step, symbol]
-        gains = ious - own.loc["no attack", symbol].loc[ious.index]
+    for (step, symbol), ious in tables.items():
+        gains = ious - tables["no attack", symbol].loc[ious.index]
         for target in [*ious.index, "all"]:
             which = ious.index if target == "all" else [target]
             each, more = ious.loc[which], gains.loc[which]
             means = each.mean().mean(), *crossed_interval(each)
             gain = more.mean().mean(), *crossed_interval(more)
-            rest = others[step, symbol][which].mean() if len(others) else np.nan
+            rest = beside[step, symbol].loc[which].mean() if beside else np.nan
             reached = 100 * (each >= REACHED).to_numpy().mean()
             rows.append((step, symbol, target, each.shape[1], *means, *gain, rest, reached))
     names = "n iou low high gain gain_low gain_high others reached"

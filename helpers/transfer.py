@@ -197,14 +197,14 @@ def universal(
     *,
     loss: Loss,
     epsilon: float,
-    steps: int = 100,
+    steps: int = 20,
     transform: Transform | None = None,
     batch_size: int = 8,
     seed: int = 0,
 ) -> Tensor:
     """One noise that makes the network see the targets of many images, as well as it can.
 
-    At each step it moves by ε / 20 along the sign of the sum of the gradients so far, of another
+    At each step it moves by ε / 10 along the sign of the sum of the gradients so far, of another
     batch of images.
 
     Args:
@@ -233,7 +233,7 @@ def universal(
             total = loss(logits_of(frozen, input_of(frozen, shown)), wanted).sum()
             gradient = torch.autograd.grad(total, x)[0]
             sums += gradient / gradient.abs().mean().clamp(min=1e-30)
-            noise = (noise - epsilon / 20 * sums.sign()).clamp(-epsilon, epsilon)
+            noise = (noise - epsilon / 10 * sums.sign()).clamp(-epsilon, epsilon)
     return noise
 
 

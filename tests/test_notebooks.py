@@ -320,7 +320,7 @@ def test_both_schedules_are_tried_at_the_smallest_and_the_largest_factor(tiny):
 
 def test_without_the_weights_every_attack_is_tried_on_every_network(tiny):
     rows = table(tiny, "transfer.csv")
-    first = "step symbol target n iou low high gain gain_low gain_high others reached epsilon"
+    first = "step symbol target n iou low high gain gain_low gain_high others reached epsilon taken"
     assert list(rows[0]) == first.split() + PROVENANCE
     found = [(row["step"], row["symbol"], row["target"]) for row in rows]
     steps = list(dict.fromkeys(step for step, *_ in found))
