@@ -306,7 +306,7 @@ def _robust_is_better(transfer_surrogates):
     "all cases are drawn from one population",
 )
 def _data_matter(transfer_surrogates):
-    return _compare([_pair(transfer_surrogates, "shorter training", "disjoint cases")])
+    return _compare([_pair(transfer_surrogates, "equal training", "disjoint cases")])
 
 
 @claim(
