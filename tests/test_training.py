@@ -20,7 +20,8 @@ from helpers import training
 from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
-from helpers.evaluation import iou, iou_table
+from helpers.evaluation import iou_table
+from helpers.loss import cross_entropy
 from helpers.network import predict
 from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
@@ -199,19 +200,25 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     assert state_digest(result.network.state_dict()) == result.digest
 
 
-def test_training_against_attacks_starts_from_other_weights_and_resists_better(tmp_path):
-    data, options = toy(), {"folder": tmp_path} | SETTINGS
-    plain = train(data, "target", **options | {"epochs": 4})
-    against = {"epsilon": 0.5, "attack_steps": 2, "epochs": 4, "start": plain.digest}
-    robust = train(data, "target", **options | against)
-    assert robust.recipe.epsilon == 0.5 and robust.recipe.start == plain.digest
-    images, labels = data.take("target-validation")
-    overlaps = []
-    for trained in (plain, robust):
-        attacked = training._attacked(trained.network, images, labels, robust.recipe, 7)
-        assert 0 < (attacked - images).abs().max() <= 0.5 + 1e-6 and attacked.abs().max() <= 1
-        overlaps.append(iou(predict(trained.network, attacked), labels, classes=(1,)).mean())
-    assert overlaps[1] > overlaps[0] + 5
+def test_training_against_attacks_sees_nothing_but_attacked_images(tmp_path, monkeypatch):
+    seen, attack = [], training._attacked
+
+    def spy(network, images, labels, recipe, seed):
+        made = attack(network, images, labels, recipe, seed)
+        seen.append((network, images, labels, made))
+        return made
+
+    monkeypatch.setattr(training, "_attacked", spy)
+    against = {"epsilon": 0.2, "attack_steps": 3}
+    trained = train(toy(), "target", folder=tmp_path, **SETTINGS | against)
+    assert trained.recipe.epsilon == 0.2 and len(seen) == 2 * (
+        2 + 1
+    )  # 6 cases in 2 batches, 2 more
+    for _, images, _, made in seen:
+        assert 0.1 < (made - images).abs().max() <= 0.2 + 1e-6 and made.abs().max() <= 1
+    network, images, labels, made = seen[-1]  # of the last validation
+    before, after = (cross_entropy(network(x), labels).sum() for x in (images, made))
+    assert after > before
 
 
 def test_epochs_without_attacks_go_on_from_the_weights_that_they_start_from(tmp_path):
