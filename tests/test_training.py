@@ -22,7 +22,7 @@ from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
 from helpers.evaluation import iou_table
 from helpers.loss import cross_entropy
-from helpers.network import predict
+from helpers.network import evaluating, predict
 from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
 from helpers.weights import Trained, load_weights, state_digest, weights_path
@@ -205,20 +205,19 @@ def test_training_against_attacks_sees_nothing_but_attacked_images(tmp_path, mon
 
     def spy(network, images, labels, recipe, seed):
         made = attack(network, images, labels, recipe, seed)
-        seen.append((network, images, labels, made))
+        with evaluating(network), torch.no_grad():
+            losses = [cross_entropy(network(x), labels).sum() for x in (images, made)]
+        seen.append((images, made, *losses))
         return made
 
     monkeypatch.setattr(training, "_attacked", spy)
     against = {"epsilon": 0.2, "attack_steps": 3}
     trained = train(toy(), "target", folder=tmp_path, **SETTINGS | against)
-    assert trained.recipe.epsilon == 0.2 and len(seen) == 2 * (
-        2 + 1
-    )  # 6 cases in 2 batches, 2 more
-    for _, images, _, made in seen:
+    assert trained.recipe.epsilon == 0.2
+    assert len(seen) == 2 * (2 + 1)  # an epoch has two batches and a validation
+    for images, made, before, after in seen:
         assert 0.1 < (made - images).abs().max() <= 0.2 + 1e-6 and made.abs().max() <= 1
-    network, images, labels, made = seen[-1]  # of the last validation
-    before, after = (cross_entropy(network(x), labels).sum() for x in (images, made))
-    assert after > before
+        assert after > before
 
 
 def test_epochs_without_attacks_go_on_from_the_weights_that_they_start_from(tmp_path):
