@@ -21,10 +21,12 @@ ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
 patients       networks trained on phantoms alone, before the radiographs of patients
+transfer       attacks on a network whose weights are unknown
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 ratio          the cardiothoracic ratio: read off outlines, as a target, as a loss
 tables         tables for reading and for files, beside the paper's
+rules          how a rule decides a claim from tables
 claims         the paper's claims and the rules that decide them
 beyond         what the study claims beyond the paper
 plots          the study's figures

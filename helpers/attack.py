@@ -1,8 +1,7 @@
 """Fast gradient sign method and projected gradient descent (L∞), for any network and any loss."""
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +23,13 @@ from helpers.recorder import (
     Options,
     Recorder,
     Schedule,
+    Transform,
     make_batch,
 )
 
 VERSION = 1  # of attacks, losses, targets and regions: raise it with a change that alters results
 FAST_VERSION = 2  # of `fast_pgd`, likewise
 STAGES: tuple[int, ...] = (30, 60, 120, 240)  # steps of `fast_pgd` at which "auto" may end
-DECAY = 0.9  # of the squares of the gradients in Adam's direction
 
 
 def pgd(
@@ -47,6 +46,9 @@ def pgd(
     momentum: float = 0.0,
     direction: str = "sign",
     guide: Guide | None = None,
+    transform: Transform | None = None,
+    copies: int = 1,
+    smooth: Callable[[Tensor], Tensor] | None = None,
     random_start: bool = False,
     restarts: int = 1,
     keep: str = "last",
@@ -88,6 +90,12 @@ def pgd(
             over the root of the mean square, clipped to ±1.
         guide: function of (logits, labels, share of the steps done), whose gradient is followed
             while `loss` measures; default `loss`.
+        transform: function of (images, labels, keys) that returns both changed, differentiably: the
+            gradient is followed there, while the images as they are are measured. An image's key is
+            another at each step and copy, so that what is drawn from it depends on no other image.
+            See `transfer.mover`.
+        copies: transforms a step, whose gradients are averaged.
+        smooth: function of the gradient that returns what is followed, see `transfer.smoother`.
         random_start: start at `uniform_noise` of `seed` rather than at the image.
         restarts: attempts at each image, the second and later from a random start. The best by
             `keep` wins (by loss, if that is "last"); an image that is done needs no other.
@@ -120,8 +128,9 @@ def pgd(
     sign = -1 if targeted else 1
     way = steps, schedule, momentum, direction, guide
     until = keep, classes, stop_at, stages
-    options = Options(loss, sign, *way, *until, batch_size, observe)
     keys = random_keys(seed, len(images))
+    diverse = transform, copies, smooth, keys
+    options = Options(loss, sign, *way, *until, batch_size, observe, *diverse)
     with torch.inference_mode(False):  # the caller's mode may have no gradients
         batch = make_batch(images, labels, epsilon, step_size, region, value_range)
         result = _attack(network, options, batch, keys, precision, random_start, restarts)
@@ -270,36 +279,24 @@ def _ascend(frozen, recorder, batch, adv_images):
         going = recorder.record(step, batch, adv_images, logits, loss)
         if step == options.steps or not going.any():
             break
-        gradient = _input_gradient(total, x).to(adv_images.dtype)
+        if options.transform:
+            gradient = _mean_gradient(frozen, options, step, adv_images, batch)
+        else:
+            gradient = _input_gradient(total, x).to(adv_images.dtype)
+        if options.smooth:
+            gradient = options.smooth(gradient)
         recorder.record_gradient(step, batch, gradient)
-        direction = _direction(options, step, gradient, memory)
-        adv_images = adv_images + _stride(options, step) * batch.step_size * direction
+        direction = options.direct(step, gradient, memory)
+        adv_images = adv_images + options.stride(step) * batch.step_size * direction
         if not going.all():  # the others are done
             batch = batch.take(going)
             adv_images = adv_images[going]
             memory = [part[going] for part in memory]
 
 
-def _direction(options, step, gradient, memory):
-    """Direction of a step, within ±1; the memory (sums of gradients, of squares) is changed."""
-    adam = options.direction == "adam"
-    if adam or options.momentum:  # so that all steps count alike
-        gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-    sums, squares = memory
-    sums.mul_(options.momentum).add_(gradient)
-    if not adam:
-        return sums.sign()
-    squares.mul_(DECAY).addcmul_(gradient, gradient)
-    mean, square = (
-        part * ((1 - decay) / (1 - decay ** (step + 1)))
-        for part, decay in ((sums, options.momentum), (squares, DECAY))
-    )
-    return (mean / (square.sqrt() + 1e-8)).clamp(-1, 1)
-
-
 def _forward(frozen, options, step, adv_images, labels):
     """Input and logits of the network, the loss, and the sum whose gradient is followed."""
-    going = step < options.steps
+    going = step < options.steps and options.transform is None
     x = input_of(frozen, adv_images.detach()).requires_grad_(going)
     with torch.set_grad_enabled(going):
         logits = logits_of(frozen, x)
@@ -318,6 +315,23 @@ def _forward(frozen, options, step, adv_images, labels):
     return x, logits, loss, total
 
 
+def _mean_gradient(frozen, options, step, adv_images, batch):
+    """Gradient of the images through their transformed copies."""
+    gradient = torch.zeros_like(adv_images)
+    for copy in range(options.copies):
+        keys = [(step, copy, options.keys[row]) for row in batch.rows.tolist()]
+        x = adv_images.detach().requires_grad_()
+        with torch.enable_grad():
+            images, labels = options.transform(x, batch.labels, keys)
+            logits = logits_of(frozen, input_of(frozen, images))
+            if options.guide:
+                followed = options.guide(logits, labels, step / options.steps)
+            else:
+                followed = options.loss(logits, labels)
+        gradient += _input_gradient(followed.sum(), x) / options.copies
+    return gradient
+
+
 def _input_gradient(total, x):
     """Gradient of the sum of losses; not a number counts as zero."""
     gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
@@ -326,13 +340,6 @@ def _input_gradient(total, x):
             "no gradient reaches the images: the network or the loss is not differentiable"
         )
     return gradient.nan_to_num(0)
-
-
-def _stride(options, step):
-    """Factor of the step size, below 0 where the loss is lowered."""
-    factor = 1.0 if options.schedule is None else float(options.schedule(step / options.steps))
-    require(math.isfinite(factor), f"schedule at step {step}", factor, "give a finite factor")
-    return options.sign * factor
 
 
 def _randomised(batch, keys):

@@ -2,15 +2,15 @@
 
 from functools import partial
 
-from helpers import claims
+from helpers import rules
 
-BEYOND: list = []  # of `claims.Claim`
-report = partial(claims.report, claims=BEYOND)
-evaluate = partial(claims.evaluate, claims=BEYOND)
-_register = partial(claims.register, claims=BEYOND)
+BEYOND: list = []  # of `rules.Claim`
+report = partial(rules.report, claims=BEYOND)
+evaluate = partial(rules.evaluate, claims=BEYOND)
+claim = partial(rules.claim, claims=BEYOND)
 
 
-@_register(
+@claim(
     "09",
     "faint white-box noise moves the diagnosis",
     "",
@@ -24,7 +24,7 @@ def _moves_the_diagnosis(ratio_least, *, epsilon=0.02):
     return enough.all(), f"{text}, highest {least.max():.2g}"
 
 
-@_register(
+@claim(
     "09",
     "without the weights the diagnosis stays",
     "limited risk when the weights are unknown",
@@ -41,7 +41,7 @@ def _stays_without_weights(ratio_crossed, *, limit=20):
     return more.max() < limit, text
 
 
-@_register(
+@claim(
     "09",
     "8 bits protect",
     "",

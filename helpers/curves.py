@@ -114,6 +114,68 @@ def plot_margin(curve: pd.DataFrame, levels: Mapping, *, reach: float) -> Figure
     return figure
 
 
+def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = None) -> Figure:
+    """Gain over no attack of each step of a ladder: a dot for each network, the mean with its bar.
+
+    Args:
+        table: columns step, symbol, target ("all" for the mean), gain, gain_low, gain_high.
+        limit: the gain that counts, as a line.
+        top: gain of a white-box attack by symbol, written beside the title.
+    """
+    symbols = table["symbol"].unique()
+    steps = table["step"].unique()
+    size = (1.9 + 3.3 * len(symbols), 0.8 + 0.3 * len(steps))
+    figure, axes = plt.subplots(
+        1, len(symbols), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    places = pd.Series(range(len(steps)), index=steps)
+    for ax, symbol in zip(axes[0], symbols, strict=True):
+        own = table[table["symbol"] == symbol]
+        mean, each = own[own["target"] == "all"], own[own["target"] != "all"]
+        ax.axvline(0, **LEVEL | {"linestyle": "-"}, label="no attack")
+        ax.axvline(limit, **LEVEL | {"linestyle": "--"}, label=f"gain of {limit:g}")
+        for position, (name, rows) in enumerate(each.groupby("target", sort=False)):
+            marker = "sDv^<>"[position % 6]
+            ax.plot(
+                rows["gain"],
+                rows["step"].map(places),
+                marker,
+                color="#999999",
+                markersize=4,
+                label=f"network {name}",
+            )
+        bars = mean["gain"] - mean["gain_low"], mean["gain_high"] - mean["gain"]
+        y = mean["step"].map(places)
+        style = {"fmt": "o", "color": CURVES["black-box"][0], "markersize": 6, "capsize": 2}
+        ax.errorbar(mean["gain"], y, xerr=bars, **style, label="mean, 95 %", zorder=3)
+        note = "" if top is None else f" (white-box {top[symbol]:+.0f})"
+        ax.set(title=f"{symbol} symbol{note}", xlabel="gain of IoU × 100 over no attack")
+        ax.grid(axis="y", linewidth=0.4, color="#DDDDDD")
+    axes[0, 0].set_yticks(places, places.index)
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(**BESIDE)
+    return figure
+
+
+def plot_points(
+    table: pd.DataFrame, *, x: str, y: str, by: str, xlabel: str, ylabel: str
+) -> Figure:
+    """A named point for each row, with its interval along y where there is one.
+
+    Args:
+        table: columns x, y, y with _low and _high behind its name, and by, the names.
+    """
+    figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    ax.axhline(0, **LEVEL)
+    for position, row in enumerate(table.to_dict("records")):
+        style = _curve_style(row[by], position) | {"marker": "osDv^P<>"[position % 8]}
+        bar = [[row[y] - row[f"{y}_low"]], [row[f"{y}_high"] - row[y]]]
+        ax.errorbar(row[x], row[y], yerr=bar, linestyle="none", capsize=2, label=row[by], **style)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(**BESIDE)
+    return figure
+
+
 def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
     """Share of cases up to each value, one step curve for each name.
 

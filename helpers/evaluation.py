@@ -15,6 +15,7 @@ from helpers.labels import counted, picture_box
 from helpers.loss import check_classes
 
 Names = Sequence[str]
+REACHED = 80.0  # IoU × 100 with a symbol that counts as drawn
 
 
 def iou(predictions: Tensor, labels: Tensor, *, classes: Iterable) -> Tensor:
@@ -198,6 +199,26 @@ def bootstrap_interval(values: ArrayLike) -> tuple:
     return float(low), float(high)
 
 
+def crossed_interval(values: ArrayLike, *, resamples: int = 9999) -> tuple:
+    """Percentile bootstrap 95 % interval of the mean over networks and cases, both resampled.
+
+    Args:
+        values: (networks, cases); NaN values are left out.
+        resamples: of the networks, each with its own of the cases.
+
+    Returns:
+        (low, high); of fewer than two cases (NaN, NaN), of one network as `bootstrap_interval`.
+    """
+    known = np.asarray(values, dtype=float)
+    if known.shape[1] < 2:
+        return np.nan, np.nan
+    rng = np.random.default_rng(0)
+    networks, cases = (rng.integers(0, size, (resamples, size)) for size in known.shape)
+    drawn = known[networks[:, :, None], cases[:, None, :]]
+    low, high = np.nanpercentile(np.nanmean(drawn, axis=(1, 2)), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def summarise(table: DataFrame, *, by: list) -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 
@@ -216,3 +237,40 @@ def summarise(table: DataFrame, *, by: list) -> DataFrame:
     rows = [[values.count(), values.mean(), *bootstrap_interval(values)] for _, values in groups]
     summary = DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
     return summary.reset_index()
+
+
+def tabulate_gains(results: DataFrame, structure: str) -> DataFrame:
+    """IoU of the structure with its target on each network and over all, beside no attack.
+
+    Args:
+        results: what `sweep.run` returned, with the columns step, symbol and target (the network
+            that is attacked); a step is "no attack".
+        structure: that is to become a symbol.
+
+    Returns:
+        step, symbol, target, n (cases), iou, low, high, gain (over no attack of the same case and
+        network) with gain_low and gain_high, others (IoU of the other structures with their
+        targets), reached (share of the cases at 80 or more [percent]). Target "all" is the mean
+        over networks, with an interval over these and the cases.
+    """
+    by = ["step", "symbol", "target"]
+    shown = results[results["compared_with"] == "target"]
+    is_own = shown["structure"] == structure
+    own = shown[is_own].groupby([*by, "id"], sort=False)["iou"].mean().unstack("id")
+    others = shown[~is_own].groupby(by, sort=False)["iou"].mean()
+    pairs = by[:2]
+    tables = {key: rows.droplevel(pairs) for key, rows in own.groupby(level=pairs, sort=False)}
+    beside = {key: rows.droplevel(pairs) for key, rows in others.groupby(level=pairs, sort=False)}
+    rows = []
+    for (step, symbol), ious in tables.items():
+        gains = ious - tables["no attack", symbol].loc[ious.index]
+        for target in [*ious.index, "all"]:
+            which = ious.index if target == "all" else [target]
+            each, more = ious.loc[which], gains.loc[which]
+            means = each.mean().mean(), *crossed_interval(each)
+            gain = more.mean().mean(), *crossed_interval(more)
+            rest = beside[step, symbol].loc[which].mean() if beside else np.nan
+            reached = 100 * (each >= REACHED).to_numpy().mean()
+            rows.append((step, symbol, target, each.shape[1], *means, *gain, rest, reached))
+    names = "n iou low high gain gain_low gain_high others reached"
+    return DataFrame(rows, columns=[*by, *names.split()])

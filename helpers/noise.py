@@ -1,7 +1,7 @@
 """Noise that is no attack, for comparison, and the rounding of image files."""
 
 import zlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from operator import index
 
 import torch
@@ -25,7 +25,7 @@ def uniform_noise(images: Tensor, *, epsilon: float | Tensor, seed: Seed = 0) ->
         (N, C, H, W), of the type of `images`.
     """
     noise = torch.empty(images.shape, dtype=torch.float32, device="cpu")
-    for row, generator in zip(noise, _generators(seed, len(images)), strict=True):
+    for row, generator in zip(noise, generators(seed, len(images)), strict=True):
         row.uniform_(-1, 1, generator=generator)
     return noise.to(images) * per_image("epsilon", epsilon, images)
 
@@ -53,10 +53,39 @@ def shuffle_noise(
     places = torch.ones_like(noise, dtype=torch.bool)
     if within is not None:
         places &= within[:, None]
-    for row, place, generator in zip(noise, places, _generators(seed, len(images)), strict=True):
+    for row, place, generator in zip(noise, places, generators(seed, len(images)), strict=True):
         values = row[place]
         row[place] = values[torch.randperm(len(values), generator=generator, device="cpu")]
     return (images + noise).clamp(*value_range)
+
+
+def scramble_phases(
+    images: Tensor,
+    adv_images: Tensor,
+    *,
+    seed: Seed = 0,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> Tensor:
+    """Adversarial images whose noise keeps its amplitude spectrum and loses its phases: a control.
+
+    Where that makes it larger than the largest noise of the image, it is clipped to this.
+
+    Args:
+        images, adv_images: (N, C, H, W).
+        seed: of the phases, which are those of white noise; as in `uniform_noise`.
+        value_range: the result is clipped to it.
+
+    Returns:
+        (N, C, H, W).
+    """
+    noise = adv_images - images
+    white = torch.empty(noise.shape, dtype=torch.float32, device="cpu")
+    for row, generator in zip(white, generators(seed, len(images)), strict=True):
+        row.normal_(generator=generator)
+    phases = torch.fft.fft2(white.to(noise)).angle()
+    made = torch.fft.ifft2(torch.polar(torch.fft.fft2(noise).abs(), phases)).real
+    most = noise.abs().flatten(1).amax(dim=1)[:, None, None, None] if len(noise) else 0
+    return (images + made.clamp(-most, most)).clamp(*value_range)
 
 
 def round_to_bits(
@@ -86,7 +115,8 @@ def random_keys(seed: Seed, n: int) -> list:
     return keys
 
 
-def _generators(seed, n):
+def generators(seed: Seed, n: int) -> Iterator[torch.Generator]:
+    """A generator for each of n images, from its key alone."""
     for key in random_keys(seed, n):
         yield torch.Generator().manual_seed(zlib.crc32(repr(key).encode()))
 

@@ -1,6 +1,7 @@
 """What an attack works on, its options, and the record of how it goes."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ Limit = float | Sequence[float] | Tensor
 Guide = Callable[[Tensor, Tensor, float], Tensor]
 Schedule = Callable[[float], float]
 Observer = Callable[[int, Tensor, Tensor], object]
+Transform = Callable[[Tensor, Tensor, Sequence[Hashable]], tuple[Tensor, Tensor]]
 KEEP = ("last", "loss", "iou")
+DECAY = 0.9  # of the squares of the gradients in Adam's direction
 ENOUGH = 0.02  # share of the whole gain that a stage has to add
 
 
@@ -143,10 +146,15 @@ class Options:
     stages: Sequence[int]
     batch_size: int
     observe: Observer | None
+    transform: Transform | None
+    copies: int
+    smooth: Callable[[Tensor], Tensor] | None
+    keys: Sequence[Hashable]  # one for each image
 
     def __post_init__(self) -> None:
         self.steps = whole_number("steps", self.steps)
         self.batch_size = whole_number("batch_size", self.batch_size)
+        self.copies = whole_number("copies", self.copies)
         most = 1 if self.direction == "adam" else torch.inf
         positive = 0 <= self.momentum < most
         require(positive, "momentum", self.momentum, f"give a number from 0 to below {most}")
@@ -157,6 +165,28 @@ class Options:
             require(self.classes is not None, "classes", self.classes, wanted)
         percent = self.stop_at is None or 0 <= self.stop_at <= 100
         require(percent, "stop_at", self.stop_at, "give an IoU from 0 to 100")
+
+    def direct(self, step: int, gradient: Tensor, memory: list[Tensor]) -> Tensor:
+        """Direction of a step, within ±1; the memory (sums of gradients, of squares) is changed."""
+        adam = self.direction == "adam"
+        if adam or self.momentum:  # so that all steps count alike
+            gradient = gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        sums, squares = memory
+        sums.mul_(self.momentum).add_(gradient)
+        if not adam:
+            return sums.sign()
+        squares.mul_(DECAY).addcmul_(gradient, gradient)
+        mean, square = (
+            part * ((1 - decay) / (1 - decay ** (step + 1)))
+            for part, decay in ((sums, self.momentum), (squares, DECAY))
+        )
+        return (mean / (square.sqrt() + 1e-8)).clamp(-1, 1)
+
+    def stride(self, step: int) -> float:
+        """Factor of the step size, below 0 where the loss is lowered."""
+        factor = 1.0 if self.schedule is None else float(self.schedule(step / self.steps))
+        require(math.isfinite(factor), f"schedule at step {step}", factor, "give a finite factor")
+        return self.sign * factor
 
 
 class Recorder:

@@ -1,9 +1,7 @@
 """Training of the segmentation networks: recipes and a loop that can be killed and resumed."""
 
 import math
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
@@ -17,21 +15,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.common.files import DamagedFileError, read_tensors, write_tensors
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar
 from helpers.data import Dataset, own_copy
-from helpers.loss import iou_loss, soft_iou
+from helpers.loss import cross_entropy, iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
+from helpers.noise import uniform_noise
 from helpers.phantom import STRUCTURES
 from helpers.weights import (
     VERSION,
     Recipe,
     Trained,
+    find_weights,
     install,
     load_weights,
+    read_checkpoint,
     save_weights,
     weights_path,
+    write_checkpoint,
 )
 
 ROLES = ("target", "surrogate")
@@ -49,7 +50,7 @@ def make_recipe(
     augmentation: str = "elastic",
     precision: str = "auto",
     schedule: str = "constant",
-    **sizes: int,
+    **others: Any,
 ) -> Recipe:
     """Recipe of the network called `role` on a dataset.
 
@@ -57,7 +58,8 @@ def make_recipe(
         role: "target" or "surrogate".
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
         schedule: as of `Recipe`.
-        **sizes: `features` of the first level (default 16) and `batch_size` (default 4).
+        **others: `features` of the first level (default 16), `batch_size` (default 4); to train
+            against attacks, `epsilon` and `attack_steps` (default 3); `start`.
 
     Raises:
         ValueError: an unknown role, augmentation, precision or schedule, or a number below 1.
@@ -71,9 +73,14 @@ def make_recipe(
     if "world" in words:
         wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
         require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
-    numbers = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4} | sizes
-    for name, value in numbers.items():
-        whole_number(name, value)
+    settings: dict = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4}
+    settings |= {"epsilon": 0.0, "attack_steps": 3} | others
+    epsilon = settings["epsilon"] = float(settings["epsilon"])
+    require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
+    for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
+        whole_number(name, settings[name])
+    if not epsilon:
+        settings["attack_steps"] = 0
     multiple = 2**depth * (2 if schedule == "growing" else 1)
     wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
     require(dataset.size % multiple == 0, "size", dataset.size, wanted)
@@ -89,7 +96,7 @@ def make_recipe(
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
         schedule=schedule,
-        **numbers,
+        **settings,
     )
 
 
@@ -105,7 +112,8 @@ def train(
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
     validation epoch. With the augmentation world, the cases of validation are changed by it too,
-    once. A checkpoint is written after each epoch: killed at any moment, the same call
+    once; with an ε, all images of training and validation are attacked by the network as it is. A
+    checkpoint is written after each epoch: killed at any moment, the same call
     goes on and ends with the same weights. If another process trains the same network, its weights
     are waited for.
 
@@ -223,6 +231,8 @@ def _fit(recipe, dataset, role, path, device):
     with torch.random.fork_rng():  # the initial weights come from the global generator
         torch.manual_seed(recipe.seed)
         network = UNet(num_classes=recipe.num_classes, depth=recipe.depth, features=recipe.features)
+    if recipe.start:
+        network.load_state_dict(_find_network(recipe.start, path.parent).state_dict())
     network = network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adadelta(network.parameters(), lr=1.0)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -231,7 +241,7 @@ def _fit(recipe, dataset, role, path, device):
     grows = recipe.schedule == "growing"
     judged = average.module if grows else network
     state = network, optimizer, generator, average
-    best, history = _read_checkpoint(checkpoint, *state)
+    best, history = read_checkpoint(checkpoint, *state)
     training, validation = _take_cases(dataset, recipe, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
@@ -239,14 +249,14 @@ def _fit(recipe, dataset, role, path, device):
         started = time.monotonic()
         step = 2 if grows and epoch <= recipe.epochs / 2 else 1
         loss = _epoch(state, *training, recipe, autocast, step)
-        iou = _validate(judged, *validation, autocast)
+        iou = _validate(judged, *validation, recipe, autocast)
         what = f"the training loss of epoch {epoch} is {loss}, the validation IoU"
         require(math.isfinite(loss + iou), what, iou, "look at the images, or try another seed")
         if all(iou > row["iou"] for row in history):
             best = deepcopy(judged.state_dict())
         row = {"epoch": epoch, "loss": loss, "iou": iou, "seconds": time.monotonic() - started}
         history.append(row)
-        _write_checkpoint(checkpoint, *state, best, history)
+        write_checkpoint(checkpoint, *state, best, history)
         _report(bar, role, recipe.epochs, row)
     bar.close()
     network.load_state_dict(best)
@@ -266,6 +276,12 @@ def _take_cases(dataset, recipe, device):
     return training, validation
 
 
+def _find_network(digest, folder):
+    path = find_weights(digest, folder)
+    require(path and digest, "start", digest[:12], "there are no such weights: train them first")
+    return load_weights(path).network
+
+
 def _epoch(state, images, labels, recipe, autocast, step):
     """Train on all images once, `step` times smaller; returns the mean loss."""
     network, optimizer, generator, average = state
@@ -274,6 +290,8 @@ def _epoch(state, images, labels, recipe, autocast, step):
     for chosen in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
         x = avg_pool2d(images[chosen], step)
         x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
+        if recipe.epsilon:
+            x = _attacked(network, x, y, recipe, int(torch.randint(2**31, (), generator=generator)))
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))
@@ -285,55 +303,32 @@ def _epoch(state, images, labels, recipe, autocast, step):
     return torch.cat(losses).mean().item()
 
 
+@torch.enable_grad()
+def _attacked(network, images, labels, recipe, seed):
+    """Images with noise that raises the network's cross-entropy, in evaluation mode."""
+    epsilon = recipe.epsilon
+    noise = uniform_noise(images, epsilon=epsilon, seed=seed)
+    with evaluating(network):
+        for _ in range(recipe.attack_steps):
+            x = (images + noise).clamp(-1, 1).requires_grad_()
+            loss = cross_entropy(network(x), labels).sum()
+            (gradient,) = torch.autograd.grad(loss, x)
+            step = 2.5 * epsilon / recipe.attack_steps * gradient.sign()
+            noise = (noise + step).clamp(-epsilon, epsilon)
+    return (images + noise).clamp(-1, 1)
+
+
 @torch.no_grad()
-def _validate(network, images, labels, autocast):
+def _validate(network, images, labels, recipe, autocast):
     """Mean soft IoU of the structures."""
     scores = []
+    if recipe.epsilon:
+        images = _attacked(network, images, labels, recipe, recipe.seed)
     with evaluating(network), autocast:
         for x, y in zip(images.split(16), labels.split(16), strict=True):
             logits = network(x)
             scores.append(soft_iou(logits, y, classes=range(1, logits.shape[1])))
     return torch.cat(scores).mean().item()
-
-
-def _write_checkpoint(path, network, optimizer, generator, average, best, history):
-    parts = optimizer.state_dict()["state"] | {
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "best": best,
-        "generator": {"state": generator.get_state()},
-    }
-    arrays = {
-        f"{part}/{name}": value.cpu().numpy()
-        for part, state in parts.items()
-        for name, value in state.items()
-    }
-    write_tensors(path, arrays, {"history": history})
-
-
-def _read_checkpoint(path, network, optimizer, generator, average):
-    """Go on from a checkpoint: returns the best weights and the history so far.
-
-    Both are empty without a whole checkpoint; training then starts anew.
-    """
-    try:
-        arrays, about = read_tensors(path)
-    except FileNotFoundError:
-        return {}, []
-    except DamagedFileError as error:
-        print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
-        return {}, []
-    parts = defaultdict(dict)
-    for key, array in arrays.items():
-        part, name = key.split("/")
-        parts[part][name] = torch.from_numpy(array)
-    best = parts.pop("best")
-    network.load_state_dict(parts.pop("network"))
-    average.load_state_dict(parts.pop("average"))
-    generator.set_state(parts.pop("generator")["state"])
-    slots = {int(number): state for number, state in parts.items()}
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return best, about["history"]
 
 
 def _report(bar, role, epochs, row):

@@ -1,9 +1,12 @@
 """Weights files: what a network was trained by, and the proof that it is still the same."""
 
 import json
+import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,12 +14,21 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from helpers.common.arguments import require
-from helpers.common.files import atomic_write, digest_bytes, digest_json
+from helpers.common.files import (
+    DamagedFileError,
+    atomic_write,
+    digest_bytes,
+    digest_json,
+    read_tensors,
+    write_tensors,
+)
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.common.provenance import commit, versions
 from helpers.network import UNet
 
 VERSION = 1  # of the training; raise it with a change that alters the weights
+# Fields that older recipes had not, with the values that stand for their absence
+LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "start": ""}
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,9 @@ class Recipe:
         precision: "bf16" (autocast) or "fp32".
         schedule: "constant"; or "growing": images of half the size for half of the epochs, and the
             exponential average of the weights is kept (Tarvainen and Valpola, arXiv:1703.01780).
+        epsilon: noise of the attacks that it is trained against [units of the images]; 0 for none.
+        attack_steps: gradient steps of these attacks.
+        start: digest of the weights that it starts from; empty for random ones.
     """
 
     dataset: str
@@ -48,13 +63,17 @@ class Recipe:
     precision: str
     version: int = VERSION
     schedule: str = "constant"
+    epsilon: float = 0.0
+    attack_steps: int = 0
+    start: str = ""
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of the recipe, without a default schedule."""
+        """SHA-256 of the canonical JSON of the recipe, without what `LATER` recipes only have."""
         fields = asdict(self)
-        if self.schedule == "constant":  # older recipes had none
-            del fields["schedule"]
+        for name, default in LATER.items():
+            if fields[name] == default:
+                del fields[name]
         return digest_json(fields)
 
 
@@ -162,3 +181,54 @@ def load_weights(path: Path) -> Trained:
             f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "
             ".json, and train again"
         ) from None
+
+
+def write_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: Any,
+    generator: Any,
+    average: nn.Module,
+    best: dict,
+    history: list,
+) -> None:
+    """Keep a training, to go on with: its state, its best weights and its history so far."""
+    parts: dict = optimizer.state_dict()["state"] | {
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "best": best,
+        "generator": {"state": generator.get_state()},
+    }
+    arrays = {
+        f"{part}/{name}": value.cpu().numpy()
+        for part, state in parts.items()
+        for name, value in state.items()
+    }
+    write_tensors(path, arrays, {"history": history})
+
+
+def read_checkpoint(
+    path: Path, network: nn.Module, optimizer: Any, generator: Any, average: nn.Module
+) -> tuple[dict, list]:
+    """Go on from a checkpoint: returns the best weights and the history so far.
+
+    Both are empty without a whole checkpoint; training then starts anew.
+    """
+    try:
+        arrays, about = read_tensors(path)
+    except FileNotFoundError:
+        return {}, []
+    except DamagedFileError as error:
+        print(f"{path.name} is damaged ({error}): training starts anew", file=sys.stderr)
+        return {}, []
+    parts: dict = defaultdict(dict)
+    for key, array in arrays.items():
+        part, name = key.split("/")
+        parts[part][name] = torch.from_numpy(array)
+    best = parts.pop("best")
+    network.load_state_dict(parts.pop("network"))
+    average.load_state_dict(parts.pop("average"))
+    generator.set_state(parts.pop("generator")["state"])
+    slots = {int(number): state for number, state in parts.items()}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    return best, about["history"]

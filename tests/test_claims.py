@@ -13,7 +13,10 @@ from helpers.common import paths
 from helpers.tables import PAPER, write_table
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
-COLLAPSE, WEAK, DRAWS, LARGE, BLACK, STEP, BASIS, OTHERS, LUNG, CLAVICLE, HARM, FIELD, BOX = BY_NAME
+COLLAPSE, WEAK, DRAWS, LARGE, BLACK, STEP, BASIS, OTHERS, LUNG, CLAVICLE, HARM, FIELD, BOX, *_ = (
+    BY_NAME
+)
+NONE, AUGMENTED, MOVES, ROBUST, DATA, LOUDER = [*BY_NAME][-6:]
 OVERLAP = {
     "small": 34.4,
     "large": 41.8,
@@ -63,6 +66,15 @@ def agreeing_tables():
         ("targets from predictions", "large", 96),
     ]
     energy = [("receptive field", 100, 0), ("(pixels)", 45, 55)]
+    ladder = [
+        (step, symbol, target, iou, iou - 34)
+        for step, iou in LADDER.items()
+        for symbol in ("small", "large")
+        for target in ("1", "2", "3", "all")
+    ]
+    surrogates = [("as in the paper", 38, 4), ("slightly robust", 42, 8)]
+    surrogates += [("equal training", 38, 4), ("disjoint cases", 35, 1)]
+    levels = [("on the target", 0.04, 40), ("on the target", 0.08, 39), ("random noise", 0.08, 33)]
     interval = {"low": math.nan, "high": math.nan}
     return paper_tables() | {
         "heart_attack_ways": pd.DataFrame(ways, columns=["way", "symbol", "iou"]).assign(
@@ -75,7 +87,25 @@ def agreeing_tables():
         "noise_energy": pd.DataFrame(
             energy, columns=["setting", "in its receptive field", "beyond"]
         ),
+        "transfer": around(ladder, "step symbol target iou gain"),
+        "transfer_surrogates": around(surrogates, "surrogate iou gain"),
+        "transfer_epsilon": around(levels, "attack epsilon iou"),
     }
+
+
+LADDER = {
+    "no attack": 34,
+    "momentum": 35,
+    "image moved alone": 33,
+    "image and target moved": 39,
+    "white-box": 95,
+}
+
+
+def around(rows, columns):
+    """A table whose intervals reach 1 to both sides."""
+    table = pd.DataFrame(rows, columns=columns.split())
+    return table.assign(low=table["iou"] - 1, high=table["iou"] + 1)
 
 
 def changed(table, where, column, value):
@@ -171,11 +201,14 @@ LIMITS = [  # claim, table, rows, column, a value that is still enough, and one 
     (HARM, "noise_restriction", {"setting": "structure only"}, "others", 96.9, 97.0),
     (FIELD, "noise_restriction", {"setting": "receptive field"}, "iou", 96.0, 95.9),
     (BOX, "noise_restriction", {"setting": "bounding box", "margin": ""}, "iou", 92.9, 93.0),
+    (MOVES, "transfer", {"step": "image moved alone", "target": "all"}, "iou", 36.0, 36.1),
+    (LOUDER, "transfer_epsilon", {"attack": "on the target", "epsilon": 0.08}, "iou", 40.0, 40.1),
 ]
 
 
 def test_every_claim_has_a_table_made_to_disagree():
-    assert {limit[0] for limit in LIMITS} | {LARGE} == set(BY_NAME)
+    elsewhere = {LARGE, NONE, AUGMENTED, ROBUST, DATA}
+    assert {limit[0] for limit in LIMITS} | elsewhere == set(BY_NAME)
 
 
 @pytest.mark.parametrize("name, table, where, column, enough, too_much", LIMITS)
@@ -191,6 +224,40 @@ def test_one_number_beyond_the_limit_turns_one_verdict(
             save(tmp_path, tables | {table: changed(tables[table], where, column, value)})
         )
         assert found == dict.fromkeys(BY_NAME, "holds") | {name: verdict}
+
+
+COMPARED = [  # claim, table, the row that is to be better, the other's value
+    (AUGMENTED, "transfer", {"step": "image and target moved", "target": "all"}, 35),
+    (ROBUST, "transfer_surrogates", {"surrogate": "slightly robust"}, 38),
+    (DATA, "transfer_surrogates", {"surrogate": "equal training"}, 35),
+]
+
+
+@pytest.mark.parametrize("name, table, better, other", COMPARED)
+def test_a_comparison_is_decided_by_intervals_that_are_apart(name, table, better, other):
+    claim, rows = BY_NAME[name], agreeing_tables()[table]
+    for iou, verdict in (
+        (other + 2.1, "holds"),
+        (other + 2.0, f"{NOT_DECIDED} (the intervals overlap)"),
+        (other, f"does not hold (likely: {claim.otherwise})"),
+    ):
+        moved = rows
+        for column, value in (("iou", iou), ("low", iou - 1), ("high", iou + 1)):
+            moved = changed(moved, better, column, value)
+        assert decide(claim, moved)["verdict"] == verdict
+
+
+def test_half_of_the_networks_with_one_symbol_refute_that_no_attack_draws_it():
+    rows, claim = agreeing_tables()["transfer"], BY_NAME[NONE]
+    where = {"step": "image and target moved", "symbol": "large"}
+    one = changed(rows, where | {"target": "2"}, "gain", 10.0)
+    assert decide(claim, one)["verdict"] == "holds"
+    two = changed(one, where | {"target": "3"}, "gain", 10.0)
+    assert decide(claim, two)["verdict"] == f"does not hold (likely: {claim.otherwise})"
+    pair = two[two["target"] != "1"]  # two networks, on both of which it draws
+    assert decide(claim, pair[pair["target"] != "3"])["verdict"].startswith("does not hold")
+    white_box = changed(rows, {"step": "white-box"}, "gain", 99.0)
+    assert decide(claim, white_box)["verdict"] == "holds"
 
 
 def test_half_of_the_clean_iou_is_half_of_the_attacked_network_s():
@@ -285,6 +352,12 @@ MISSING = [  # claim, table, rows that a run with other parameters does not have
     (FIELD, "noise_restriction", {"setting": "receptive field"}),
     (FIELD, "noise_energy", {"setting": "(pixels)"}),
     (BOX, "noise_restriction", {"setting": "structure only"}),
+    (NONE, "transfer", {"target": "all"}),
+    (AUGMENTED, "transfer", {"step": "momentum"}),
+    (MOVES, "transfer", {"step": "image moved alone"}),
+    (ROBUST, "transfer_surrogates", {"surrogate": "slightly robust"}),
+    (DATA, "transfer_surrogates", {"surrogate": "disjoint cases"}),
+    (LOUDER, "transfer_epsilon", {"epsilon": 0.04}),
 ]
 
 
@@ -506,8 +579,8 @@ def test_an_empty_folder_gives_an_empty_table_with_its_columns(tmp_path):
 
 def test_a_notebook_judges_its_own_claims_only(tmp_path):
     save(tmp_path, agreeing_tables())
-    parts = [evaluate(tmp_path, notebook) for notebook in ("03", "04", "05", "06")]
-    assert [len(part) for part in parts] == [2, 5, 3, 3]
+    parts = [evaluate(tmp_path, notebook) for notebook in ("03", "04", "05", "06", "07")]
+    assert [len(part) for part in parts] == [2, 5, 3, 3, 6]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), evaluate(tmp_path))
     assert len(evaluate(tmp_path, "01")) == 0
 
@@ -537,6 +610,9 @@ def test_a_missing_number_decides_nothing():
         "clavicle_shrinking": tables["clavicle_shrinking"].assign(disturbed=math.nan),
         "noise_restriction": tables["noise_restriction"].assign(iou=math.nan, others=math.nan),
         "noise_energy": tables["noise_energy"].assign(beyond=math.nan),
+        "transfer": tables["transfer"].assign(iou=math.nan, gain=math.nan),
+        "transfer_surrogates": tables["transfer_surrogates"].assign(iou=math.nan),
+        "transfer_epsilon": tables["transfer_epsilon"].assign(iou=math.nan),
     }
     assert (
         decide(BY_NAME[FIELD], tables["noise_restriction"], empty["noise_energy"])["verdict"]

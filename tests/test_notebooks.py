@@ -77,7 +77,7 @@ def texts(notebook):
 def test_the_notebooks_are_there():
     names = (
         "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction "
-        "09_what_the_doctor_reads"
+        "07_without_the_weights 09_what_the_doctor_reads"
     )
     assert [path.stem for path in NOTEBOOKS] == names.split()
 
@@ -345,6 +345,29 @@ def test_the_ratio_has_its_tables_with_every_attack_noise_level_and_way(tiny):
     ]
 
 
+def test_without_the_weights_every_attack_is_tried_on_every_network(tiny):
+    rows = table(tiny, "transfer.csv")
+    first = "step symbol target n iou low high gain gain_low gain_high others reached epsilon taken"
+    assert list(rows[0]) == first.split() + PROVENANCE
+    found = [(row["step"], row["symbol"], row["target"]) for row in rows]
+    steps = list(dict.fromkeys(step for step, *_ in found))
+    assert steps[:2] == ["no attack", "paper's attack"] and len(steps) == 15
+    assert len(found) == len({*found}) == 15 * 2 * 4
+    assert {target for *_, target in found} == {"1", "2", "3", "all"}
+    for row in rows:
+        assert row["step"] != "no attack" or float(row["gain"]) == 0
+    for name, keys in (
+        ("transfer_controls", "step symbol target"),
+        ("transfer_networks", "network"),
+        ("transfer_surrogates", "surrogate alignment symbol"),
+        ("transfer_steps", "attack steps"),
+        ("transfer_epsilon", "attack epsilon"),
+        ("transfer_queries", "start queries"),
+        ("transfer_universal", "noise cases"),
+    ):
+        assert list(table(tiny, f"{name}.csv")[0])[: len(keys.split())] == keys.split()
+
+
 def test_a_searched_noise_level_says_with_how_many_steps(tiny):
     assert {row["steps"] for row in table(tiny, "smallest_epsilon.csv")} == {"auto"}
 
@@ -352,6 +375,7 @@ def test_a_searched_noise_level_says_with_how_many_steps(tiny):
 def test_every_claim_of_the_paper_gets_a_verdict(tiny):
     rows = table(tiny, "verdicts.csv")
     assert list(rows[0]) == "claim paper ours rule verdict".split() + PROVENANCE
+    rows += table(tiny, "transfer_verdicts.csv")
     assert [row["claim"] for row in rows] == [claim.name for claim in CLAIMS]
     for row in rows:
         assert row["verdict"] == "holds" or row["verdict"].startswith(

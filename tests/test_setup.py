@@ -18,8 +18,8 @@ ORDER = (
     "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
     "attack ensemble world augmentation "
-    "training patients shapes targets ratio tables claims beyond curves plots ratio_plots sweep "
-    "explorer study"
+    "training patients transfer shapes targets ratio tables rules claims beyond curves plots "
+    "ratio_plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},

@@ -21,7 +21,8 @@ from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
 from helpers.evaluation import iou_table
-from helpers.network import predict
+from helpers.loss import cross_entropy
+from helpers.network import evaluating, predict
 from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
 from helpers.weights import Trained, load_weights, state_digest, weights_path
@@ -99,15 +100,18 @@ def test_a_bad_setting_is_a_one_line_error_that_names_it(changes, found, tmp_pat
 def test_every_part_of_a_recipe_changes_its_key():
     recipe = make_recipe(toy(), "target", **SETTINGS)
     other = {str: lambda v: v + "x", int: lambda v: v + 1, tuple: lambda v: v[:-1]}
+    other[float] = other[int]
     keys = {replace(recipe, **{name: other[type(v)](v)}).key for name, v in asdict(recipe).items()}
     assert len(keys | {recipe.key}) == len(asdict(recipe)) + 1
     assert make_recipe(toy(), "target", **SETTINGS).key == recipe.key
 
 
-def test_a_recipe_of_before_schedules_keeps_its_key():
+def test_a_recipe_of_before_schedules_and_attacks_keeps_its_key():
     recipe = make_recipe(toy(), "target", **SETTINGS)
-    before = {name: value for name, value in asdict(recipe).items() if name != "schedule"}
-    assert recipe.schedule == "constant" and recipe.key == digest_json(before)
+    later = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "start": ""}
+    assert asdict(recipe).items() >= later.items()
+    before = {name: value for name, value in asdict(recipe).items() if name not in later}
+    assert recipe.key == digest_json(before)
 
 
 def test_the_world_needs_the_five_structures():
@@ -194,6 +198,42 @@ def test_the_weights_are_those_of_the_best_validation_epoch(tmp_path, monkeypatc
     result = train(toy(), "target", folder=tmp_path, **SETTINGS | {"epochs": 4})
     assert len(set(states)) == 4 and result.digest == states[1]
     assert state_digest(result.network.state_dict()) == result.digest
+
+
+def test_training_against_attacks_sees_nothing_but_attacked_images(tmp_path, monkeypatch):
+    seen, attack = [], training._attacked
+
+    def spy(network, images, labels, recipe, seed):
+        made = attack(network, images, labels, recipe, seed)
+        with evaluating(network), torch.no_grad():
+            losses = [cross_entropy(network(x), labels).sum() for x in (images, made)]
+        seen.append((images, made, *losses))
+        return made
+
+    monkeypatch.setattr(training, "_attacked", spy)
+    against = {"epsilon": 0.2, "attack_steps": 3}
+    trained = train(toy(), "target", folder=tmp_path, **SETTINGS | against)
+    assert trained.recipe.epsilon == 0.2
+    assert len(seen) == 2 * (2 + 1)  # an epoch has two batches and a validation
+    for images, made, before, after in seen:
+        assert 0.1 < (made - images).abs().max() <= 0.2 + 1e-6 and made.abs().max() <= 1
+        assert after > before
+
+
+def test_epochs_without_attacks_go_on_from_the_weights_that_they_start_from(tmp_path):
+    data, options = toy(), {"folder": tmp_path} | SETTINGS
+    first = train(data, "target", **options)
+    more = train(data, "target", **options | {"start": first.digest})
+    assert more.history[0]["loss"] < first.history[0]["loss"] and more.digest != first.digest
+
+
+def test_weights_to_start_from_that_are_nowhere_are_told(tmp_path):
+    with pytest.raises(ValueError, match="start is 'abc'; there are no such weights"):
+        train(toy(), "target", folder=tmp_path, **SETTINGS, start="abc")
+    with pytest.raises(ValueError, match="epsilon is -1"):
+        make_recipe(toy(), "target", **SETTINGS, epsilon=-1.0)
+    with pytest.raises(ValueError, match="attack_steps is 0"):
+        make_recipe(toy(), "target", **SETTINGS, epsilon=0.1, attack_steps=0)
 
 
 @pytest.mark.parametrize("schedule, sides", [("constant", {16}), ("growing", {8, 16})])
@@ -382,8 +422,8 @@ def wait(child):
 
 MOMENTS = {  # 6 cases in batches of 4: 2 batches an epoch
     "before-anything": lambda: at_call(training, "augment", 1, True),
-    "after-epoch-1": lambda: at_call(training, "_write_checkpoint", 1, False),
-    "before-checkpoint-2": lambda: at_call(training, "_write_checkpoint", 2, True),
+    "after-epoch-1": lambda: at_call(training, "write_checkpoint", 1, False),
+    "before-checkpoint-2": lambda: at_call(training, "write_checkpoint", 2, True),
     "writing-checkpoint-2": lambda: at_call(os, "fsync", 2, True),
     "placing-checkpoint-2": lambda: at_call(os, "replace", 2, True),
     "amid-epoch-3": lambda: at_call(training, "augment", 6, True),
@@ -466,8 +506,8 @@ def interrupted(folder, monkeypatch):
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        original = training._write_checkpoint
-        patch.setattr(training, "_write_checkpoint", lambda *args: (original(*args), stop()))
+        original = training.write_checkpoint
+        patch.setattr(training, "write_checkpoint", lambda *args: (original(*args), stop()))
         with pytest.raises(InterruptedError):
             train(toy(), "target", folder=folder, **SETTINGS)
     (checkpoint,) = folder.glob("*.checkpoint")

@@ -30,7 +30,7 @@ Steps = list[tuple]
 
 STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # datasets
 NETWORKS = ("network", "surrogate")
-MAY_BE_0 = ("seed", "epsilons", "margins")
+MAY_BE_0 = ("seed", "epsilons", "margins", "variant_epochs")
 
 
 class _Loader(yaml.SafeLoader):

@@ -60,9 +60,9 @@ def _copy(files, place):
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
-    """Ship the networks of a run's clean.csv, instead of earlier ones of their kind.
+    """Ship the networks of a run's clean.csv and transfer_networks.csv, instead of earlier ones.
 
-    A kind is a size of image and an augmentation.
+    Those that they replace are of the same size, depth, augmentation, seed, ε and number of cases.
 
     Args:
         folder: of the run.
@@ -77,8 +77,10 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
     """
     files: list = []
     kinds = set()
-    table = pd.read_csv(folder / "clean.csv", dtype=str)
-    for digest in table.loc[0, "weights"].split("/"):
+    digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
+    if (further := folder / "transfer_networks.csv").exists():
+        digests += [*pd.read_csv(further, dtype=str)["digest"]]
+    for digest in dict.fromkeys(digests):
         path = find_weights(digest, weights)
         if path is None:
             raise ValueError(f"{weights} lacks the network {digest}: train it again")
@@ -95,7 +97,8 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
 
 def _kind(card):
     recipe = _read_json(card)["recipe"]
-    return recipe["size"], recipe["augmentation"]
+    names = "size", "depth", "augmentation", "seed", "epsilon"
+    return *map(recipe.get, names), len(recipe["training"])
 
 
 def _renew_outputs(notebook, executed):

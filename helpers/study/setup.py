@@ -1,7 +1,7 @@
 """What every notebook begins with: results folder, dataset, networks, provenance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Study:
         engine: the open engine that computes, see `sweep.open_engine`.
         source: provenance of what the running code computes.
         attack: seed, device, steps and precision of every attack.
+        training: settings that its networks were trained with, as of `training.train_all`.
     """
 
     results: Path
@@ -44,6 +45,7 @@ class Study:
     engine: Any
     source: dict
     attack: dict
+    training: dict = field(default_factory=dict)
 
     @property
     def target(self) -> Trained:
@@ -62,6 +64,20 @@ class Study:
             return self.target.recipe.depth
         images = self.data.take("test")[0][:4].to(self.engine.device)
         return find_depth(self.target.network, images)
+
+    def train(self, *roles: Any, data: Dataset | None = None, **changes: Any) -> dict:
+        """Further networks, trained as the study's own but for the changes.
+
+        Args:
+            *roles: as of `training.train_all`: "surrogate", or ("target", seed).
+            data: with the cases to train on; default the study's.
+            **changes: of the settings, such as depth.
+
+        Returns:
+            The networks by role.
+        """
+        settings = self.training | changes
+        return train_all(data or self.data, roles, engine=self.engine, **settings)
 
     def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
@@ -247,7 +263,7 @@ def prepare(
             Path(own[role] or "U-Net trained here").name for role in roles
         )
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
-    return Study(run_folder(profile), data, networks, place, source, attack)
+    return Study(run_folder(profile), data, networks, place, source, attack, parameters)
 
 
 def _load_data(parameters, seed, network, structure):

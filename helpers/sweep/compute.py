@@ -19,13 +19,15 @@ from helpers.evaluation import iou
 from helpers.labels import OUTSIDE
 from helpers.loss import cross_entropy, iou_loss, margin_loss
 from helpers.network import evaluating, predict
-from helpers.noise import round_to_bits, shuffle_noise, uniform_noise
+from helpers.noise import round_to_bits, scramble_phases, shuffle_noise, uniform_noise
 from helpers.outputs import label_maps, logits_of
 from helpers.ratio import ratio_loss
 from helpers.sweep.experiment import Experiment, attack_of, newest_version
+from helpers.transfer import Ensemble, ask, over_networks
 
 WIDTHS = {"heart width": "heart", "thorax width": "thorax", "ratio": "both"}  # losses of `ratio`
-OPTIONS = attrgetter("crafted_on", "attack", "steps", "loss", "classes", "precision", "stop_at")
+SHARED = "crafted_on attack steps loss classes precision stop_at transfer"
+OPTIONS = attrgetter(*SHARED.split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def compute_results(
         attacked |= _attack(group, structures, networks, batch_size, observe)
     results = []
     for experiment in experiments:
-        shown = _adversarial(experiment, cases[experiment], attacked)
+        shown = _adversarial(experiment, cases[experiment], attacked, networks)
         score = _score(experiment, cases[experiment], shown, structures, networks, batch_size)
         results.append(score)
     seconds = (time.monotonic() - start) / sum(len(e.ids) for e in experiments)
@@ -149,6 +151,12 @@ def _attack(group, structures, networks, batch_size, observe):
         options["steps"] = first.steps
     function = {"pgd": attacks.pgd, "fast pgd": attacks.fast_pgd, "fgsm": attacks.fgsm}
     network = networks[first.crafted_on]
+    if first.transfer:
+        options |= first.transfer.options()
+        if first.transfer.others:
+            network = Ensemble(networks[digest] for digest in first.surrogates).eval()
+            count, combine = len(first.surrogates), first.transfer.combine
+            options["loss"] = over_networks(options["loss"], count, combine)
     with warnings.catch_warnings(action="ignore"):  # they are kept in the table
         result = function[first.attack](network, images, together.goal, **options)
     parts = result.adv_images.split([len(experiment.ids) for experiment in group])
@@ -171,7 +179,7 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
     return margin_loss if experiment.loss == "margin" else cross_entropy
 
 
-def _adversarial(experiment, cases, attacked):
+def _adversarial(experiment, cases, attacked, networks):
     """The images that the network is shown, what speaks against trusting each, and the copy."""
     images, kind = cases.images, experiment.attack
     keys = [(experiment.seed, id) for id in experiment.ids]
@@ -183,6 +191,20 @@ def _adversarial(experiment, cases, attacked):
     elif kind == "shuffled noise":
         picture = cases.truth != OUTSIDE
         adv_images = shuffle_noise(images, adv_images, seed=keys, within=picture)
+    elif kind == "same spectrum":
+        adv_images = scramble_phases(images, adv_images, seed=keys)
+    if experiment.queries:
+        adv_images = ask(
+            partial(predict, networks[experiment.attacked]),
+            images,
+            adv_images,
+            cases.goal,
+            classes=experiment.classes,
+            epsilon=experiment.epsilon,
+            queries=experiment.queries,
+            region=cases.region,
+            seed=keys,
+        )
     if experiment.bits:
         adv_images = round_to_bits(adv_images, experiment.bits)
     return adv_images, texts, copy

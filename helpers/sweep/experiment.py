@@ -24,9 +24,11 @@ from helpers.targets import (
     receptive_field_region,
     resize_structure,
 )
+from helpers.transfer import Transfer
 from helpers.weights import Trained
 
-ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", "shuffled noise")
+CONTROLS = ("shuffled noise", "same spectrum")  # of the noise of "pgd"
+ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", *CONTROLS)
 LOSSES = ("iou", "cross-entropy", "margin", "heart width", "thorax width", "ratio")
 
 
@@ -142,7 +144,7 @@ class Experiment:
             made with.
         classes: those that the loss counts, where it counts some only.
         goal, region: what is wanted, and where noise is allowed.
-        attack: one of ATTACKS. The controls are as large as the attack; "shuffled noise" is that
+        attack: one of ATTACKS. The controls are as large as the attack; CONTROLS are made of that
             of "pgd".
         epsilon: largest noise per pixel [units of the images].
         steps: of "pgd" and "fast pgd"; "auto" for as many as "fast pgd" needs.
@@ -153,6 +155,10 @@ class Experiment:
         precision: of the gradients, "bf16" or "fp32".
         seed: of random and shuffled noise.
         version: of the attack; 0 is the running code's, which takes its place in `values`.
+        transfer: what "pgd" does to work on other networks than those it is crafted on; None is
+            nothing, and stays out of `values`.
+        queries: to the attacked network, which go on from the attack (or from "no attack"), see
+            `transfer.ask`; 0 is none, and stays out likewise.
     """
 
     dataset: str
@@ -173,6 +179,8 @@ class Experiment:
     precision: str = "fp32"
     seed: int = 0
     version: int = 0
+    transfer: Transfer | None = None
+    queries: int = 0
 
     def __post_init__(self) -> None:
         require_choice("attack", self.attack, ATTACKS)
@@ -183,6 +191,10 @@ class Experiment:
         if not (self.steps == "auto" and self.attack == "fast pgd"):
             whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
+        whole_number("queries", self.queries, 0)
+        advice = "only pgd and what is made of its noise take it"
+        takes = self.transfer is None or self.attack in ("pgd", *CONTROLS)
+        require(takes, "transfer of the attack", self.attack, advice)
         ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
         advice = "give an IoU from 0 to 100, and a goal with a structure"
         require(ends, "stop_at", self.stop_at, advice)
@@ -194,9 +206,18 @@ class Experiment:
         """SHA-256 of the canonical JSON of the experiment."""
         return digest_json(self.values())
 
+    @property
+    def surrogates(self) -> tuple[str, ...]:
+        """Digests of all weights that the noise is made with."""
+        return (self.crafted_on, *(self.transfer.others if self.transfer else ()))
+
     def values(self) -> dict:
-        """All fields as nested dicts, for JSON."""
-        return asdict(self) | {"version": self.version or newest_version(self.attack)}
+        """All fields as nested dicts, for JSON; without those that older ones lack, if unset."""
+        values = asdict(self) | {"version": self.version or newest_version(self.attack)}
+        for name in ("transfer", "queries"):
+            if not values[name]:
+                del values[name]
+        return values
 
     def __reduce__(self) -> tuple:
         """Pickled as `values`, so that a worker with other software notices the version."""
@@ -208,8 +229,10 @@ class Experiment:
         nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
         tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
         newest = values["version"] == newest_version(values["attack"])
-        version = {"version": 0 if newest else values["version"]}
-        return cls(**values | nested | tuples | version)
+        later: dict = {"version": 0 if newest else values["version"]}
+        if found := values.get("transfer"):
+            later["transfer"] = Transfer(**found | {"others": tuple(found["others"])})
+        return cls(**values | nested | tuples | later)
 
 
 def white_box(
@@ -287,18 +310,18 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
     most = len(dataset.structures)
     known = set(experiment.classes) <= set(range(most + 1))
     require(known, "classes", experiment.classes, f"this dataset has 0 … {most}")
-    for digest in (experiment.attacked, experiment.crafted_on):
+    for digest in (experiment.attacked, *experiment.surrogates):
         advice = "there are no such weights: train that network again, or hand it in"
         require(digest in weights, "digest of the weights", digest[:12], advice)
 
 
 def attack_of(experiment: Experiment) -> Experiment:
-    """The attack that an experiment's noise comes from, before it is shuffled or rounded.
+    """The attack that an experiment's noise comes from, before anything is made of it.
 
     It is the same for all networks that are shown the noise, unless its target is made from what
     they predict.
     """
-    attack = "pgd" if experiment.attack == "shuffled noise" else experiment.attack
+    attack = "pgd" if experiment.attack in CONTROLS else experiment.attack
     own = experiment.goal.basis == "prediction"
     attacked = experiment.attacked if own else experiment.crafted_on
-    return replace(experiment, bits=0, attack=attack, attacked=attacked)
+    return replace(experiment, bits=0, queries=0, attack=attack, attacked=attacked)

@@ -101,7 +101,7 @@ def _networks(networks, experiments, dataset):
             advice = "it was changed after its training: load it again"
             require(trained.is_unchanged(), "network", trained.digest[:12], advice)
             found[trained.digest] = trained.network
-    asked = {digest for e in experiments for digest in (e.attacked, e.crafted_on)}
+    asked = {digest for e in experiments for digest in (e.attacked, *e.surrogates)}
     for digest in asked - found.keys():
         if path := find_weights(digest):
             trained = load_weights(path)

@@ -139,11 +139,12 @@ def shown(folder):
 @pytest.mark.slow
 def test_all_notebooks_run_and_every_table_names_the_data_and_the_networks(audit):
     folder, _ = audit
-    assert len(list(folder.glob("*.ok.json"))) == 6
+    assert len(list(folder.glob("*.ok.json"))) == 7
     names = (
         "clean table1 table2 table3 table4 heart_attack_ways steps smallest_epsilon frames".split()
     )
     names += "resizing_ways noise_restriction noise_energy visibility verdicts".split()
+    names += "transfer transfer_surrogates transfer_queries transfer_universal".split()
     for name in names:
         found = table(folder, name)
         assert set(found["dataset"]) == {"folder-audit-own"}, name

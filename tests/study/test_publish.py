@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import nbformat
 import pandas as pd
@@ -160,6 +160,19 @@ def small():
     return load("phantom", size=128)
 
 
+def test_the_networks_of_the_transfer_notebook_are_published_too(tmp_path, small):
+    settings = {"features": 2, "epochs": 1, "folder": tmp_path / "weights"}
+    trained = [train(small, "target", depth=depth, **settings) for depth in (1, 2)]
+    origin = provenance(small, trained[:1])
+    write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), origin)
+    further = pd.DataFrame({"digest": [each.digest[:12] for each in trained]})
+    write_table(tmp_path / "transfer_networks.csv", further, origin)
+    place = tmp_path / "published"
+    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
+    found = {load_weights(path).digest for path in written if path.suffix != ".json"}
+    assert found == {each.digest for each in trained}
+
+
 def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, small):
     settings = {"depth": 1, "features": 2, "epochs": 1, "folder": tmp_path / "weights"}
     trained = [train(small, role, **settings) for role in ("target", "surrogate")]
@@ -171,7 +184,7 @@ def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, 
         ("of another profile", 2 * small.size, "elastic"),
         ("for patients", small.size, "world"),
     ):
-        recipe = {"size": size, "augmentation": augmentation}
+        recipe = asdict(trained[0].recipe) | {"size": size, "augmentation": augmentation}
         (place / f"{name}.json").write_text(json.dumps({"recipe": recipe}))
         (place / f"{name}.safetensors").touch()
     written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
@@ -206,4 +219,4 @@ def test_the_published_networks_are_those_of_the_published_outputs_and_are_found
         assert path.parent == paths.PUBLISHED and path == find_weights(digest, tmp_path)
         assert train(data, role, folder=tmp_path, **asked).digest.startswith(digest)
     assert list(tmp_path.iterdir()) == []
-    assert len(list(paths.PUBLISHED.iterdir())) == 8  # and no others
+    assert len(list(paths.PUBLISHED.iterdir())) == 8 + 10  # and the five that only 07 needs

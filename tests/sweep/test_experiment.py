@@ -25,6 +25,7 @@ from helpers.sweep import (
     white_box,
 )
 from helpers.sweep.compute import loss_of
+from helpers.transfer import Transfer
 from helpers.weights import Trained
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,8 @@ OTHER = {
     "precision": "bf16",
     "seed": 8,
     "version": 2,
+    "transfer": Transfer(momentum=1.0),
+    "queries": 10,
 }
 
 
@@ -301,7 +304,8 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
 
 
 def test_a_key_is_that_of_the_experiment_s_canonical_json_and_never_changes():
-    assert LITERAL.values() == asdict(LITERAL)
+    later = {"transfer": None, "queries": 0}  # of no experiment of before
+    assert LITERAL.values() | later == asdict(LITERAL)
     text = json.dumps(LITERAL.values(), sort_keys=True, separators=(",", ":"))
     assert LITERAL.key == digest_json(json.loads(text)) == PINNED
     assert replace(LITERAL, seed=8).key != LITERAL.key == replace(LITERAL).key
