@@ -150,8 +150,8 @@ def _others_stay(table4, *, limit=98.9):
     "extreme enlargement of a lung fails most",
     "left lung × 1.8: 78.3",
     "the lowest IoU of the table is a lung's at factor {factor}",
-    "where a lung is to shrink the other structures outweigh it in the loss; attacked alone, or "
-    "with the cross-entropy, it gets further (resizing_ways.csv)",
+    "where a lung is to shrink the other structures outweigh it in the loss; attacked alone or "
+    "with the cross-entropy it gets further (lung_shrinking.csv)",
 )
 def _lungs_fail_most(table4, *, factor=1.8):
     resized = table4[table4["factor"] != 1]
