@@ -125,12 +125,10 @@ def pgd(
     Source: paper, equations 2 and 3, section 3 (100 steps of ε/20, no random start); Madry et al.,
     arXiv:1706.06083; momentum: Dong et al., arXiv:1710.06081; Adam: Kingma and Ba, arXiv:1412.6980.
     """
-    sign = -1 if targeted else 1
-    way = steps, schedule, momentum, direction, guide
-    until = keep, classes, stop_at, stages
+    way = -1 if targeted else 1, steps, schedule, momentum, direction, guide
+    until = keep, classes, stop_at, stages, batch_size, observe
     keys = random_keys(seed, len(images))
-    diverse = transform, copies, smooth, keys
-    options = Options(loss, sign, *way, *until, batch_size, observe, *diverse)
+    options = Options(loss, *way, *until, transform, copies, smooth, keys)
     with torch.inference_mode(False):  # the caller's mode may have no gradients
         batch = make_batch(images, labels, epsilon, step_size, region, value_range)
         result = _attack(network, options, batch, keys, precision, random_start, restarts)

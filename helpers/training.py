@@ -36,7 +36,7 @@ from helpers.weights import (
 )
 
 ROLES = ("target", "surrogate")
-SCHEDULES = ("constant", "growing")
+SCHEDULES = ("constant", "falling", "growing")
 MEMORY = 0.999  # of the average of weights, a step
 
 
@@ -73,14 +73,7 @@ def make_recipe(
     if "world" in words:
         wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
         require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
-    settings: dict = {"depth": depth, "epochs": epochs, "features": 16, "batch_size": 4}
-    settings |= {"epsilon": 0.0, "attack_steps": 3} | others
-    epsilon = settings["epsilon"] = float(settings["epsilon"])
-    require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
-    for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
-        whole_number(name, settings[name])
-    if not epsilon:
-        settings["attack_steps"] = 0
+    numbers = _find_numbers(depth=depth, epochs=epochs, **others)
     multiple = 2**depth * (2 if schedule == "growing" else 1)
     wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
     require(dataset.size % multiple == 0, "size", dataset.size, wanted)
@@ -96,8 +89,18 @@ def make_recipe(
         precision="fp32" if precision == "auto" else find_precision(precision),
         version=VERSION,
         schedule=schedule,
-        **settings,
+        **numbers,
     )
+
+
+def _find_numbers(**given):
+    """The numbers of a recipe, checked; without an ε there are no steps of attacks."""
+    found = {"features": 16, "batch_size": 4, "epsilon": 0.0, "attack_steps": 3} | given
+    epsilon = found["epsilon"] = float(found["epsilon"])
+    require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
+    for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
+        whole_number(name, found[name])
+    return found if epsilon else found | {"attack_steps": 0}
 
 
 def train(
@@ -113,9 +116,8 @@ def train(
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
     validation epoch. With the augmentation world, the cases of validation are changed by it too,
     once; with an ε, all images of training and validation are attacked by the network as it is. A
-    checkpoint is written after each epoch: killed at any moment, the same call
-    goes on and ends with the same weights. If another process trains the same network, its weights
-    are waited for.
+    checkpoint is written after each epoch: killed at any moment, the same call goes on and ends
+    with the same weights. If another process trains the same network, its weights are waited for.
 
     Args:
         role: "target" or "surrogate".
@@ -247,6 +249,7 @@ def _fit(recipe, dataset, role, path, device):
     bar = progress_bar(total=recipe.epochs, initial=len(history), desc=role, unit="epoch")
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         started = time.monotonic()
+        optimizer.param_groups[0]["lr"] = _rate(recipe, epoch)
         step = 2 if grows and epoch <= recipe.epochs / 2 else 1
         loss = _epoch(state, *training, recipe, autocast, step)
         iou = _validate(judged, *validation, recipe, autocast)
@@ -262,6 +265,12 @@ def _fit(recipe, dataset, role, path, device):
     network.load_state_dict(best)
     save_weights(path, network, recipe, history)
     checkpoint.unlink(missing_ok=True)
+
+
+def _rate(recipe, epoch):
+    """Learning rate of an epoch: 1, of a falling schedule down to 0 over the last 40 %."""
+    left = (recipe.epochs - epoch + 1) / (0.4 * recipe.epochs)
+    return min(1.0, left) if recipe.schedule == "falling" else 1.0
 
 
 def _take_cases(dataset, recipe, device):

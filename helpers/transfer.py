@@ -15,7 +15,7 @@ from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.loss import Loss
 from helpers.network import Network
-from helpers.noise import Seed, generators, per_image, random_keys
+from helpers.noise import Seed, generators, random_keys
 from helpers.outputs import logits_of
 from helpers.recorder import Transform
 
@@ -199,7 +199,6 @@ def universal(
     epsilon: float,
     steps: int = 20,
     transform: Transform | None = None,
-    batch_size: int = 8,
     seed: int = 0,
 ) -> Tensor:
     """One noise that makes the network see the targets of many images, as well as it can.
@@ -210,7 +209,7 @@ def universal(
     Args:
         network, images, labels, loss, epsilon, transform: as in `attack.pgd`, targeted; without
             images there is no noise to find.
-        steps: of a batch each.
+        steps: of a batch of eight images each.
         seed: of the order of the images, and of the transform's draws.
 
     Returns:
@@ -224,7 +223,7 @@ def universal(
     generator = torch.Generator().manual_seed(seed)
     with frozen_copy(network, example=images) as frozen:
         for step in range(whole_number("steps", steps)):
-            chosen = torch.randperm(len(images), generator=generator)[:batch_size]
+            chosen = torch.randperm(len(images), generator=generator)[:8]
             x = noise.clone().requires_grad_()
             shown, wanted = (images[chosen] + x).clamp(-1, 1), labels[chosen]
             if transform:
@@ -246,7 +245,6 @@ def ask(
     classes: Sequence[int],
     epsilon: float | Tensor,
     queries: int,
-    region: Tensor | None = None,
     seed: Seed = 0,
 ) -> Tensor:
     """Random search that asks a network for label maps only, towards a target.
@@ -260,9 +258,8 @@ def ask(
         adv_images: likewise, where the search starts; within ε of the images.
         labels: int64 (N, H, W), the target.
         classes: class indices whose mean IoU decides.
-        epsilon: as in `attack.pgd`.
+        epsilon: largest noise [units of the images], of every pixel or (N, 1, H, W) of each.
         queries: 1 or more, of which the first is the start's.
-        region: bool (N, H, W), where noise is allowed; default everywhere.
         seed: of squares and bands, as in `noise.uniform_noise`.
 
     Returns:
@@ -272,10 +269,8 @@ def ask(
     scores and the bands are ours.
     """
     whole_number("queries", queries)
-    best, allowed = adv_images.clone(), torch.ones_like(labels, dtype=torch.bool)
-    if region is not None:
-        allowed = region
-    limits = per_image("epsilon", epsilon, images) * allowed[:, None]
+    best = adv_images.clone()
+    limits = epsilon * torch.ones_like(images[:, :1])
     draws = [*generators(random_keys(seed, len(images)), len(images))]
     reached = _mean_iou(answer(best), labels, classes)
     for query in range(1, queries):

@@ -41,7 +41,8 @@ class Recipe:
         seed: of the initial weights and the augmentation; each role has its own.
         augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
-        schedule: "constant"; or "growing": images of half the size for half of the epochs, and the
+        schedule: "constant"; "falling", a learning rate that falls to 0 over the last 40 % of the
+            epochs; or "growing", images of half the size for half of the epochs, and the
             exponential average of the weights is kept (Tarvainen and Valpola, arXiv:1703.01780).
         epsilon: noise of the attacks that it is trained against [units of the images]; 0 for none.
         attack_steps: gradient steps of these attacks.
@@ -86,7 +87,7 @@ class Trained:
         recipe: None where nobody knows it.
         history: one dict an epoch: epoch, loss (training), iou (validation, soft, mean of the
             structures), seconds.
-        state: the digest of the weights alone, if `digest` is of more.
+        state: the digest of the weights as they are in memory, if `digest` is of more or of others.
     """
 
     network: nn.Module
@@ -126,8 +127,13 @@ def state_digest(state: dict) -> str:
 
 
 def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> None:
-    """Write weights (safetensors) and a JSON side-car: digest, recipe, history and provenance."""
+    """Write weights (safetensors) and a JSON side-car: digest, recipe, history and provenance.
+
+    Averaged weights are rounded to 16 bits, which halves the file.
+    """
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+    if recipe.schedule == "growing":
+        state = {name: _rounded(value) for name, value in state.items()}
     card = {
         "weights": state_digest(state),
         "architecture": network.config,
@@ -138,6 +144,10 @@ def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> No
         "threads": torch.get_num_threads(),
     }
     _write(path, save(state), json.dumps(card, indent=1).encode())
+
+
+def _rounded(value):
+    return value.half() if value.is_floating_point() else value
 
 
 def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> None:
@@ -175,7 +185,9 @@ def load_weights(path: Path) -> Trained:
             network = UNet(**card["architecture"])
         network.load_state_dict(state)
         cases = {part: tuple(recipe[part]) for part in ("training", "validation")}
-        return Trained(network.eval(), digest, Recipe(**recipe | cases), tuple(card["history"]))
+        history = tuple(card["history"])
+        in_memory = state_digest(network.state_dict())
+        return Trained(network.eval(), digest, Recipe(**recipe | cases), history, in_memory)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         raise ValueError(
             f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "

@@ -255,9 +255,8 @@ def test_questions_change_no_pixel_outside_the_region():
     images, labels = make_case(2, size=12, classes=2)
     region = torch.zeros_like(labels, dtype=torch.bool)
     region[:, :6] = True
-    made = ask(
-        threshold, images, images, labels, classes=(1,), epsilon=0.3, queries=50, region=region
-    )
+    epsilon = 0.3 * region[:, None]
+    made = ask(threshold, images, images, labels, classes=(1,), epsilon=epsilon, queries=50)
     assert torch.equal(made[:, :, 6:], images[:, :, 6:]) and not torch.equal(made, images)
 
 
@@ -273,9 +272,7 @@ def test_no_question_is_told():
 def test_one_noise_is_the_optimum_of_a_linear_network_whose_targets_agree():
     images, _ = make_case(5, size=4)
     labels = torch.ones(5, 4, 4, dtype=torch.int64)
-    made = universal(
-        Linear(), images * 0.5, labels, loss=cross_entropy, epsilon=0.1, steps=30, batch_size=2
-    )
+    made = universal(Linear(), images * 0.5, labels, loss=cross_entropy, epsilon=0.1, steps=30)
     assert torch.allclose(made, 0.1 * Linear().weight.sign()[None, None], atol=1e-6)
 
 

@@ -200,9 +200,8 @@ def _adversarial(experiment, cases, attacked, networks):
             adv_images,
             cases.goal,
             classes=experiment.classes,
-            epsilon=experiment.epsilon,
+            epsilon=experiment.epsilon * cases.region[:, None],
             queries=experiment.queries,
-            region=cases.region,
             seed=keys,
         )
     if experiment.bits:
