@@ -19,7 +19,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def publish(profile: str, only: Names = ()) -> list:
     """Publish a run, or some notebooks of it, and renew the tables in the pages.
 
-    Of quick, the outputs go into the notebooks. Of full, tables go to figures/, and the pictures of
+    Of quick, the outputs go into the notebooks, and the picture of a patient to figures/patients/,
+    for the README. Of full, tables go to figures/, and the pictures of
     phantoms; of another profile the tables, to figures/<profile>/. Of quick and full also the
     networks, to data/weights.
 
@@ -40,12 +41,14 @@ def publish(profile: str, only: Names = ()) -> list:
     names = [name for each in chosen.items() for name in finished_files(folder, *each)]
     datasets = {own.get("dataset") for own in chosen.values()}
     kinds = (".csv", ".png") if profile == "full" and datasets == {"phantom"} else (".csv",)
+    patient = [folder / name for name in names if name == "04_on_a_patient.png"]
     names = [name for name in names if name.endswith(kinds)]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
     if profile == "quick":
         written += [_renew_outputs(notebook, folder / notebook.name) for notebook in chosen]
+        written += _copy(patient, paths.FIGURES / "patients")
     else:
         place = paths.FIGURES if profile == "full" else paths.FIGURES / profile
         written += _copy([folder / name for name in names], place)
