@@ -36,7 +36,7 @@ def use_style() -> None:
     if "ipykernel" in sys.modules:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 60})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 50})
 
 
 def save_figure(figure: Figure, path: Path, provenance: Mapping) -> None:

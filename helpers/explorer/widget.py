@@ -301,7 +301,7 @@ class Explorer(ShapeInput, widgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         with self.lock:
             if self.shown:
-                picture = self.view.picture(self.shown).quantize(48, dither=Image.Dither.NONE)
+                picture = self.view.picture(self.shown).quantize(24, dither=Image.Dither.NONE)
                 bundle["image/png"] = base64.b64encode(
                     drawing.png(picture, compress_level=9)
                 ).decode()
