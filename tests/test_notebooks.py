@@ -110,7 +110,7 @@ def test_a_parameter_has_one_default_in_all_notebooks():
     "profile", ["quick", *(path.stem for path in (paths.NOTEBOOKS / "profiles").glob("*.yaml"))]
 )
 def test_every_profile_fits_the_notebooks(profile, tmp_path):
-    own = [("root", str(tmp_path))] if profile == "hannover" else []
+    own = [("root", str(tmp_path))] if profile in ("hannover", "patients") else []
     assert len(parameters.plan(paths.NOTEBOOKS, profile, own)) == len(NOTEBOOKS)
 
 

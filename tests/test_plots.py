@@ -406,7 +406,7 @@ def test_only_in_a_kernel_radiographs_become_jpeg(monkeypatch, kernel):
         monkeypatch.setitem(sys.modules, "ipykernel", object())
     with plt.rc_context():
         plots.use_style()
-    assert asked == [(("jpeg",), {"pil_kwargs": {"quality": 60}})] * kernel
+    assert asked == [(("jpeg",), {"pil_kwargs": {"quality": 50}})] * kernel
 
 
 # --- what plots may know ----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """How well networks that were trained on phantoms alone find the lungs and the heart of patients:
 ``.venv/bin/python tests/benchmarks/patients.py --root FOLDER --publish``, a folder with outlines of both lungs and an index.csv.
 
-What was chosen (how far phantoms vary, how long is trained) was chosen on the even half of the patients: the odd half reports.
+What was chosen (how far phantoms vary, how long is trained) was chosen on the even half of the patients: the odd half reports,
+though it was in sight when the last choices were made.
 """
 
 import argparse

@@ -270,7 +270,7 @@ def test_the_structures_of_a_folder_are_known_before_anything_runs(place, tmp_pa
 
 def test_every_profile_can_be_run(tmp_path):
     for profile in ("quick", *(path.stem for path in paths.NOTEBOOKS.glob("profiles/*.yaml"))):
-        own = [("root", str(tmp_path))] if profile == "hannover" else []
+        own = [("root", str(tmp_path))] if profile in ("hannover", "patients") else []
         steps = parameters.plan(paths.NOTEBOOKS, profile, own)
         assert len(steps) == len(parameters.find_notebooks(paths.NOTEBOOKS))
 
