@@ -103,6 +103,7 @@ class AttackCache:
         self.goal = lru_cache(self._goal)
 
     def _add_cases(self, dataset, attacked, surrogate, which, settings):
+        images, truth = (part.to(self.device) for part in dataset.take(which))
         trained = [attacked, surrogate][: len(self.attackers)]
         base = white_box(
             dataset,
@@ -117,7 +118,6 @@ class AttackCache:
         about = {"seed": base.seed, "precision": base.precision, "device": self.device}
         source = provenance(dataset, trained, **about)
         self.networks |= {each.digest: each.network.to(self.device) for each in trained}
-        images, truth = (part.to(self.device) for part in dataset.take(which))
         for k, id in enumerate(base.ids):
             self.images[id], self.truth[id] = images[k], truth[k]
             self.bases[id], self.sources[id] = base, source

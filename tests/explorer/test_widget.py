@@ -42,7 +42,7 @@ from helpers.shapes import png_text, read_shape
 from helpers.study import plan
 from helpers.sweep import Goal, Store, compute_results
 from helpers.targets import place_shape
-from helpers.training import make_recipe
+from helpers.training import make_recipe, train
 from helpers.weights import Trained
 
 pytestmark = pytest.mark.slow
@@ -1122,6 +1122,7 @@ def drive(
     record_property,
     *,
     cases=("case-0", "case-1"),
+    attacked=None,
     size=32,
     levels=LEVELS,
     steps=STEPS,
@@ -1173,6 +1174,7 @@ def drive(
             goal=Goal("shape", "heart", 0.34),
             attack="pgd",
             steps=steps,
+            attacked=attacked or cell.attacked,
             crafted_on=cell.attacked,
             bits=0,
             stop_at=None,
@@ -1274,13 +1276,16 @@ def test_in_jupyterlab_keys_change_the_picture_of_04(chromium, tmp_path, record_
         page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cases = load("phantom", size=48, test_cases=3, seed=1).split["test"]
+        data = load("phantom", size=48, test_cases=3, seed=1)
+        target = train(data, "target", depth=2, features=8, epochs=2, seed=1)
+        cases = data.split["test"]
         drive(
             page,
             Store(EXPERIMENTS),
             "JupyterLab",
             record_property,
             cases=cases,
+            attacked=target.digest,
             size=48,
             levels=levels,
             steps=steps,

@@ -139,7 +139,7 @@ def shown(folder):
 @pytest.mark.slow
 def test_all_notebooks_run_and_every_table_names_the_data_and_the_networks(audit):
     folder, _ = audit
-    assert len(list(folder.glob("*.ok.json"))) == 7
+    assert len(list(folder.glob("*.ok.json"))) == 8
     names = (
         "clean table1 table2 table3 table4 heart_attack_ways steps smallest_epsilon frames".split()
     )

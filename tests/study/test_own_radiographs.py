@@ -185,7 +185,7 @@ def test_what_the_explorer_saves_has_the_shape_of_the_picture_and_reads_back_as_
     assert json.loads(record.ImageComments)["case"] == shown.experiment.ids[0]
     again = write_one(tmp_path / "again", dicom, truth[picture_box(truth)])
     assert np.abs(again - shown.adv_image).max() < 1 / 65535
-    assert np.array_equal(explorer.cache.predict(again), shown.prediction)
+    assert np.array_equal(explorer.cache.predict(shown.experiment.ids[0], again), shown.prediction)
     explorer.close()
 
 

@@ -219,4 +219,4 @@ def test_the_published_networks_are_those_of_the_published_outputs_and_are_found
         assert path.parent == paths.PUBLISHED and path == find_weights(digest, tmp_path)
         assert train(data, role, folder=tmp_path, **asked).digest.startswith(digest)
     assert list(tmp_path.iterdir()) == []
-    assert len(list(paths.PUBLISHED.iterdir())) == 8 + 10  # and the five that only 07 needs
+    assert len(list(paths.PUBLISHED.iterdir())) == 8 + 10 + 8  # 07's five, and four for patients
