@@ -4,8 +4,8 @@
 made so.
 """
 
+import argparse
 import json
-import sys
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -16,12 +16,12 @@ from pandas import DataFrame
 from scipy.ndimage import label
 from torch import Tensor, nn
 
-from helpers.common.arguments import require
 from helpers.common.files import digest_json
 from helpers.common.paths import PUBLISHED
 from helpers.data import Dataset, load
 from helpers.labels import OUTSIDE
 from helpers.network import predict
+from helpers.outputs import logits_of, with_background
 from helpers.phantom import STRUCTURES
 from helpers.training import train
 from helpers.weights import Trained, load_weights
@@ -89,8 +89,10 @@ def outline(dataset: Dataset, trained: Trained) -> Dataset:
     network.order = None  # of another dataset's structures
     device = next(iter(network.parameters()), torch.empty(0)).device
     labels = predict(network, dataset.images.to(device)).cpu()
+    with torch.no_grad():
+        count = with_background(logits_of(network, dataset.images[:1].to(device))).shape[1]
     names = getattr(network, "structures", None)
-    structures = tuple(names or (f"class {k}" for k in range(1, int(labels.max()) + 1)))
+    structures = tuple(names or (f"class {k}" for k in range(1, count)))
     return replace(
         dataset,
         structures=structures,
@@ -119,11 +121,10 @@ def compare(drawn: Dataset, trained: Trained) -> tuple:
     rows = []
     for id, labels, truth in zip(drawn.ids, seen.labels, drawn.labels, strict=True):
         heart, *found = (labels == seen.class_of(name) for name in ("heart", *LUNGS))
-        lungs = [truth == drawn.class_of(name) for name in LUNGS]
-        pairs = dict(zip(LUNGS, zip(found, lungs, strict=True), strict=True))
-        pairs["left lung with the heart"] = found[0] | (heart & lungs[0]), lungs[0]
-        for structure, (one, other) in pairs.items():
-            rows.append({"id": id, "structure": structure, "iou": _iou(one, other)})
+        left, right = (truth == drawn.class_of(name) for name in LUNGS)
+        scores = {"left lung": _iou(found[0], left), "right lung": _iou(found[1], right)}
+        scores["left lung with the heart"] = _iou(found[0] | (heart & left), left)
+        rows += [{"id": id, "structure": name, "iou": score} for name, score in scores.items()]
     return DataFrame(rows), find_hearts(seen)
 
 
@@ -158,7 +159,11 @@ def _middle(mask: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    fits = len(words) == 2 and words[0] in SHAPES and words[1].isdigit()
-    require(fits, "arguments", words, "give target or surrogate, and a size")
-    train_on_phantoms(words[0], int(words[1]))
+    parser = argparse.ArgumentParser("python -m helpers.patients", description=__doc__)
+    parser.add_argument("role", choices=SHAPES)
+    parser.add_argument("size", type=int, help="of the phantoms [pixels]")
+    asked = parser.parse_args()
+    try:
+        train_on_phantoms(asked.role, asked.size)
+    except ValueError as error:
+        parser.error(str(error))

@@ -66,6 +66,15 @@ def test_what_a_network_sees_becomes_the_truth_of_the_same_images(lungs):
     assert seen.digest != lungs.digest and seen.origin is None
 
 
+def test_classes_without_names_are_numbered_also_those_that_no_image_shows(lungs):
+    labels = chest()
+    labels[labels == RIGHT] = 0
+    nameless = trained(labels)
+    nameless.network.structures = None
+    seen = patients.outline(lungs, nameless)
+    assert seen.structures == tuple(f"class {k}" for k in range(1, 6))
+
+
 def test_another_network_gives_other_data(lungs):
     one, other = trained(chest()), replace(trained(chest()), digest="another")
     assert patients.outline(lungs, one).digest != patients.outline(lungs, other).digest

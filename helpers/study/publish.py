@@ -1,6 +1,7 @@
 """Publish a finished run: its tables and figures, networks, outputs, and the pages' numbers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +14,16 @@ from helpers.study.parameters import Names, find_notebooks, resolve
 from helpers.study.runner import finished_files
 from helpers.weights import find_weights
 
+PATIENT = "_on_a_patient.png"  # pictures of somebody, shown in notebooks and the README alone
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def publish(profile: str, only: Names = ()) -> list:
     """Publish a run, or some notebooks of it, and renew the tables in the pages.
 
-    Of quick, the outputs go into the notebooks, and the picture of a patient to figures/patients/,
-    for the README. Of full, tables go to figures/, and the pictures of
-    phantoms; of another profile the tables, to figures/<profile>/. Of quick and full also the
-    networks, to data/weights.
+    Of quick, the outputs go into the notebooks, and the README's picture of a patient to
+    figures/patients/. Of full, tables go to figures/, and the pictures of phantoms; of another
+    profile the tables, to figures/<profile>/. Of quick and full also the networks, to data/weights.
 
     Args:
         profile: the run's.
@@ -42,20 +43,21 @@ def publish(profile: str, only: Names = ()) -> list:
     datasets = {own.get("dataset") for own in chosen.values()}
     kinds = (".csv", ".png") if profile == "full" and datasets == {"phantom"} else (".csv",)
     patient = [folder / name for name in names if name == "04_on_a_patient.png"]
-    names = [name for name in names if name.endswith(kinds)]
+    names = [name for name in names if name.endswith(kinds) and not name.endswith(PATIENT)]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
     if profile == "quick":
         written += [_renew_outputs(notebook, folder / notebook.name) for notebook in chosen]
-        written += _copy(patient, paths.FIGURES / "patients")
+        written += copy_files(patient, paths.FIGURES / "patients")
     else:
         place = paths.FIGURES if profile == "full" else paths.FIGURES / profile
-        written += _copy([folder / name for name in names], place)
+        written += copy_files([folder / name for name in names], place)
     return written + readme.renew_readme(readme.READMES, paths.FIGURES)
 
 
-def _copy(files, place):
+def copy_files(files: Sequence[Path], place: Path) -> list:
+    """Copy files to a folder, each whole or not at all; returns where they are now."""
     for path in files:
         with atomic_write(place / path.name) as file:
             file.write(path.read_bytes())
@@ -90,7 +92,7 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         card = path.with_suffix(".json")
         kinds.add(_kind(card))
         files += [path, card]
-    written = _copy(files, place)
+    written = copy_files(files, place)
     for card in place.glob("*.json"):
         if card not in written and _kind(card) in kinds:
             card.with_suffix(".safetensors").unlink(missing_ok=True)

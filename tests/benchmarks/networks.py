@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from helpers.common import files, paths
+from helpers.common import paths
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import load
 from helpers.evaluation import summarise
 from helpers.study import plan
 from helpers.study.parameters import parse_override
+from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
 from helpers.sweep import Goal, open_engine, run, white_box
 from helpers.tables import write_table
@@ -134,13 +135,7 @@ def main():
     )
     print(f"written to {path}")
     if arguments.publish:
-        with files.atomic_write(paths.FIGURES / path.name) as file:
-            file.write(path.read_bytes())
-        print(
-            paths.FIGURES / path.name,
-            *renew_readme(),
-            sep="\n",
-        )
+        print(*copy_files([path], paths.FIGURES), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":

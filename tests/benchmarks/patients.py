@@ -9,17 +9,16 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from helpers import patients
-from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import provenance
 from helpers.data import load
 from helpers.evaluation import iou_table, summarise
 from helpers.network import predict
+from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
 from helpers.tables import write_table
 from helpers.world import randomise
@@ -74,20 +73,19 @@ def main():
     asked = parser.parse_args()
     tables, sources = [], []
     for size in (128, 256):
-        print(f"a batch of 4 of {size}², drawn anew: {seconds_per_batch(size):.3f} s")
+        seconds = round(seconds_per_batch(size), 4)
+        print(f"a batch of 4 of {size}², drawn anew: {seconds} s")
         for role in ("target", "surrogate"):
             table, source = measure(role, size, asked.root)
             print(table.round(1).to_string(), flush=True)
-            tables.append(table.assign(seconds_per_batch=np.round(seconds_per_batch(size), 4)))
+            tables.append(table.assign(seconds_per_batch=seconds))
             sources.append(pd.Series(source).astype(str))
     about = {name: " ".join(values.unique()) for name, values in pd.DataFrame(sources).items()}
     path = RUNS / "on_real_radiographs.csv"
     write_table(path, pd.concat(tables), about)
     print(f"written to {path}")
     if asked.publish:
-        with atomic_write(FIGURES / "patients" / path.name) as file:
-            file.write(path.read_bytes())
-        print(FIGURES / "patients" / path.name, *renew_readme(), sep="\n")
+        print(*copy_files([path], FIGURES / "patients"), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from zoo import Member, members
 
 from helpers.adapters import frozen_copy
 from helpers.attack import fast_pgd, pgd
-from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
 from helpers.data import load
 from helpers.evaluation import iou
 from helpers.loss import cross_entropy, iou_loss
 from helpers.network import UNet, native_bf16, predict
+from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
 from helpers.tables import write_table
 from helpers.targets import LARGE, heart_symbol
@@ -421,11 +421,8 @@ def main():
         exact = ("epsilon", "seconds_per_image_step", "seconds_per_image")
         write_table(RUNS / f"{name}.csv", table, about, exact=exact)
     if arguments.publish:
-        paths = [FIGURES / f"{name}.csv" for name in tables]
-        for path in paths:
-            with atomic_write(path) as file:
-                file.write((RUNS / path.name).read_bytes())
-        print(*paths, *renew_readme(), sep="\n")
+        paths = [RUNS / f"{name}.csv" for name in tables]
+        print(*copy_files(paths, FIGURES), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":

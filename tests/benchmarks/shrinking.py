@@ -14,7 +14,6 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from helpers import patients
 from helpers.attack import pgd
-from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import provenance
 from helpers.data import load
@@ -22,6 +21,7 @@ from helpers.evaluation import iou, summarise
 from helpers.labels import counted
 from helpers.loss import soft_iou
 from helpers.network import find_precision, predict
+from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
 from helpers.tables import write_table
 from helpers.targets import resize_structure
@@ -138,9 +138,7 @@ def main():
     write_table(path, summary, {"dataset": " ".join(table["dataset"].unique())} | about)
     print(f"written to {path}")
     if arguments.publish:
-        with atomic_write(FIGURES / path.name) as file:
-            file.write(path.read_bytes())
-        print(FIGURES / path.name, *renew_readme(), sep="\n")
+        print(*copy_files([path], FIGURES), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":

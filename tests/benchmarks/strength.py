@@ -14,13 +14,13 @@ from peers import machine
 from zoo import members
 
 from helpers.attack import FAST_VERSION, fast_pgd, pgd
-from helpers.common.files import atomic_write
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
 from helpers.ensemble import worst_case
 from helpers.evaluation import iou, summarise
 from helpers.loss import iou_loss
 from helpers.network import find_precision, predict
+from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
 from helpers.tables import write_table
 from helpers.targets import SMALL, heart_symbol, resize_structure
@@ -130,9 +130,7 @@ def main():
     write_table(path, summary, about)
     print(f"written to {path}")
     if arguments.publish:
-        with atomic_write(FIGURES / path.name) as file:
-            file.write(path.read_bytes())
-        print(FIGURES / path.name, *renew_readme(), sep="\n")
+        print(*copy_files([path], FIGURES), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":
