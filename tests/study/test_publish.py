@@ -39,6 +39,16 @@ def test_publish_copies_a_finished_run(place):
     }
 
 
+def test_the_picture_of_a_patient_goes_to_the_readme_alone(place):
+    name = "04_on_a_patient.png"
+    place.write("04_fourth", f"open(f'../runs/{{profile}}/{name}', 'w').write(profile)")
+    place.profile("full", "size: 2")
+    for profile in ("quick", "full"):
+        assert place.main("--profile", profile) == 0 and place.main("--publish", profile) == 0
+    (shown,) = place.figures.rglob("*.png")
+    assert shown == place.figures / "patients" / name and shown.read_text() == "quick"
+
+
 @pytest.mark.parametrize(("profile", "ships"), [("quick", True), ("full", True), ("other", False)])
 def test_publish_takes_the_networks_of_the_profiles_that_come_with_the_study(
     place, monkeypatch, profile, ships
