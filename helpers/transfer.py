@@ -56,7 +56,7 @@ class Transfer:
     combine: str = "losses"
 
     def __post_init__(self) -> None:
-        require_choice("move", self.move, MOVES)
+        _check_move(self.move, self.elastic)
         require_choice("combine", self.combine, COMBINATIONS)
         require(self.smooth >= 0, "smooth", self.smooth, "give a sigma of 0 pixels or more")
         whole_number("copies", self.copies)
@@ -88,7 +88,7 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
     Source: Xie et al., arXiv:1803.06978. Differs: the target moves along, the border is repeated,
     and each image is moved in its own way.
     """
-    require_choice("move", move, MOVES)
+    _check_move(move, elastic)
 
     def transform(images: Tensor, labels: Tensor, keys: Sequence[Hashable]):
         draws, fields = [], []
@@ -109,6 +109,12 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
         return images, labels
 
     return transform
+
+
+def _check_move(move, elastic):
+    require_choice("move", move, MOVES)
+    bends = elastic and move == "nothing"
+    require(not bends, "move", move, "say what is bent: the image, or both image and target")
 
 
 def smoother(sigma: float) -> Callable[[Tensor], Tensor]:

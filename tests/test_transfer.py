@@ -116,7 +116,8 @@ def test_an_image_s_noise_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("move", ["nothing", "image", "both"])
 def test_noise_stays_within_epsilon_and_the_valid_range(move):
     images, labels = make_case(3)
-    options = replace(EVERYTHING, move=move, stride=1.5).options()
+    bends = move != "nothing"
+    options = replace(EVERYTHING, move=move, elastic=bends, stride=1.5).options()
     found = pgd(unet(), images, labels, steps=5, **TARGETED | options).adv_images
     assert (found - images).abs().max() <= 0.1 + 1e-6 and found.abs().max() <= 1
     assert not torch.equal(found, images)
@@ -197,6 +198,7 @@ def test_surrogates_of_another_number_of_classes_are_told():
     "values, message",
     [
         ({"move": "labels"}, "move 'labels' is unknown"),
+        ({"elastic": True}, "move is 'nothing'; say what is bent"),
         ({"combine": "votes"}, "combine 'votes' is unknown"),
         ({"smooth": -1.0}, "smooth is -1.0; give a sigma"),
         ({"copies": 0}, "copies is 0"),
