@@ -113,16 +113,17 @@ def show_contours(ax: Axes, labels: Any, *, reference: bool = False) -> None:
 
 
 def add_legend(figure: Figure, structures: Names, *, reference: str = "") -> None:
-    """One line below the figure: the colours of the structures, and what the grey outline is."""
+    """Below the figure: the colours of the structures, and what the grey outline is."""
     colours = dict(zip(structures, cycle(COLOURS)))
     if reference:
         colours[reference] = REFERENCE
     lines = [Line2D([], [], color=colour) for colour in colours.values()]
+    rows = np.ceil(1.25 * len(colours) / figure.get_figwidth())  # an entry takes so many inches
     figure.legend(
         lines,
         colours,
         loc="outside lower center",
-        ncols=min(len(colours), int(figure.get_figwidth() / 1.25) or 1),
+        ncols=int(np.ceil(len(colours) / rows)),
         handlelength=1.4,
         columnspacing=1.2,
     )
@@ -146,8 +147,7 @@ def plot_cases(
         side: of each of the axes [inches].
     """
     number = len(titles)
-    rows = [""] * ((number + 5) // 6)
-    figure, axes = image_grid(rows, [""] * min(6, number), side=side)
+    figure, axes = image_grid([""] * ((number + 5) // 6), [""] * min(6, number), side=side)
     for k, title in enumerate(titles):
         show_image(axes.flat[k], images[k][0], None if labels is None else labels[k])
         axes.flat[k].set_title(title, pad=3)

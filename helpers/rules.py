@@ -52,7 +52,7 @@ def evaluate(
     """Decide every claim whose tables are there.
 
     Args:
-        notebook: only the claims of this notebook, such as "04".
+        notebook: only the claims of these notebooks, such as "04" or "03 04"; None for all.
         source: provenance of the run; tables of another run decide nothing. None: any run counts.
         claims: those to decide; default the paper's.
 
@@ -66,7 +66,8 @@ def evaluate(
     rows = [
         decide(claim, *map(tables.get, claim.tables), source=source)
         for claim in claims
-        if notebook in (None, claim.notebook) and tables.keys() >= set(claim.tables)
+        if (notebook is None or claim.notebook in notebook.split())
+        and tables.keys() >= set(claim.tables)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 

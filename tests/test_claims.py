@@ -450,6 +450,17 @@ def test_an_attack_that_fails_whatever_the_steps_does_not_decide_about_one_step(
     assert found["verdict"] == f"{NOT_DECIDED} (PGD fails too)"
 
 
+def test_claims_of_some_notebooks_do_not_depend_on_the_tables_of_others(tmp_path):
+    tables = agreeing_tables()
+    names = [claim.name for claim in CLAIMS if claim.notebook in ("03", "06")]
+    found = evaluate(save(tmp_path, tables), "03 06")
+    assert list(found["claim"]) == names and len(names) < len(CLAIMS)
+    for claim in CLAIMS:
+        for name in claim.tables if claim.notebook == "07" else ():
+            (tmp_path / f"{name}.csv").unlink(missing_ok=True)
+    pd.testing.assert_frame_equal(evaluate(tmp_path, "03 06"), found)
+
+
 def test_symbols_and_sizes_that_the_paper_did_not_try_decide_nothing_about_it(tmp_path):
     tables = {name: table.assign(paper=1.0) for name, table in agreeing_tables().items()}
     assert len(evaluate(save(tmp_path, tables))) == len(CLAIMS)
