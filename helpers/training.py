@@ -59,7 +59,7 @@ def make_recipe(
         precision: "fp32" or "bf16"; "auto" is fp32, so that a recipe is the same on every machine.
         schedule: as of `Recipe`.
         **others: `features` of the first level (default 16), `batch_size` (default 4); to train
-            against attacks, `epsilon` and `attack_steps` (default 3); `start`.
+            against attacks, `epsilon`, `attack_steps` (default 3) and `mix`; `start`.
 
     Raises:
         ValueError: an unknown role, augmentation, precision or schedule, or a number below 1.
@@ -98,6 +98,8 @@ def _find_numbers(**given):
     found = {"features": 16, "batch_size": 4, "epsilon": 0.0, "attack_steps": 3} | given
     epsilon = found["epsilon"] = float(found["epsilon"])
     require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
+    mix = found.get("mix", 1.0)
+    require(0 < mix <= 1, "mix", mix, "give the share of the images to attack, above 0 up to 1")
     for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
         whole_number(name, found[name])
     return found if epsilon else found | {"attack_steps": 0}
@@ -300,7 +302,10 @@ def _epoch(state, images, labels, recipe, autocast, step):
         x = avg_pool2d(images[chosen], step)
         x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
         if recipe.epsilon:
-            x = _attacked(network, x, y, recipe, int(torch.randint(2**31, (), generator=generator)))
+            seed = int(torch.randint(2**31, (), generator=generator))
+            number = math.ceil(recipe.mix * len(x))
+            attacked = _attacked(network, x[:number], y[:number], recipe, seed)
+            x = torch.cat([attacked, x[number:]])
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))

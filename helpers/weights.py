@@ -28,7 +28,7 @@ from helpers.network import UNet
 
 VERSION = 1  # of the training; raise it with a change that alters the weights
 # Fields that older recipes had not, with the values that stand for their absence
-LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "start": ""}
+LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "mix": 1.0, "start": ""}
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Recipe:
             exponential average of the weights is kept (Tarvainen and Valpola, arXiv:1703.01780).
         epsilon: noise of the attacks that it is trained against [units of the images]; 0 for none.
         attack_steps: gradient steps of these attacks.
+        mix: share of the images of a batch that are attacked.
         start: digest of the weights that it starts from; empty for random ones.
     """
 
@@ -66,6 +67,7 @@ class Recipe:
     schedule: str = "constant"
     epsilon: float = 0.0
     attack_steps: int = 0
+    mix: float = 1.0
     start: str = ""
 
     @property
