@@ -17,11 +17,12 @@ recorder       what an attack records on its way; its result
 checks         what speaks against trusting an attack's result
 attack         FGSM, PGD and a faster attack
 world          phantoms as the world's radiographs vary
-ensemble       the worst case of several attacks
 augmentation   random changes to training images
 training       the training loop, resumable
 patients       networks trained on phantoms alone, before the radiographs of patients
 transfer       attacks on a network whose weights are unknown
+defence        filters before a network; what can be proven
+detection      detectors of attacks, and an attacker who knows them
 shapes         shapes from PNG, SVG or polygons
 targets        heart symbols, resized structures, noise regions
 ratio          the cardiothoracic ratio: read off outlines, as a target, as a loss
@@ -32,6 +33,7 @@ beyond         what the study claims beyond the paper
 plots          the study's figures
 curves         the study's figures of numbers
 ratio_plots    its figures of the cardiothoracic ratio
+defence_plots  its figures of defences
 
 Folders are machines; import from the folder: ``from helpers.sweep import run``.
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 from helpers import rules
+from helpers.rules import rows_with
 
 BEYOND: list = []  # of `rules.Claim`
 report = partial(rules.report, claims=BEYOND)
@@ -52,3 +53,97 @@ def _eight_bits_protect(ratio_file):
     share = ratio_file.set_index("way")["crossed"]
     few, many = share["8 bits"], share["12 bits"]
     return few < many / 2, f"{few:.0f} % of cases at 8 bits, {many:.0f} % at 12 bits"
+
+
+@claim(
+    "08",
+    "a filter before the network takes the noise away",
+    "JPEG restores what faint noise changed (Dziugaite et al., 2016)",
+    "for some filter that costs at most {cost} points without attack, noise that knows it raises "
+    "the IoU with the symbol by less than {limit}",
+    "noise that is made through the filter passes it",
+)
+def _filters_hold(filters, *, cost=3, limit=10):
+    own = filters.pivot(index="defence", columns="attacker", values="iou")
+    clean = filters.groupby("defence")["clean"].first()
+    cheap = own[(clean >= clean["nothing"] - cost) & (own.index != "nothing")]
+    gains = (cheap["adaptive"] - cheap["none"]).sort_values()
+    best = gains.index[0]
+    adaptive, oblivious = cheap.loc[best, ["adaptive", "oblivious"]]
+    text = f"least with {best}: {adaptive:.1f}, oblivious {oblivious:.1f}"
+    return gains.iloc[0] < limit, text
+
+
+@claim(
+    "08",
+    "robust training holds against the whole suite",
+    "named as a defence, with Madry et al., 2018",
+    "trained at ε = {trained}, under the worst of the suite the small symbol stays at {most} or "
+    "less at twice that ε, for at most {cost} points without attack",
+    "the network is too small, or was trained for too short",
+)
+def _training_holds(robust, *, trained=0.02, most=55, cost=4):
+    rows = robust.set_index("network")
+    own, plain = rows.loc[f"ε {trained:g}"], rows.loc["plain"]
+    text = (
+        f"{own.text}, plain {plain.text}; without attack {own.clean:.1f}, plain {plain.clean:.1f}"
+    )
+    return own.iou <= most and own.clean >= plain.clean - cost, text
+
+
+def _fails_like_plain(robust, name, limit):
+    rows = robust[robust["network"].str.endswith(name)].iloc[:1]
+    own, plain = rows.iloc[0], rows_with(robust, network="plain").iloc[0]
+    text = f"untargeted {own.untargeted:.1f}, plain {plain.untargeted:.1f}; symbol {own.text}"
+    return own.untargeted <= plain.untargeted + limit, f"{text}, plain {plain.text}"
+
+
+@claim(
+    "08",
+    "training against one step does not protect",
+    "few steps fail entirely (Croce et al., 2024)",
+    "under the worst of the suite its IoU is within {limit} of the plain network's",
+    "at so small an ε the loss is nearly linear, and one step finds what several do",
+)
+def _one_step_is_not_enough(robust, *, limit=10):
+    return _fails_like_plain(robust, "one step", limit)
+
+
+@claim(
+    "08",
+    "training on half clean, half attacked images does not protect",
+    "what leaves such networks without robustness (Halmosi and Jelasity, 2023)",
+    "under the worst of the suite its IoU is within {limit} of the plain network's",
+    "one network can fit both halves where the noise is faint",
+)
+def _half_is_not_enough(robust, *, limit=10):
+    return _fails_like_plain(robust, "half clean", limit)
+
+
+@claim(
+    "08",
+    "small structures fall first",
+    "small objects are the easiest prey (Halmosi and Jelasity, 2024)",
+    "on every network the structure with the lowest IoU under untargeted noise is among the two "
+    "smallest",
+    "what falls first depends on contrast, too",
+)
+def _small_falls_first(prey):
+    lowest = prey.loc[prey.groupby("network", sort=False)["iou"].idxmin()]
+    smallest = prey.groupby("structure")["area"].first().nsmallest(2).index
+    text = ", ".join(f"{row.network}: {row.structure} {row.iou:.0f}" for row in lowest.itertuples())
+    return lowest["structure"].isin(smallest).all(), text
+
+
+@claim(
+    "08",
+    "detectors find attacked images",
+    "up to 100 % (Maag and Fischer, 2023)",
+    "some detector finds {least} % or more at 5 % false alarms, though the attacker knows it",
+    "a detector's score is one more term in the attacker's loss",
+)
+def _detectors_hold(detection, *, least=95):
+    found = detection.groupby(["attacker", "detector"])["caught"].min()
+    best = found["adaptive"].idxmax()
+    text = f"at best {found['adaptive'].max():.0f} % ({best})"
+    return found["adaptive"].max() >= least, f"{text}; oblivious {found['oblivious'][best]:.0f} %"

@@ -239,6 +239,25 @@ def summarise(table: DataFrame, *, by: list) -> DataFrame:
     return summary.reset_index()
 
 
+def worst_of(table: DataFrame, *, by: list, over: str = "attack", most: bool = True) -> DataFrame:
+    """The worst of several attacks for each case: that with the highest, or lowest, mean IoU.
+
+    Args:
+        table: rows with id and iou, as `iou_table` makes them.
+        by: the columns that say what is compared.
+        over: the column of the attacks.
+        most: whether the highest IoU is the worst, as it is with a target.
+
+    Returns:
+        The columns of `by`, id, `over` (the attack that won), iou, for `summarise`.
+
+    Source: Croce et al., arXiv:2306.12941 (the worst case of each image, not the best attack).
+    """
+    cases = table.groupby([*by, "id", over], sort=False)["iou"].mean().dropna()
+    groups = cases.groupby(level=[*by, "id"], sort=False)
+    return cases.loc[groups.idxmax() if most else groups.idxmin()].reset_index()
+
+
 def tabulate_gains(results: DataFrame, structure: str) -> DataFrame:
     """IoU of the structure with its target on each network and over all, beside no attack.
 

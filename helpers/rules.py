@@ -109,7 +109,7 @@ def _why_open(name, table, source):
 
 def _with_text(table):
     """The table with its means and their intervals as `text`, where it has some."""
-    if "iou" not in table:
+    if not {"iou", "low"} <= {*table}:
         return table
     texts = map(format_interval, table["iou"], table["low"], table["high"])
     return table.assign(text=list(texts))

@@ -17,9 +17,9 @@ from helpers.common.paths import ROOT
 ORDER = (
     "common phantom labels data loss outputs network weights adapters own evaluation noise recorder "
     "checks "
-    "attack ensemble world augmentation "
-    "training patients transfer shapes targets ratio tables rules claims beyond curves plots "
-    "ratio_plots sweep explorer study"
+    "attack world augmentation "
+    "training patients transfer defence detection shapes targets ratio tables rules claims beyond curves plots "
+    "ratio_plots defence_plots sweep explorer study"
 ).split()
 MUST_NOT_KNOW = {
     "network": {"phantom", "data"},

@@ -13,6 +13,7 @@ from helpers.sweep.experiment import (
 )
 from helpers.sweep.runner import SweepError, load_images, run
 from helpers.sweep.store import Store
+from helpers.sweep.suite import suite
 
 __all__ = [
     "Experiment",
@@ -32,5 +33,6 @@ __all__ = [
     "smallest_epsilon",
     "standard_grid",
     "start_engine",
+    "suite",
     "white_box",
 ]

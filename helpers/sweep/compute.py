@@ -26,7 +26,7 @@ from helpers.sweep.experiment import Experiment, attack_of, newest_version
 from helpers.transfer import Ensemble, ask, over_networks
 
 WIDTHS = {"heart width": "heart", "thorax width": "thorax", "ratio": "both"}  # losses of `ratio`
-SHARED = "crafted_on attack steps loss classes precision stop_at transfer"
+SHARED = "crafted_on attack steps loss classes precision stop_at transfer random_start"
 OPTIONS = attrgetter(*SHARED.split())
 
 
@@ -148,7 +148,7 @@ def _attack(group, structures, networks, batch_size, observe):
         classes = [structures.index(first.goal.structure) + 1]
         options |= {"stop_at": first.stop_at, "classes": classes}
     if first.attack != "fgsm":
-        options["steps"] = first.steps
+        options |= {"steps": first.steps, "random_start": first.random_start}
     function = {"pgd": attacks.pgd, "fast pgd": attacks.fast_pgd, "fgsm": attacks.fgsm}
     network = networks[first.crafted_on]
     if first.transfer:

@@ -159,6 +159,7 @@ class Experiment:
             nothing, and stays out of `values`.
         queries: to the attacked network, which go on from the attack (or from "no attack"), see
             `transfer.ask`; 0 is none, and stays out likewise.
+        random_start: of "pgd" and "fast pgd", as there; False stays out likewise.
     """
 
     dataset: str
@@ -181,6 +182,7 @@ class Experiment:
     version: int = 0
     transfer: Transfer | None = None
     queries: int = 0
+    random_start: bool = False
 
     def __post_init__(self) -> None:
         require_choice("attack", self.attack, ATTACKS)
@@ -214,7 +216,7 @@ class Experiment:
     def values(self) -> dict:
         """All fields as nested dicts, for JSON; without those that older ones lack, if unset."""
         values = asdict(self) | {"version": self.version or newest_version(self.attack)}
-        for name in ("transfer", "queries"):
+        for name in ("transfer", "queries", "random_start"):
             if not values[name]:
                 del values[name]
         return values

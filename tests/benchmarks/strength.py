@@ -10,13 +10,13 @@ from functools import partial
 
 import pandas as pd
 import torch
+from ensemble import worst_case
 from peers import machine
 from zoo import members
 
 from helpers.attack import FAST_VERSION, fast_pgd, pgd
 from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import commit
-from helpers.ensemble import worst_case
 from helpers.evaluation import iou, summarise
 from helpers.loss import iou_loss
 from helpers.network import find_precision, predict

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from benchmarks.ensemble import suite, worst_case
 from small_networks import Linear, make_case, unet
 
 from helpers.attack import fgsm, pgd
-from helpers.ensemble import suite, worst_case
 from helpers.evaluation import iou
 from helpers.loss import cross_entropy, iou_loss
 from helpers.network import predict

@@ -1,0 +1,214 @@
+"""Detectors of attacked images, and an attacker who knows them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import mannwhitneyu
+from torch import Tensor, nn
+
+from helpers.attack import pgd
+from helpers.common.arguments import require
+from helpers.loss import cross_entropy, iou_loss
+from helpers.outputs import logits_of
+from helpers.recorder import AttackResult
+from helpers.transfer import smoother
+
+# A detector is a differentiable function of images (N, C, H, W) and a network's logits
+# (N, K, H, W) that returns (N,), higher for what looks more like an attack.
+Detector = Callable[[Tensor, Tensor], Tensor]
+
+SHIFTS = ((0, 5), (5, 0))  # [pixels], not multiples of what a U-Net pools
+
+
+def sureness(images: Tensor, logits: Tensor) -> Tensor:
+    """Minus the mean entropy of the pixels' probabilities: attacked networks are too sure.
+
+    Source: the entropy of Maag and Fischer, arXiv:2305.12825. Differs: low, not high, is suspect.
+    """
+    probabilities = logits.softmax(dim=1)
+    return (probabilities * logits.log_softmax(dim=1)).sum(dim=1).mean(dim=(1, 2))
+
+
+def margin(images: Tensor, logits: Tensor) -> Tensor:
+    """Mean difference of a pixel's two greatest probabilities, likewise."""
+    first, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(dim=1)
+    return (first - second).mean(dim=(1, 2))
+
+
+def residue(images: Tensor, logits: Tensor) -> Tensor:
+    """Mean square of what a Gaussian filter of one pixel takes away."""
+    return (images - smoother(1.0)(images)).square().mean(dim=(1, 2, 3))
+
+
+def disagreement(network: nn.Module) -> Detector:
+    """How little another network agrees: 1 − mean probability that both draw the same class."""
+
+    def score(images, logits):
+        other = logits_of(network, images).softmax(dim=1)
+        return 1 - (logits.softmax(dim=1) * other).sum(dim=1).mean(dim=(1, 2))
+
+    return score
+
+
+def inconsistency(network: nn.Module) -> Detector:
+    """How little a network agrees with itself on shifted images; see `disagreement`.
+
+    Source: Xiao et al., arXiv:1810.05162 (random crops). Differs: fixed shifts, the border
+    wrapping around, so that the score is the same each time.
+    """
+
+    def score(images, logits):
+        shares = []
+        for shift in SHIFTS:
+            back = tuple(-way for way in shift)
+            moved = logits_of(network, images.roll(shift, dims=(2, 3))).roll(back, dims=(2, 3))
+            shares.append((logits.softmax(dim=1) * moved.softmax(dim=1)).sum(dim=1))
+        return 1 - torch.stack(shares).mean(dim=(0, 2, 3))
+
+    return score
+
+
+def implausibility(masks: Tensor, structure: int) -> Detector:
+    """Distance of a structure's outline from what outlines of patients are like.
+
+    It is Mahalanobis' distance of area, place, extent, tilt and roughness of the soft outline.
+
+    Args:
+        masks: bool (N, H, W) of the structure in training cases.
+        structure: its class.
+    """
+    known = _features(masks.float())
+    middle = known.mean(dim=0)
+    shrunk = torch.cov(known.T) + 1e-6 * torch.eye(known.shape[1])
+    inverse = torch.linalg.inv(shrunk)
+
+    def score(images, logits):
+        away = _features(logits.float().softmax(dim=1)[:, structure]) - middle.to(logits.device)
+        squares = torch.einsum("ni,ij,nj->n", away, inverse.to(away), away)
+        return squares.clamp(min=1e-12).sqrt()
+
+    return score
+
+
+def _features(outlines):
+    """Area, extents, roughness (logarithms), centre and tilt of soft masks (N, H, W): (N, 7)."""
+    size = outlines.shape[-1]
+    line = torch.linspace(-0.5, 0.5, size, device=outlines.device)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    area = outlines.sum(dim=(1, 2)) + 1
+
+    def mean(values):
+        return (outlines * values).sum(dim=(1, 2)) / area
+
+    across, down = mean(x), mean(y)
+    x, y = x - across[:, None, None], y - down[:, None, None]
+    width, height = (mean(z**2).clamp(min=1e-8).sqrt() for z in (x, y))
+    edges = sum(outlines.diff(dim=dim).square().sum(dim=(1, 2)) for dim in (1, 2))
+    tilt = mean(x * y) / (width * height)
+    logs = area.log(), width.log(), height.log(), (edges + 1).log() - area.log() / 2
+    return torch.stack([*logs, across, down, tilt], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Detectors with what they say of images without attack.
+
+    Attributes:
+        detectors: by name.
+        middle, spread: median of each score on clean images, and how far above it an alarm is.
+    """
+
+    detectors: Mapping[str, Detector]
+    middle: Mapping[str, float]
+    spread: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, detectors: Mapping[str, Detector], images: Tensor, logits: Tensor, alarms: float = 0.05
+    ) -> "Watch":
+        """Detectors that raise an alarm at so large a share of these images without attack."""
+        with torch.no_grad():
+            scores = {name: score(images, logits) for name, score in detectors.items()}
+        middle = {name: float(found.median()) for name, found in scores.items()}
+        limits = {name: float(found.quantile(1 - alarms)) for name, found in scores.items()}
+        spread = {name: max(limits[name] - middle[name], 1e-9) for name in scores}
+        return cls(detectors, middle, spread)
+
+    def score(self, name: str, images: Tensor, logits: Tensor) -> Tensor:
+        """(N,): 0 for the median clean image, 1 at the alarm; "all together" is the highest."""
+        if name == TOGETHER:
+            return torch.stack([self.score(n, images, logits) for n in self.detectors]).amax(dim=0)
+        found = self.detectors[name](images, logits).float()
+        return (found - self.middle[name]) / self.spread[name]
+
+
+TOGETHER = "all together"
+
+
+class _Watched(nn.Module):
+    """A network whose last channel is a detector's score, the same at each pixel."""
+
+    def __init__(self, network: nn.Module, watch: Watch, name: str) -> None:
+        super().__init__()
+        self.network, self.watch, self.name = network, watch, name
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = logits_of(self.network, images).float()
+        score = self.watch.score(self.name, images, logits)
+        return torch.cat([logits, score[:, None, None, None].expand_as(logits[:, :1])], dim=1)
+
+
+def evade(
+    network: nn.Module,
+    watch: Watch,
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    classes: Sequence[int],
+    weight: float,
+    epsilon: float,
+    steps: int = 100,
+    **options: Any,
+) -> AttackResult:
+    """The targeted faster attack, with a detector's score in its loss.
+
+    Args:
+        network: to attack, from images to logits.
+        watch: the detectors.
+        name: of the one to evade, or `TOGETHER`.
+        images, labels, epsilon, steps, **options: as in `attack.pgd`; labels are the target.
+        classes: class indices whose IoU counts.
+        weight: of the score where it is above that of the median clean image.
+
+    Source: Carlini and Wagner, arXiv:1705.07263 (a detector's score as a term of the loss).
+    """
+    require(weight > 0, "weight", weight, "give a number above 0")
+
+    def loss(logits, labels):
+        own, score = logits[:, :-1], logits[:, -1].mean(dim=(1, 2))
+        fit = iou_loss(own, labels, classes=classes) + 3 * cross_entropy(own, labels)
+        return fit + weight * score.clamp(min=0)
+
+    return pgd(
+        _Watched(network, watch, name).eval(),
+        images,
+        labels,
+        loss=loss,
+        epsilon=epsilon,
+        targeted=True,
+        steps=steps,
+        direction="adam",
+        momentum=0.5,
+        schedule=lambda progress: 20 * (1 - progress),
+        **options,
+    )
+
+
+def auc(clean: Any, attacked: Any) -> float:
+    """Area under the ROC curve: share of the pairs in which the attacked image scores higher."""
+    clean, attacked = np.asarray(clean), np.asarray(attacked)
+    return float(mannwhitneyu(attacked, clean).statistic / (len(clean) * len(attacked)))
