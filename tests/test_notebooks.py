@@ -77,7 +77,7 @@ def texts(notebook):
 def test_the_notebooks_are_there():
     names = (
         "01_data 02_training 03_untargeted_attack 04_heart_attack 05_resizing 06_noise_restriction "
-        "07_without_the_weights 09_what_the_doctor_reads"
+        "07_without_the_weights 08_defences 09_what_the_doctor_reads"
     )
     assert [path.stem for path in NOTEBOOKS] == names.split()
 
