@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
+from helpers.loss import with_background
 from helpers.network import Network, predict
 from helpers.noise import generators, round_to_bits
 from helpers.outputs import logits_of
@@ -55,7 +56,8 @@ class Averaged(nn.Module):
         answers = []
         for generator in generators(self.seed, self.copies):
             noise = self.sigma * torch.randn(images.shape[1:], generator=generator).to(images)
-            answers.append(logits_of(self.network, images + noise).float().softmax(dim=1))
+            logits = with_background(logits_of(self.network, images + noise))
+            answers.append(logits.float().softmax(dim=1))
         return torch.stack(answers).mean(dim=0).clamp(min=1e-12).log()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from helpers.attack import pgd
 from helpers.common.arguments import require
-from helpers.loss import cross_entropy, iou_loss
+from helpers.loss import cross_entropy, iou_loss, with_background
 from helpers.outputs import logits_of
 from helpers.recorder import AttackResult
 from helpers.transfer import smoother
@@ -47,7 +47,7 @@ def disagreement(network: nn.Module) -> Detector:
     """How little another network agrees: 1 − mean probability that both draw the same class."""
 
     def score(images, logits):
-        other = logits_of(network, images).softmax(dim=1)
+        other = with_background(logits_of(network, images)).softmax(dim=1)
         return 1 - (logits.softmax(dim=1) * other).sum(dim=1).mean(dim=(1, 2))
 
     return score
@@ -64,7 +64,8 @@ def inconsistency(network: nn.Module) -> Detector:
         shares = []
         for shift in SHIFTS:
             back = tuple(-way for way in shift)
-            moved = logits_of(network, images.roll(shift, dims=(2, 3))).roll(back, dims=(2, 3))
+            moved = with_background(logits_of(network, images.roll(shift, dims=(2, 3))))
+            moved = moved.roll(back, dims=(2, 3))
             shares.append((logits.softmax(dim=1) * moved.softmax(dim=1)).sum(dim=1))
         return 1 - torch.stack(shares).mean(dim=(0, 2, 3))
 
@@ -130,6 +131,7 @@ class Watch:
         cls, detectors: Mapping[str, Detector], images: Tensor, logits: Tensor, alarms: float = 0.05
     ) -> "Watch":
         """Detectors that raise an alarm at so large a share of these images without attack."""
+        logits = with_background(logits)
         with torch.no_grad():
             scores = {name: score(images, logits) for name, score in detectors.items()}
         middle = {name: float(found.median()) for name, found in scores.items()}
@@ -141,7 +143,7 @@ class Watch:
         """(N,): 0 for the median clean image, 1 at the alarm; "all together" is the highest."""
         if name == TOGETHER:
             return torch.stack([self.score(n, images, logits) for n in self.detectors]).amax(dim=0)
-        found = self.detectors[name](images, logits).float()
+        found = self.detectors[name](images, with_background(logits)).float()
         return (found - self.middle[name]) / self.spread[name]
 
 
@@ -156,7 +158,7 @@ class _Watched(nn.Module):
         self.network, self.watch, self.name = network, watch, name
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = logits_of(self.network, images).float()
+        logits = with_background(logits_of(self.network, images)).float()
         score = self.watch.score(self.name, images, logits)
         return torch.cat([logits, score[:, None, None, None].expand_as(logits[:, :1])], dim=1)
 
