@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.adapters import frozen_copy, input_of
+from helpers.adapters import frozen_copy
 from helpers.checks import find_warnings
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.loss import Loss, check_labels, cross_entropy, with_background
 from helpers.network import Network
 from helpers.noise import Seed, random_keys, uniform_noise
-from helpers.outputs import logits_of
 from helpers.recorder import (
     AttackResult,
     Guide,
@@ -234,8 +233,7 @@ def _left(step, stages):
 
 def _attack(network, options, batch, keys, precision, random_start, restarts):
     """The AttackResult of the fastest faithful copy of the network."""
-    how = {"precision": precision, "batch_size": options.batch_size}
-    with frozen_copy(network, example=batch.images, **how) as frozen:
+    with frozen_copy(network, example=batch.images, precision=precision) as frozen:
         best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
         noisy = _randomised(batch, [("control", key) for key in keys])
         clean = None if random_start or restarts > 1 else best.loss[0]
@@ -280,7 +278,7 @@ def _ascend(frozen, recorder, batch, adv_images):
         if options.transform:
             gradient = _mean_gradient(frozen, options, step, adv_images, batch)
         else:
-            gradient = _input_gradient(total, x).to(adv_images.dtype)
+            gradient = _input_gradient(total, x)
         if options.smooth:
             gradient = options.smooth(gradient)
         recorder.record_gradient(step, batch, gradient)
@@ -295,9 +293,9 @@ def _ascend(frozen, recorder, batch, adv_images):
 def _forward(frozen, options, step, adv_images, labels):
     """Input and logits of the network, the loss, and the sum whose gradient is followed."""
     going = step < options.steps and options.transform is None
-    x = input_of(frozen, adv_images.detach()).requires_grad_(going)
+    x = adv_images.detach().requires_grad_(going)
     with torch.set_grad_enabled(going):
-        logits = logits_of(frozen, x)
+        logits = frozen(x)
         if step == 0 and labels.ndim == 3:
             check_labels(logits, labels)
         loss = followed = options.loss(logits, labels)
@@ -321,7 +319,7 @@ def _mean_gradient(frozen, options, step, adv_images, batch):
         x = adv_images.detach().requires_grad_()
         with torch.enable_grad():
             images, labels = options.transform(x, batch.labels, keys)
-            logits = logits_of(frozen, input_of(frozen, images))
+            logits = frozen(images)
             if options.guide:
                 followed = options.guide(logits, labels, step / options.steps)
             else:

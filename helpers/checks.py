@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from helpers.adapters import Frozen, input_of
-from helpers.outputs import logits_of
+from helpers.adapters import Frozen
 from helpers.recorder import Batch, Recorder
 
 
@@ -35,19 +34,16 @@ def find_warnings(
     options = recorder.options
     size = options.batch_size
 
-    def answer(images):
-        return logits_of(frozen, input_of(frozen, images))
-
     def losses(images, labels):
         parts = zip(images.split(size), labels.split(size), strict=True)
-        return [options.loss(answer(x), y).float() for x, y in parts if len(x)]
+        return [options.loss(frozen(x), y).float() for x, y in parts if len(x)]
 
-    logits = answer(noisy[:size])
+    logits = frozen(noisy[:size])
     first = options.loss(logits, batch.labels[:size]).float()
     random = torch.cat([first, *losses(noisy[size:], batch.labels[size:])])
     if clean is None:
         clean = torch.cat(losses(batch.images, batch.labels))
-    of_network = _of_network(frozen, answer, noisy[:1], logits)
+    of_network = _of_network(frozen, noisy[:1], logits)
     found = of_network | _of_images(batch) | _of_result(batch, recorder, clean, random)
     everyone = torch.ones_like(recorder.failed)
     return {
@@ -57,10 +53,10 @@ def find_warnings(
     }
 
 
-def _of_network(frozen, answer, image, logits):
+def _of_network(frozen, image, logits):
     """Findings about the network, from its answers to an image and to the batch it is first of."""
-    alone = answer(image)
-    repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, answer(image))
+    alone = frozen(image)
+    repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, frozen(image))
     tolerance = 0.01 * float(logits.nan_to_num().abs().max())
     similar = torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
     several = logits.shape[1] > 1  # those of one channel are turned back into logits

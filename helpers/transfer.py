@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from helpers.adapters import frozen_copy, input_of
+from helpers.adapters import frozen_copy
 from helpers.augmentation import affine_maps, change_intensity, elastic_field, warp
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.data import Dataset
@@ -191,7 +191,7 @@ def alignment(
     for each in (network, other):
         with frozen_copy(each, example=images, precision="fp32") as frozen:
             x = images.detach().requires_grad_()
-            total = loss(logits_of(frozen, input_of(frozen, x)), labels).sum()
+            total = loss(frozen(x), labels).sum()
             gradients.append(torch.autograd.grad(total, x)[0].flatten(1))
     return torch.cosine_similarity(gradients[0], gradients[1], dim=1)
 
@@ -235,7 +235,7 @@ def universal(
             if transform:
                 keys = [(step, seed, int(place)) for place in chosen]
                 shown, wanted = transform(shown, wanted, keys)
-            total = loss(logits_of(frozen, input_of(frozen, shown)), wanted).sum()
+            total = loss(frozen(shown), wanted).sum()
             gradient = torch.autograd.grad(total, x)[0]
             sums += gradient / gradient.abs().mean().clamp(min=1e-30)
             noise = (noise - epsilon / 10 * sums.sign()).clamp(-epsilon, epsilon)

@@ -129,7 +129,9 @@ NETWORKS = {
     "traced": (lambda: torch.jit.trace(layers(), torch.zeros(2, 1, 16, 16)), "bf16, channels_last"),
     "frozen": (lambda: torch.jit.freeze(torch.jit.script(layers())), "fp32, channels_last"),
     "exported": (
-        lambda: torch.export.export(layers(), (torch.zeros(4, 1, 16, 16),)).module(),
+        lambda: torch.export.export(
+            layers(), (torch.zeros(4, 1, 16, 16),), dynamic_shapes=({0: torch.export.Dim("n")},)
+        ).module(),
         "bf16, channels_last",
     ),
     "symbolically traced": (lambda: torch.fx.symbolic_trace(layers()), "bf16, channels_last"),
