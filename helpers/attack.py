@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -238,7 +237,7 @@ def _attack(network, options, batch, keys, precision, random_start, restarts):
         noisy = _randomised(batch, [("control", key) for key in keys])
         clean = None if random_start or restarts > 1 else best.loss[0]
         findings = find_warnings(frozen, best, batch, noisy, clean)
-    return replace(best.result(findings), copy=str(frozen.form))
+    return best.result(findings, str(frozen.form))
 
 
 def _best_attempt(frozen, options, batch, keys, random_start, restarts):
@@ -281,7 +280,7 @@ def _ascend(frozen, recorder, batch, adv_images):
             gradient = _input_gradient(total, x)
         if options.smooth:
             gradient = options.smooth(gradient)
-        recorder.record_gradient(step, batch, gradient)
+        recorder.record_gradient(batch, gradient)
         direction = options.direct(step, gradient, memory)
         adv_images = adv_images + options.stride(step) * batch.step_size * direction
         if not going.all():  # the others are done
