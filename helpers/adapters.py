@@ -11,7 +11,7 @@ one does:
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -121,8 +121,7 @@ def _proves(network, form, example, expected):
     """Whether the copy of a form gives the expected logits, and a gradient without an error."""
     try:
         with _in_form(network, form) as frozen:
-            with _no_calls_of(network):
-                found = _answer(frozen, example)
+            found = _answer(frozen, example)
             same = _close(found, expected) if form.bf16 else _equal(found, expected)
             if same:
                 _try_gradient(frozen, example[:1])
@@ -147,21 +146,6 @@ def _try_gradient(frozen, example):
         torch.autograd.grad(total, x, allow_unused=True)
 
 
-@contextmanager
-def _no_calls_of(network):
-    """An error where a copy calls a module of the network: it is no copy then."""
-    own = {id(module) for module in network.modules()}
-
-    def check(module, _):
-        require(id(module) not in own, "a module", module, "the copy calls the network's own")
-
-    handle = nn.modules.module.register_module_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def _equal(found, expected):
     """Whether logits are the same but for rounding in float32."""
     tolerance = 1e-4 * float(expected.nan_to_num().abs().max())
@@ -184,18 +168,17 @@ def _close(found, expected):
 
 @contextmanager
 def _in_form(network, form):
-    """The network in a form; an error if that is the same as another form."""
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    """The network in a form; itself is frozen meanwhile, for a copy may call what it calls."""
+    modules = network.modules() if isinstance(network, nn.Module) else ()
     in_training = any(map(_in_training, modules))
-    if form.copied:
-        yield Frozen(_changed(_copy(network, modules), form), form, in_training)
-    else:
-        with _frozen_in_place(network):
-            yield Frozen(network, form, in_training)
+    with _frozen_in_place(network):
+        yield Frozen(_copy(network, form) if form.copied else network, form, in_training)
 
 
-def _changed(copied, form):
-    """A copy put into a form."""
+def _copy(network, form):
+    """Copy of a frozen network in a form; an error if that is the same as another form."""
+    with torch.no_grad():  # or TorchScript's copies have a history
+        copied = copy.deepcopy(network).float()
     if form.folded:
         folded = [_fold_batch_norms(part) for part in copied.modules()]
         require(any(folded), "number of folded batch norms", 0, "take a form without folding")
@@ -211,20 +194,6 @@ def _in_training(module):
     """Whether a module is of a kind that has modes, and in training mode."""
     kind = getattr(module, "original_name", type(module).__name__)  # the first, of TorchScript
     return getattr(module, "training", False) and ("BatchNorm" in kind or "Dropout" in kind)
-
-
-def _copy(network, modules):
-    """Copy of a network in evaluation mode, in float32 and without weight gradients."""
-    kept = [v for module in modules for v in vars(module).values() if torch.is_tensor(v)]
-    # torch copies no tensor that was computed, such as features kept from the last call
-    memo: dict = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
-    with torch.no_grad():  # or TorchScript's copies have a history
-        copied = copy.deepcopy(network, memo)
-    with suppress(NotImplementedError):  # an exported program has no modes
-        copied.eval()
-    for parameter in copied.parameters():  # TorchScript has no `requires_grad_` of a module
-        parameter.requires_grad_(False)
-    return copied.float()
 
 
 @contextmanager

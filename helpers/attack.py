@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers.adapters import frozen_copy
 from helpers.checks import find_warnings
-from helpers.common.arguments import require, require_choice, whole_number
+from helpers.common.arguments import require, require_choice
 from helpers.loss import Loss, check_labels, cross_entropy, with_background
 from helpers.network import Network
 from helpers.noise import Seed, random_keys, uniform_noise
@@ -48,7 +48,6 @@ def pgd(
     copies: int = 1,
     smooth: Callable[[Tensor], Tensor] | None = None,
     random_start: bool = False,
-    restarts: int = 1,
     keep: str = "last",
     classes: Sequence[int] | None = None,
     stop_at: float | None = None,
@@ -95,8 +94,6 @@ def pgd(
         copies: transforms a step, whose gradients are averaged.
         smooth: function of the gradient that returns what is followed, see `transfer.smoother`.
         random_start: start at `uniform_noise` of `seed` rather than at the image.
-        restarts: attempts at each image, the second and later from a random start. The best by
-            `keep` wins (by loss, if that is "last"); an image that is done needs no other.
         keep: the iterate that is returned: "last", or the best by "loss" or "iou" (of `classes`).
         classes: class indices whose IoU is recorded and decides; default none.
         stop_at: IoU × 100 at which an image is done and leaves the batch, kept as it is
@@ -129,7 +126,7 @@ def pgd(
     options = Options(loss, *way, *until, transform, copies, smooth, keys)
     with torch.inference_mode(False):  # the caller's mode may have no gradients
         batch = make_batch(images, labels, epsilon, step_size, region, value_range)
-        result = _attack(network, options, batch, keys, precision, random_start, restarts)
+        result = _attack(network, options, batch, precision, random_start)
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -230,38 +227,21 @@ def _left(step, stages):
     return (end - step) / (end - begin)
 
 
-def _attack(network, options, batch, keys, precision, random_start, restarts):
+def _attack(network, options, batch, precision, random_start):
     """The AttackResult of the fastest faithful copy of the network."""
-    with frozen_copy(network, example=batch.images, precision=precision) as frozen:
-        best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
-        noisy = _randomised(batch, [("control", key) for key in keys])
-        clean = None if random_start or restarts > 1 else best.loss[0]
-        findings = find_warnings(frozen, best, batch, noisy, clean)
-    return best.result(findings, str(frozen.form))
-
-
-def _best_attempt(frozen, options, batch, keys, random_start, restarts):
-    """The Recorder of all attempts, with the best at each image."""
-    restarts = whole_number("restarts", restarts)
-    start = _randomised(batch, keys) if random_start else batch.images
-    best = _attempt(frozen, options, batch, start, batch.rows)
-    first = best.loss[0]
-    wanted = "the network or the loss fails on these images"
-    require(first.isfinite().all(), "loss", first.tolist(), wanted)
-    for restart in range(1, restarts):
-        start = _randomised(batch, [(restart, key) for key in keys])
-        unfinished = batch.rows[best.score < torch.inf]
-        best.take_better(_attempt(frozen, options, batch, start, unfinished))
-    return best
-
-
-def _attempt(frozen, options, batch, start, rows):
-    """Attack the images of these rows from a start; returns the Recorder."""
+    start = _randomised(batch, options.keys) if random_start else batch.images
     recorder = Recorder(batch.images, options)
-    for part in rows.split(options.batch_size):
-        if len(part):
-            _ascend(frozen, recorder, batch.take(part), start[part])
-    return recorder
+    with frozen_copy(network, example=batch.images, precision=precision) as frozen:
+        for part in batch.rows.split(options.batch_size):
+            if len(part):
+                _ascend(frozen, recorder, batch.take(part), start[part])
+        first = recorder.loss[0]
+        wanted = "the network or the loss fails on these images"
+        require(first.isfinite().all(), "loss", first.tolist(), wanted)
+        noisy = _randomised(batch, [("control", key) for key in options.keys])
+        clean = None if random_start else first
+        findings = find_warnings(frozen, recorder, batch, noisy, clean)
+    return recorder.result(findings, str(frozen.form))
 
 
 def _ascend(frozen, recorder, batch, adv_images):

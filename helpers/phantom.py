@@ -43,11 +43,10 @@ from helpers.common.arguments import require, whole_number
 # Raise it with a change that alters a drawing. The first is the digest of this file's text at the
 # time when that was the version, so that the networks and results of then are still found.
 VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
-# How patients and exposures differ: means and standard deviations, or ranges, in order of the draws;
-# the share of the patients that have such a thing. Lengths in image widths.
-POPULATION = read_csv(Path(__file__).with_suffix(".csv"), float_precision="round_trip").groupby(
-    "part"
-)
+# How patients and exposures differ, in order of the draws: means and standard deviations, or
+# ranges; the share of the patients that have such a thing. Lengths in image widths.
+TABLE = Path(__file__).with_suffix(".csv")
+POPULATION = read_csv(TABLE, float_precision="round_trip").groupby("part")
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 LEFT, RIGHT = SIDES = 1, -1  # the patient's side, as the sign of x
 

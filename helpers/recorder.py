@@ -27,7 +27,7 @@ ENOUGH = 0.02  # share of the whole gain that a stage has to add
 class AttackResult:
     """What an attack made, and how it went.
 
-    Histories are of the attempt that won, NaN once an image was stopped.
+    Histories are NaN once an image was stopped.
 
     Attributes:
         adv_images: (N, C, H, W), within ε of the images and within the value range.
@@ -188,7 +188,7 @@ class Options:
 
 
 class Recorder:
-    """The histories of an attempt at N images, and of each image the iterate that counts.
+    """The histories of an attack on N images, and of each image the iterate that counts.
 
     Attributes:
         adv_images, taken, loss, iou: as in `AttackResult`.
@@ -250,13 +250,6 @@ class Recorder:
         """Record which images have a gradient where noise is allowed."""
         seen = (batch.limits > 0) & (gradient != 0)
         self.blind[batch.rows] &= ~seen.flatten(1).any(dim=1)
-
-    def take_better(self, other: "Recorder") -> None:
-        """Take over the images at which another attempt came further."""
-        won = other.score > self.score
-        self.adv_images[won] = other.adv_images[won]
-        for name in ("score", "taken", "failed", "blind", "loss", "iou"):
-            getattr(self, name)[..., won] = getattr(other, name)[..., won]
 
     def result(self, findings: dict[str, Tensor], copy: str) -> AttackResult:
         """What the attack came to."""

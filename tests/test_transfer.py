@@ -199,7 +199,7 @@ def test_surrogates_of_another_number_of_classes_are_told():
         ({"move": "labels"}, "move 'labels' is unknown"),
         ({"elastic": True}, "move is 'nothing'; say what is bent"),
         ({"combine": "votes"}, "combine 'votes' is unknown"),
-        ({"smooth": -1.0}, "smooth is -1.0; give a sigma"),
+        ({"smooth": -1.0}, "sigma is -1.0; give a number of pixels"),
         ({"copies": 0}, "copies is 0"),
         ({"momentum": -1.0}, "momentum is -1.0"),
         ({"stride": 0.0}, "stride is 0.0; give a share of ε"),
