@@ -203,7 +203,7 @@ def bootstrap_interval(values: ArrayLike) -> tuple:
     return float(low), float(high)
 
 
-def summarise(table: DataFrame, *, by: list) -> DataFrame:
+def summarise(table: DataFrame, *, by: list, value: str = "iou") -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 
     A case's value is the mean over its structures where the IoU is defined; a case without one is
@@ -212,14 +212,15 @@ def summarise(table: DataFrame, *, by: list) -> DataFrame:
     Args:
         table: rows with id and iou, as `iou_table` makes them.
         by: the columns that say what is compared, in the order wanted.
+        value: the column that is averaged.
 
     Returns:
-        The columns of `by`, n, iou, low, high, in order of first appearance.
+        The columns of `by`, n, iou (or the value), low, high, in order of first appearance.
     """
-    cases = table.groupby([*by, "id"], sort=False)["iou"].mean()
+    cases = table.groupby([*by, "id"], sort=False)[value].mean()
     groups = cases.groupby(level=by, sort=False)
     rows = [[values.count(), values.mean(), *bootstrap_interval(values)] for _, values in groups]
-    summary = DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
+    summary = DataFrame(rows, groups.size().index, columns=["n", value, "low", "high"])
     return summary.reset_index()
 
 

@@ -109,8 +109,6 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _mean_of_counted(values, mask):
     """Mean of each image's pixels (N, H, W) that are in the mask; 0 where none is."""
-    if mask.all():
-        return values.mean(dim=(1, 2))
     return values.where(mask, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
 
 
@@ -142,9 +140,9 @@ def check_labels(logits: Tensor, labels: Tensor) -> Tensor | None:
     check_tensor("labels", labels, torch.int64, (len(logits), *logits.shape[2:]))
     mask = counted(labels)
     wrong = labels[mask & ((labels < 0) | (labels >= count))]
-    for label in wrong[:1].tolist():
+    if len(wrong):
         wanted = f"the network has 0 … {count - 1}; write {UNLABELLED} where there is no label"
-        require(False, "a class of the labels", label, wanted)
+        raise ValueError(f"a class of the labels is {wrong[0]}; {wanted}")
     return None if mask.all() else mask
 
 

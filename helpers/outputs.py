@@ -95,7 +95,7 @@ def _with_activation(logits, network):
 
 def _activation(network, channels):
     said = getattr(network, "activation", None)  # of other networks a module, or something else
-    if isinstance(said, str) and said in ACTIVATIONS:
+    if said in ACTIVATIONS:
         return said
     names = getattr(network, "structures", None)
     named = isinstance(names, list | tuple) and len(names) == channels

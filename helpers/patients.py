@@ -164,7 +164,4 @@ if __name__ == "__main__":
     parser.add_argument("role", choices=SHAPES)
     parser.add_argument("size", type=int, help="of the phantoms [pixels]")
     asked = parser.parse_args()
-    try:
-        train_on_phantoms(asked.role, asked.size)
-    except ValueError as error:
-        parser.error(str(error))
+    train_on_phantoms(asked.role, asked.size)

@@ -274,6 +274,6 @@ def summarise_shift(table: pd.DataFrame, *, by: list) -> pd.DataFrame:
     Returns:
         The columns of `by`, n, shift, low, high, crossed [percent of all cases].
     """
-    summary = summarise(table.rename(columns={"shift": "iou"}), by=by)
+    summary = summarise(table, by=by, value="shift")
     share = 100 * table.groupby(by, sort=False)["crossed"].mean()
-    return summary.rename(columns={"iou": "shift"}).assign(crossed=share.to_numpy())
+    return summary.assign(crossed=share.to_numpy())
