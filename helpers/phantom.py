@@ -46,7 +46,8 @@ VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
 # How patients and exposures differ, in order of the draws: means and standard deviations, or
 # ranges; the share of the patients that have such a thing. Lengths in image widths.
 TABLE = Path(__file__).with_suffix(".csv")
-POPULATION = read_csv(TABLE, float_precision="round_trip").groupby("part")
+EXACT = dict.fromkeys(["low", "high", "share"], float)
+POPULATION = read_csv(TABLE, converters=EXACT).groupby("part")
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 LEFT, RIGHT = SIDES = 1, -1  # the patient's side, as the sign of x
 
