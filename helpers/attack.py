@@ -2,19 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from helpers.adapters import frozen_copy, input_of
+from helpers.adapters import frozen_copy
 from helpers.checks import find_warnings
-from helpers.common.arguments import require, require_choice, whole_number
+from helpers.common.arguments import require, require_choice
 from helpers.loss import Loss, check_labels, cross_entropy, with_background
 from helpers.network import Network
 from helpers.noise import Seed, random_keys, uniform_noise
-from helpers.outputs import logits_of
 from helpers.recorder import (
     AttackResult,
     Guide,
@@ -50,7 +48,6 @@ def pgd(
     copies: int = 1,
     smooth: Callable[[Tensor], Tensor] | None = None,
     random_start: bool = False,
-    restarts: int = 1,
     keep: str = "last",
     classes: Sequence[int] | None = None,
     stop_at: float | None = None,
@@ -97,8 +94,6 @@ def pgd(
         copies: transforms a step, whose gradients are averaged.
         smooth: function of the gradient that returns what is followed, see `transfer.smoother`.
         random_start: start at `uniform_noise` of `seed` rather than at the image.
-        restarts: attempts at each image, the second and later from a random start. The best by
-            `keep` wins (by loss, if that is "last"); an image that is done needs no other.
         keep: the iterate that is returned: "last", or the best by "loss" or "iou" (of `classes`).
         classes: class indices whose IoU is recorded and decides; default none.
         stop_at: IoU × 100 at which an image is done and leaves the batch, kept as it is
@@ -131,7 +126,7 @@ def pgd(
     options = Options(loss, *way, *until, transform, copies, smooth, keys)
     with torch.inference_mode(False):  # the caller's mode may have no gradients
         batch = make_batch(images, labels, epsilon, step_size, region, value_range)
-        result = _attack(network, options, batch, keys, precision, random_start, restarts)
+        result = _attack(network, options, batch, precision, random_start)
     for line in result.warnings:
         warnings.warn(line, stacklevel=2)
     return result
@@ -232,39 +227,21 @@ def _left(step, stages):
     return (end - step) / (end - begin)
 
 
-def _attack(network, options, batch, keys, precision, random_start, restarts):
+def _attack(network, options, batch, precision, random_start):
     """The AttackResult of the fastest faithful copy of the network."""
-    how = {"precision": precision, "batch_size": options.batch_size}
-    with frozen_copy(network, example=batch.images, **how) as frozen:
-        best = _best_attempt(frozen, options, batch, keys, random_start, restarts)
-        noisy = _randomised(batch, [("control", key) for key in keys])
-        clean = None if random_start or restarts > 1 else best.loss[0]
-        findings = find_warnings(frozen, best, batch, noisy, clean)
-    return replace(best.result(findings), copy=str(frozen.form))
-
-
-def _best_attempt(frozen, options, batch, keys, random_start, restarts):
-    """The Recorder of all attempts, with the best at each image."""
-    restarts = whole_number("restarts", restarts)
-    start = _randomised(batch, keys) if random_start else batch.images
-    best = _attempt(frozen, options, batch, start, batch.rows)
-    first = best.loss[0]
-    wanted = "the network or the loss fails on these images"
-    require(first.isfinite().all(), "loss", first.tolist(), wanted)
-    for restart in range(1, restarts):
-        start = _randomised(batch, [(restart, key) for key in keys])
-        unfinished = batch.rows[best.score < torch.inf]
-        best.take_better(_attempt(frozen, options, batch, start, unfinished))
-    return best
-
-
-def _attempt(frozen, options, batch, start, rows):
-    """Attack the images of these rows from a start; returns the Recorder."""
+    start = _randomised(batch, options.keys) if random_start else batch.images
     recorder = Recorder(batch.images, options)
-    for part in rows.split(options.batch_size):
-        if len(part):
-            _ascend(frozen, recorder, batch.take(part), start[part])
-    return recorder
+    with frozen_copy(network, example=batch.images, precision=precision) as frozen:
+        for part in batch.rows.split(options.batch_size):
+            if len(part):
+                _ascend(frozen, recorder, batch.take(part), start[part])
+        first = recorder.loss[0]
+        wanted = "the network or the loss fails on these images"
+        require(first.isfinite().all(), "loss", first.tolist(), wanted)
+        noisy = _randomised(batch, [("control", key) for key in options.keys])
+        clean = None if random_start else first
+        findings = find_warnings(frozen, recorder, batch, noisy, clean)
+    return recorder.result(findings, str(frozen.form))
 
 
 def _ascend(frozen, recorder, batch, adv_images):
@@ -280,10 +257,10 @@ def _ascend(frozen, recorder, batch, adv_images):
         if options.transform:
             gradient = _mean_gradient(frozen, options, step, adv_images, batch)
         else:
-            gradient = _input_gradient(total, x).to(adv_images.dtype)
+            gradient = _input_gradient(total, x)
         if options.smooth:
             gradient = options.smooth(gradient)
-        recorder.record_gradient(step, batch, gradient)
+        recorder.record_gradient(batch, gradient)
         direction = options.direct(step, gradient, memory)
         adv_images = adv_images + options.stride(step) * batch.step_size * direction
         if not going.all():  # the others are done
@@ -295,9 +272,9 @@ def _ascend(frozen, recorder, batch, adv_images):
 def _forward(frozen, options, step, adv_images, labels):
     """Input and logits of the network, the loss, and the sum whose gradient is followed."""
     going = step < options.steps and options.transform is None
-    x = input_of(frozen, adv_images.detach()).requires_grad_(going)
+    x = adv_images.detach().requires_grad_(going)
     with torch.set_grad_enabled(going):
-        logits = logits_of(frozen, x)
+        logits = frozen(x)
         if step == 0 and labels.ndim == 3:
             check_labels(logits, labels)
         loss = followed = options.loss(logits, labels)
@@ -321,7 +298,7 @@ def _mean_gradient(frozen, options, step, adv_images, batch):
         x = adv_images.detach().requires_grad_()
         with torch.enable_grad():
             images, labels = options.transform(x, batch.labels, keys)
-            logits = logits_of(frozen, input_of(frozen, images))
+            logits = frozen(images)
             if options.guide:
                 followed = options.guide(logits, labels, step / options.steps)
             else:

@@ -108,29 +108,34 @@ def augment(
     field = elastic_field(n, images.shape[-1], generator)
     chosen = half & torch.tensor([word in augmentation for word in MILD])
     elastic, affine, intensity = chosen[..., None, None].unbind(dim=1)  # (N, 1, 1) each
-    matrix = torch.where(affine, affine_maps(draw), torch.eye(2, 3))
+    matrix = affine_maps(draw, affine)
     moving = (elastic | affine).to(images.device)
     if moving.any():
         moved, classes = warp(images, labels, field * elastic[:, None], matrix=matrix)
         images = torch.where(moving[:, None], moved, images)
         labels = torch.where(moving, classes, labels)
-    intensity = intensity[:, None].to(images.device)
-    images = torch.where(intensity, change_intensity(images, draw[:, 5:]), images)
+    images = change_intensity(images, draw[:, 5:], intensity)
     return randomise(images, labels, generator) if "world" in augmentation else (images, labels)
 
 
-def change_intensity(images: Tensor, draw: Tensor) -> Tensor:
-    """Images (N, 1, H, W) with gamma, contrast and brightness by numbers (N, 3) in [−1, 1]."""
+def change_intensity(images: Tensor, draw: Tensor, chosen: Tensor) -> Tensor:
+    """Images (N, 1, H, W) with gamma, contrast and brightness by numbers (N, 3) in [−1, 1].
+
+    Those that are not chosen, bool (N, 1, 1), stay as they are.
+    """
     gamma, gain, shift = draw[..., None, None, None].unbind(dim=1)  # (N, 1, 1, 1) each
     changed = ((images + 1) / 2).clamp(0, 1)
     changed = changed ** (1.6**gamma).to(images) * 2 - 1
     changed = changed * (1 + 0.3 * gain).to(images)
     changed = changed + (0.2 * shift).to(images)
-    return changed.clamp(-1, 1)
+    return torch.where(chosen[:, None].to(images.device), changed.clamp(-1, 1), images)
 
 
-def affine_maps(draw: Tensor) -> Tensor:
-    """(N, 2, 3) maps, as of `warp`, from the first five columns of numbers in [−1, 1]."""
+def affine_maps(draw: Tensor, chosen: Tensor) -> Tensor:
+    """(N, 2, 3) maps, as of `warp`, from the first five columns of numbers in [−1, 1].
+
+    Where not chosen, bool (N, 1, 1), it is the identity.
+    """
     turn, scale, aspect, right, down = draw[:, :5].unbind(dim=1)
     angle = turn * math.pi / 18
     scale = 1.15**scale
@@ -143,4 +148,5 @@ def affine_maps(draw: Tensor) -> Tensor:
         angle.cos() * scale / aspect,
         0.16 * down,
     ]
-    return torch.stack(rows, dim=1).reshape(-1, 2, 3)
+    maps = torch.stack(rows, dim=1).reshape(-1, 2, 3)
+    return torch.where(chosen, maps, torch.eye(2, 3))

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from helpers.adapters import Frozen, input_of
-from helpers.outputs import logits_of
+from helpers.adapters import Frozen
 from helpers.recorder import Batch, Recorder
 
 
@@ -35,20 +34,14 @@ def find_warnings(
     options = recorder.options
     size = options.batch_size
 
-    def answer(images):
-        return logits_of(frozen, input_of(frozen, images))
+    def losses(images):
+        parts = zip(images.split(size), batch.labels.split(size), strict=True)
+        return torch.cat([options.loss(frozen(x), y).float() for x, y in parts])
 
-    def losses(images, labels):
-        parts = zip(images.split(size), labels.split(size), strict=True)
-        return [options.loss(answer(x), y).float() for x, y in parts if len(x)]
-
-    logits = answer(noisy[:size])
-    first = options.loss(logits, batch.labels[:size]).float()
-    random = torch.cat([first, *losses(noisy[size:], batch.labels[size:])])
     if clean is None:
-        clean = torch.cat(losses(batch.images, batch.labels))
-    of_network = _of_network(frozen, answer, noisy[:1], logits)
-    found = of_network | _of_images(batch) | _of_result(batch, recorder, clean, random)
+        clean = losses(batch.images)
+    found = _of_network(frozen, noisy[:1], frozen(noisy[:size])) | _of_images(batch)
+    found |= _of_result(batch, recorder, clean, losses(noisy))
     everyone = torch.ones_like(recorder.failed)
     return {
         text: everyone & which
@@ -57,10 +50,10 @@ def find_warnings(
     }
 
 
-def _of_network(frozen, answer, image, logits):
+def _of_network(frozen, image, logits):
     """Findings about the network, from its answers to an image and to the batch it is first of."""
-    alone = answer(image)
-    repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, answer(image))
+    alone = frozen(image)
+    repeatable = torch.equal(alone, logits[:1]) or torch.equal(alone, frozen(image))
     tolerance = 0.01 * float(logits.nan_to_num().abs().max())
     similar = torch.allclose(alone, logits[:1], rtol=0.1, atol=tolerance)
     several = logits.shape[1] > 1  # those of one channel are turned back into logits
@@ -92,10 +85,9 @@ def _of_result(batch, recorder, clean, random):
     reached = sign * recorder.loss.gather(0, recorder.taken[None])[0]
     spared = (recorder.taken == 0) & (recorder.score == torch.inf)  # done before the first step
     attacked = (batch.limits > 0).flatten(1).any(dim=1) & ~spared
-    blind = recorder.zero_gradients[0] == 100
     return {
         "the loss is not a number at some steps: these steps do not count": recorder.failed,
-        "no gradient: the attack cannot see": attacked & blind,
+        "no gradient: the attack cannot see": attacked & recorder.blind,
         "the loss is no better than without attack: take more steps, or smaller ones": (
             attacked & (reached <= sign * clean)
         ),

@@ -239,8 +239,9 @@ def _no_transfer(transfer, *, limit=10):
     return bool((reached.mean() < 0.5).all()), text
 
 
-def _compare(pairs):
-    """Whether the first of each pair of rows has the greater IoU, intervals apart; the text."""
+def _compare(tables, column, *names):
+    """Whether the first name's row of each table has the greater IoU, intervals apart; the text."""
+    pairs = [[first_with(table, **{column: name}) for name in names] for table in tables]
     text = "; ".join(f"{one.text}, {other.text}" for one, other in pairs)
     if all(one.low > other.high for one, other in pairs):
         return True, text
@@ -257,14 +258,8 @@ def _compare(pairs):
     "the networks differ in more than where they look",
 )
 def _augmentation_helps(transfer):
-    rows = rows_with(transfer, target="all")
-    steps = "image and target moved", "momentum"
-    return _compare(
-        [
-            tuple(first_with(own, step=step) for step in steps)
-            for _, own in rows.groupby("symbol", sort=False)
-        ]
-    )
+    groups = rows_with(transfer, target="all").groupby("symbol", sort=False)
+    return _compare([own for _, own in groups], "step", "image and target moved", "momentum")
 
 
 @claim(
@@ -282,10 +277,6 @@ def _target_moves(transfer, *, least=3):
     return bool((more >= least).all()), text
 
 
-def _pair(surrogates, *names):
-    return tuple(first_with(surrogates, surrogate=name) for name in names)
-
-
 @claim(
     "07",
     "a slightly robust surrogate is the better one",
@@ -294,7 +285,7 @@ def _pair(surrogates, *names):
     "it is harder to attack, and at this ε its noise is not finished",
 )
 def _robust_is_better(transfer_surrogates):
-    return _compare([_pair(transfer_surrogates, "slightly robust", "as in the paper")])
+    return _compare([transfer_surrogates], "surrogate", "slightly robust", "as in the paper")
 
 
 @claim(
@@ -306,7 +297,7 @@ def _robust_is_better(transfer_surrogates):
     "all cases are drawn from one population",
 )
 def _data_matter(transfer_surrogates):
-    return _compare([_pair(transfer_surrogates, "equal training", "disjoint cases")])
+    return _compare([transfer_surrogates], "surrogate", "equal training", "disjoint cases")
 
 
 @claim(

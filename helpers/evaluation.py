@@ -186,40 +186,24 @@ def visibility(
 def bootstrap_interval(values: ArrayLike) -> tuple:
     """Percentile bootstrap 95 % interval of the mean (9,999 resamples), NaN values left out.
 
-    Fewer than two values have none: (NaN, NaN).
-    """
-    from scipy.stats import bootstrap  # slow to import, too
-
-    known = np.asarray(values, dtype=float)
-    known = known[~np.isnan(known)]
-    if len(known) < 2:
-        return np.nan, np.nan
-    result = bootstrap((known,), np.mean, method="percentile", rng=np.random.default_rng(0))
-    low, high = result.confidence_interval
-    return float(low), float(high)
-
-
-def crossed_interval(values: ArrayLike, *, resamples: int = 9999) -> tuple:
-    """Percentile bootstrap 95 % interval of the mean over networks and cases, both resampled.
-
     Args:
-        values: (networks, cases); NaN values are left out.
-        resamples: of the networks, each with its own of the cases.
+        values: (cases,) or (networks, cases); of the latter both are resampled.
 
     Returns:
-        (low, high); of fewer than two cases (NaN, NaN), of one network as `bootstrap_interval`.
+        (low, high); of fewer than two cases (NaN, NaN).
     """
-    known = np.asarray(values, dtype=float)
+    known = np.atleast_2d(np.asarray(values, dtype=float))
+    known = known[:, ~np.isnan(known).all(axis=0)]
     if known.shape[1] < 2:
         return np.nan, np.nan
     rng = np.random.default_rng(0)
-    networks, cases = (rng.integers(0, size, (resamples, size)) for size in known.shape)
+    networks, cases = (rng.integers(size, size=(9999, size)) for size in known.shape)
     drawn = known[networks[:, :, None], cases[:, None, :]]
     low, high = np.nanpercentile(np.nanmean(drawn, axis=(1, 2)), (2.5, 97.5))
     return float(low), float(high)
 
 
-def summarise(table: DataFrame, *, by: list) -> DataFrame:
+def summarise(table: DataFrame, *, by: list, value: str = "iou") -> DataFrame:
     """Mean IoU over cases with its bootstrap 95 % interval.
 
     A case's value is the mean over its structures where the IoU is defined; a case without one is
@@ -228,14 +212,15 @@ def summarise(table: DataFrame, *, by: list) -> DataFrame:
     Args:
         table: rows with id and iou, as `iou_table` makes them.
         by: the columns that say what is compared, in the order wanted.
+        value: the column that is averaged.
 
     Returns:
-        The columns of `by`, n, iou, low, high, in order of first appearance.
+        The columns of `by`, n, iou (or the value), low, high, in order of first appearance.
     """
-    cases = table.groupby([*by, "id"], sort=False)["iou"].mean()
+    cases = table.groupby([*by, "id"], sort=False)[value].mean()
     groups = cases.groupby(level=by, sort=False)
     rows = [[values.count(), values.mean(), *bootstrap_interval(values)] for _, values in groups]
-    summary = DataFrame(rows, groups.size().index, columns=["n", "iou", "low", "high"])
+    summary = DataFrame(rows, groups.size().index, columns=["n", value, "low", "high"])
     return summary.reset_index()
 
 
@@ -276,20 +261,19 @@ def tabulate_gains(results: DataFrame, structure: str) -> DataFrame:
     shown = results[results["compared_with"] == "target"]
     is_own = shown["structure"] == structure
     own = shown[is_own].groupby([*by, "id"], sort=False)["iou"].mean().unstack("id")
-    others = shown[~is_own].groupby(by, sort=False)["iou"].mean()
-    pairs = by[:2]
-    tables = {key: rows.droplevel(pairs) for key, rows in own.groupby(level=pairs, sort=False)}
-    beside = {key: rows.droplevel(pairs) for key, rows in others.groupby(level=pairs, sort=False)}
+    others = shown[~is_own].groupby(by, sort=False)["iou"].mean().reindex(own.index)
     rows = []
-    for (step, symbol), ious in tables.items():
-        gains = ious - tables["no attack", symbol].loc[ious.index]
-        for target in [*ious.index, "all"]:
-            which = ious.index if target == "all" else [target]
+    for (step, symbol), ious in own.groupby(level=by[:2], sort=False):
+        targets = ious.index.get_level_values("target")
+        start = own.loc[[("no attack", symbol, target) for target in targets]]
+        gains = ious - start.to_numpy()
+        for target in [*targets, "all"]:
+            which = ious.index[(targets == target) | (target == "all")]
             each, more = ious.loc[which], gains.loc[which]
-            means = each.mean().mean(), *crossed_interval(each)
-            gain = more.mean().mean(), *crossed_interval(more)
-            rest = beside[step, symbol].loc[which].mean() if beside else np.nan
+            means = each.mean().mean(), *bootstrap_interval(each)
+            gain = more.mean().mean(), *bootstrap_interval(more)
             reached = 100 * (each >= REACHED).to_numpy().mean()
+            rest = others.loc[which].mean()
             rows.append((step, symbol, target, each.shape[1], *means, *gain, rest, reached))
     names = "n iou low high gain gain_low gain_high others reached"
     return DataFrame(rows, columns=[*by, *names.split()])

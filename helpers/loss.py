@@ -40,13 +40,9 @@ def soft_iou(
     """
     logits = with_background(logits)
     mask = check_labels(logits, labels)
-    classes = check_classes(classes, logits.shape[1])
-    truth = (labels[:, None] == classes.to(labels.device)[:, None, None]).float()  # (N, K, H, W)
-    probabilities = logits.float().softmax(dim=1)
-    if (classes.diff() == 1).all():  # neighbours need no copy
-        probabilities = probabilities.narrow(1, int(classes[0]), len(classes))
-    else:
-        probabilities = probabilities[:, classes]
+    classes = check_classes(classes, logits.shape[1]).to(logits.device)
+    truth = (labels[:, None] == classes[:, None, None]).float()  # (N, K, H, W)
+    probabilities = logits.float().softmax(dim=1).index_select(1, classes)
     if mask is not None:
         probabilities = probabilities * mask[:, None]
     intersection = (probabilities * truth).sum(dim=(2, 3))
@@ -113,8 +109,6 @@ def margin_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _mean_of_counted(values, mask):
     """Mean of each image's pixels (N, H, W) that are in the mask; 0 where none is."""
-    if mask.all():
-        return values.mean(dim=(1, 2))
     return values.where(mask, 0).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp(min=1)
 
 
@@ -144,17 +138,12 @@ def check_labels(logits: Tensor, labels: Tensor) -> Tensor | None:
     """
     count = max(2, logits.shape[1])
     check_tensor("labels", labels, torch.int64, (len(logits), *logits.shape[2:]))
-    if not labels.numel():
-        return None
-    low, high = labels.aminmax()
-    if 0 <= low and high < min(count, UNLABELLED):
-        return None
     mask = counted(labels)
-    for label in labels[mask].aminmax() if mask.any() else ():
-        known = 0 <= label < count
+    wrong = labels[mask & ((labels < 0) | (labels >= count))]
+    if len(wrong):
         wanted = f"the network has 0 … {count - 1}; write {UNLABELLED} where there is no label"
-        require(known, "a class of the labels", int(label), wanted)
-    return mask
+        raise ValueError(f"a class of the labels is {wrong[0]}; {wanted}")
+    return None if mask.all() else mask
 
 
 def check_tensor(name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ class UNet(nn.Module):
         features: channels of the first level.
 
     Raises:
-        ValueError: a size is too small; on a call, the shape of the images does not fit.
+        ValueError: a size is too small; on a call, the sides of the images do not fit.
 
     Source: paper, section 2.4: the U-Net of Ronneberger et al. with a quarter of its features.
     Differs: zero padding.
@@ -59,10 +59,9 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
-        channels, multiple = self.config["in_channels"], 2 ** self.config["depth"]
-        fits = images.ndim == 4 and images.shape[1] == channels
-        fits = fits and not any(side % multiple for side in images.shape[2:])
-        wanted = f"give (N, {channels}, H, W), H and W divisible by {multiple} (2**depth)"
+        multiple = 2 ** self.config["depth"]
+        fits = not any(side % multiple for side in images.shape[2:])
+        wanted = f"give (N, C, H, W), H and W divisible by {multiple} (2**depth)"
         require(fits, "shape of the images", tuple(images.shape), wanted)
         x, skips = images, []
         for block, down in zip(self.encoder, self.down, strict=True):

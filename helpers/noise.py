@@ -36,7 +36,6 @@ def shuffle_noise(
     *,
     seed: Seed = 0,
     within: Tensor | None = None,
-    value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Tensor:
     """Adversarial images whose noise keeps its values and loses its places: a control.
 
@@ -44,10 +43,9 @@ def shuffle_noise(
         images, adv_images: (N, C, H, W).
         seed: of the permutations, as in `uniform_noise`.
         within: bool (N, H, W), the pixels that change places; None for all.
-        value_range: the result is clipped to it.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W) within [−1, 1].
     """
     noise = adv_images - images
     places = torch.ones_like(noise, dtype=torch.bool)
@@ -56,16 +54,10 @@ def shuffle_noise(
     for row, place, generator in zip(noise, places, generators(seed, len(images)), strict=True):
         values = row[place]
         row[place] = values[torch.randperm(len(values), generator=generator, device="cpu")]
-    return (images + noise).clamp(*value_range)
+    return (images + noise).clamp(-1, 1)
 
 
-def scramble_phases(
-    images: Tensor,
-    adv_images: Tensor,
-    *,
-    seed: Seed = 0,
-    value_range: tuple[float, float] = (-1.0, 1.0),
-) -> Tensor:
+def scramble_phases(images: Tensor, adv_images: Tensor, *, seed: Seed = 0) -> Tensor:
     """Adversarial images whose noise keeps its amplitude spectrum and loses its phases: a control.
 
     Where that makes it larger than the largest noise of the image, it is clipped to this.
@@ -73,10 +65,9 @@ def scramble_phases(
     Args:
         images, adv_images: (N, C, H, W).
         seed: of the phases, which are those of white noise; as in `uniform_noise`.
-        value_range: the result is clipped to it.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H, W) within [−1, 1].
     """
     noise = adv_images - images
     white = torch.empty(noise.shape, dtype=torch.float32, device="cpu")
@@ -85,25 +76,21 @@ def scramble_phases(
     phases = torch.fft.fft2(white.to(noise)).angle()
     made = torch.fft.ifft2(torch.polar(torch.fft.fft2(noise).abs(), phases)).real
     most = noise.abs().flatten(1).amax(dim=1)[:, None, None, None] if len(noise) else 0
-    return (images + made.clamp(-most, most)).clamp(*value_range)
+    return (images + made.clamp(-most, most)).clamp(-1, 1)
 
 
-def round_to_bits(
-    images: Tensor, bits: int, *, value_range: tuple[float, float] = (-1.0, 1.0)
-) -> Tensor:
+def round_to_bits(images: Tensor, bits: int) -> Tensor:
     """Images as a file of so many bits per pixel would keep them.
 
     Args:
-        images: (N, C, H, W) within `value_range`.
+        images: (N, C, H, W) within [−1, 1].
         bits: 1 or more; JSRT has 12, a PNG for the screen 8.
-        value_range: least and greatest valid pixel.
 
     Returns:
         (N, C, H, W), at most half a grey level off.
     """
-    low, high = value_range
-    level = (high - low) / (2 ** whole_number("bits", bits) - 1)
-    return (((images - low) / level).round() * level + low).clamp(low, high)
+    level = 2 / (2 ** whole_number("bits", bits) - 1)
+    return (((images + 1) / level).round() * level - 1).clamp(-1, 1)
 
 
 def random_keys(seed: Seed, n: int) -> list:

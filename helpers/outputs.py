@@ -1,5 +1,6 @@
 """What a segmentation network returns, whatever its form, as logits and as label maps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ def _with_activation(logits, network):
 
 def _activation(network, channels):
     said = getattr(network, "activation", None)  # of other networks a module, or something else
-    if isinstance(said, str) and said in ACTIVATIONS:
+    if said in ACTIVATIONS:
         return said
     names = getattr(network, "structures", None)
     named = isinstance(names, list | tuple) and len(names) == channels
@@ -105,8 +106,8 @@ def _resized(logits, size):
     """Logits of the images' size; a smaller map must be a whole fraction of it."""
     if logits.shape[2:] == size:
         return logits
-    sides = [*zip(logits.shape[2:], size, strict=True)]
-    whole = any(all(small == -(-side // k) for small, side in sides) for k in range(2, 65))
+    fractions = [[math.ceil(side / k) for side in size] for k in range(2, 65)]
+    whole = list(logits.shape[2:]) in fractions
     wanted = f"for images of {tuple(size)} it must return these, or a half, a third, … of them"
     require(whole, "size of the network's answer", tuple(logits.shape[2:]), wanted)
     return interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

@@ -8,6 +8,7 @@ case (`a` in the formulas) has the same anatomy at every size.
 
 from itertools import pairwise
 from numbers import Real
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +34,7 @@ from numpy import (
     where,
 )
 from numpy.linalg import inv, norm
+from pandas import read_csv
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
@@ -41,6 +43,11 @@ from helpers.common.arguments import require, whole_number
 # Raise it with a change that alters a drawing. The first is the digest of this file's text at the
 # time when that was the version, so that the networks and results of then are still found.
 VERSION = "9f8af950f13335b76ed8bddebb1f79cb55488b636fddd0ea2ec7d3729547a659"
+# How patients and exposures differ, in order of the draws: means and standard deviations, or
+# ranges; the share of the patients that have such a thing. Lengths in image widths.
+TABLE = Path(__file__).with_suffix(".csv")
+EXACT = dict.fromkeys(["low", "high", "share"], float)
+POPULATION = read_csv(TABLE, converters=EXACT).groupby("part")
 STRUCTURES = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
 LEFT, RIGHT = SIDES = 1, -1  # the patient's side, as the sign of x
 
@@ -92,66 +99,38 @@ def draw_case(
 # ------------------------------------------------------------------------------------------ anatomy
 def _sample_anatomy(rng, variety):
     """One patient and one exposure: outlines, bones and numbers. The order of the draws counts."""
+    a = SimpleNamespace(variety=variety)
 
     def normal(mean, sd):
         return mean + variety * sd * min(max(rng.standard_normal(), -2), 2)
 
-    a = SimpleNamespace(
-        variety=variety,
-        rotation=deg2rad(rng.uniform(-3, 3)),
-        scale=normal(1, 0.025),
-        middle=[normal(0.5, 0.01), normal(0.5, 0.01)],
-        cage=normal(0.388, 0.013),
-        apex=normal(0.095, 0.012),
-        asymmetry=normal(0, 0.012),
-    )
-    dome = normal(0.704, 0.024)
-    a.dome = {RIGHT: dome, LEFT: dome + normal(0.019, 0.009 + 0.005 * (variety - 1))}
+    def draw(part):
+        for row in POPULATION.get_group(part).itertuples():
+            value = 0.0
+            if row.share == 1 or rng.random() < row.share:
+                sample = normal if row.drawn == "normal" else rng.uniform
+                value = sample(row.low, row.high)
+            setattr(a, row.name, value)
+
+    draw("body")
+    higher = normal(0.019, 0.009 + 0.005 * (variety - 1))
+    a.dome = {RIGHT: a.diaphragm, LEFT: a.diaphragm + higher}
     a.angle = {side: a.dome[side] + normal(0.085, 0.013) for side in SIDES}  # costophrenic
-    vars(a).update(
-        lungs=_lungs(a, rng, normal),
-        air=normal(1.62, 0.10),
-        recess=rng.uniform(0.10, 0.35),  # lung behind the diaphragm [deepest lung]
-        vessels=rng.uniform(0.75, 1.3),
-        **_heart(a, rng, normal),
-        heart_depth=rng.uniform(0.85, 1.15),  # air that the heart displaces [deepest lung]
-        clavicle_density=rng.uniform(0.26, 0.44),  # attenuation along the clavicle's middle
-        **_clavicles(a, normal),
-        rib_density=rng.uniform(0.22, 0.36),
-        ribs=_ribs(a, normal),
-        **_sample_rest(rng, normal),
-    )
+    a.lungs = _lungs(a, rng, normal)
+    draw("lungs")
+    a.heart_centre, a.heart = _heart(a, rng, normal)
+    draw("heart")
+    a.clavicle_tubes, a.clavicles = _clavicles(a, normal)
+    draw("ribs")
+    a.ribs = _ribs(a, normal)
+    draw("trunk")
+    a.arms = rng.random() < 0.3
+    draw("rest")
+    a.marker = rng.choice([0, 0, RIGHT, LEFT])  # the side that a letter names, or none
+    draw("marks")
+    a.patch = rng.random() < 0.15
+    a.collimation = rng.uniform(0, 0.02, 4) * (rng.random() < 0.2)
     return a
-
-
-def _sample_rest(rng, normal):
-    """Shoulder blades, spine, soft tissue and gas; exposure, development and marks on the film."""
-    return dict(
-        scapula=normal(0, 0.02),
-        spine_density=rng.uniform(0.18, 0.32),
-        spine_curve=normal(0, 0.005),
-        vertebra=rng.uniform(0, 6),
-        thickness=normal(2.7, 0.25),
-        flesh=normal(0.095, 0.025),
-        shoulder=normal(0, 0.025),
-        arms=rng.random() < 0.3,
-        breast=rng.uniform(0.15, 0.40) if rng.random() < 0.45 else 0.0,
-        breast_shape=(normal(0.205, 0.012), normal(0.60, 0.025), normal(0.125, 0.012)),
-        trachea=normal(-0.006, 0.006),
-        stomach=rng.uniform(0.25, 0.60) if rng.random() < 0.8 else 0.0,
-        stomach_shape=(normal(0.165, 0.02), normal(0.095, 0.014), normal(0.055, 0.014)),
-        scatter=rng.uniform(0.12, 0.45),  # share of the exposure that comes back blurred
-        contrast=rng.uniform(0.75, 1.15),  # slope of the film's response
-        noise=rng.uniform(0.004, 0.011),  # of quanta, in units of the grey range, at 512 pixels
-        brightness=normal(0, 0.035),
-        tilt_x=normal(0, 0.06),
-        tilt_y=normal(0, 0.05),
-        marker=rng.choice([0, 0, RIGHT, LEFT]),  # the side that a letter names, or none
-        marker_x=rng.uniform(0.38, 0.44),
-        marker_y=rng.uniform(0.06, 0.2),
-        patch=rng.random() < 0.15,
-        collimation=rng.uniform(0, 0.02, 4) * (rng.random() < 0.2),
-    )
 
 
 def _half_width(y, a):
@@ -211,7 +190,7 @@ def _heart(a, rng, normal):
     outline = column_stack([r * cos(t), r * sin(t)])
     stretch = (width, height) / np.ptp(outline, 0)
     centre = middle - stretch * (outline.max(0) + outline.min(0)) / 2
-    return dict(heart_centre=centre, heart=centre + stretch * outline)
+    return centre, centre + stretch * outline
 
 
 def _clavicles(a, normal):
@@ -237,7 +216,7 @@ def _clavicles(a, normal):
         end = line[0] + across[0] * exp(1j * turn)
         outline = concatenate([(line + across)[drawn], (line - across)[drawn][::-1], end])
         outlines.append(_closed(column_stack([outline.real, outline.imag]), 300))
-    return dict(clavicle_tubes=tubes, clavicles=outlines)
+    return tubes, outlines
 
 
 def _ribs(a, normal):
@@ -275,13 +254,15 @@ def _add_pixels(a, size):
     It gets `x` and `y` (size, size), the coordinates of the pixels' centres; `edge` (size,), the
     place of the centres along an edge [image widths]; and `unit`, the pixels in a unit of length.
     """
-    c = cos(a.rotation)
-    s = sin(a.rotation)
+    angle = deg2rad(a.rotation)
+    c = cos(angle)
+    s = sin(angle)
     a.turn = a.scale * np.array([[c, -s], [s, c]])
     a.size = size
     a.unit = a.scale * size
     a.edge = (arange(size) + 0.5) / size
-    film = np.meshgrid(a.edge - a.middle[0], a.edge - a.middle[1])
+    a.middle = a.middle_x, a.middle_y
+    film = np.meshgrid(*(a.edge - middle for middle in a.middle))
     a.x, y = float32(np.tensordot(inv(a.turn), film, 1))
     a.y = y + 0.5
 
@@ -556,19 +537,17 @@ def _scapulae(a):
 
 def _breasts(a):
     """Both breasts, denser towards their lower border."""
-    x, y, radius = a.breast_shape
-    down = a.y - y
-    half = _chord(hypot(abs(a.x) - x, down) / radius) ** 0.8
-    return half * clip(0.35 + 0.65 * down / radius, 0, 1)
+    down = a.y - a.breast_y
+    half = _chord(hypot(abs(a.x) - a.breast_x, down) / a.breast_radius) ** 0.8
+    return half * clip(0.35 + 0.65 * down / a.breast_radius, 0, 1)
 
 
 def _stomach(a):
     """Gas that follows the left dome above and ends softly below."""
-    middle, width, height = a.stomach_shape
     wobble = _field(a, 9)
-    across = _chord((a.x - middle + 0.012 * wobble) / width)
+    across = _chord((a.x - a.stomach_x + 0.012 * wobble) / a.stomach_width)
     top = _dome(a.x, a, LEFT) + 0.018 + 0.003 * wobble
-    floor = top + height * (0.25 + 0.75 * across) + 0.008 * _field(a, 5)
+    floor = top + a.stomach_height * (0.25 + 0.75 * across) + 0.008 * _field(a, 5)
     gas = across * _ramp(a.y, top, 0.022) * _ramp((floor - a.y) / 0.045 + 0.5)
     return gas * (1 + 0.1 * wobble)
 

@@ -114,15 +114,9 @@ def diagnosis(ratio: float) -> str:
 
 
 def other_side(ratio: float, *, margin: float) -> float:
-    """The ratio that lies a margin beyond .5, seen from a ratio.
-
-    Raises:
-        ValueError: the ratio is NaN, or there is no such ratio.
-    """
+    """The ratio that lies a margin beyond .5, seen from a ratio; a ValueError if that is NaN."""
     advice = "heart and lungs must be there: choose another case"
     require(np.isfinite(ratio), "cardiothoracic ratio", ratio, advice)
-    fits = 0 < margin < ENLARGED
-    require(fits, "margin", margin, f"give one between 0 and {ENLARGED:g}")
     return ENLARGED + (margin if ratio <= ENLARGED else -margin)
 
 
@@ -280,6 +274,6 @@ def summarise_shift(table: pd.DataFrame, *, by: list) -> pd.DataFrame:
     Returns:
         The columns of `by`, n, shift, low, high, crossed [percent of all cases].
     """
-    summary = summarise(table.rename(columns={"shift": "iou"}), by=by)
+    summary = summarise(table, by=by, value="shift")
     share = 100 * table.groupby(by, sort=False)["crossed"].mean()
-    return summary.rename(columns={"iou": "shift"}).assign(crossed=share.to_numpy())
+    return summary.assign(crossed=share.to_numpy())

@@ -27,14 +27,13 @@ ENOUGH = 0.02  # share of the whole gain that a stage has to add
 class AttackResult:
     """What an attack made, and how it went.
 
-    Histories are of the attempt that won, NaN once an image was stopped.
+    Histories are NaN once an image was stopped.
 
     Attributes:
         adv_images: (N, C, H, W), within ε of the images and within the value range.
         loss: (steps + 1, N) loss of each image at the start and after each step.
         iou: (steps + 1, N) mean IoU × 100 of `classes` between prediction and labels, likewise;
             NaN where neither has any of them. None without `classes`.
-        zero_gradients: (steps, N) share of the values in the region without gradient [percent].
         taken: int64 (N,), the number of steps after which `adv_images` was kept.
         findings: what speaks against trusting the result: a dict from a sentence to bool (N,),
             which images it is about.
@@ -44,10 +43,9 @@ class AttackResult:
     adv_images: Tensor
     loss: Tensor
     iou: Tensor | None
-    zero_gradients: Tensor
     taken: Tensor
     findings: dict[str, Tensor]
-    copy: str = ""
+    copy: str
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -190,13 +188,14 @@ class Options:
 
 
 class Recorder:
-    """The histories of an attempt at N images, and of each image the iterate that counts.
+    """The histories of an attack on N images, and of each image the iterate that counts.
 
     Attributes:
-        adv_images, taken, loss, iou, zero_gradients: as in `AttackResult`.
+        adv_images, taken, loss, iou: as in `AttackResult`.
         score: (N,), how good the iterate that counts is: infinite once the image is done, minus
             infinite while no loss was a number.
         failed: bool (N,), whether the loss was not a number at some step.
+        blind: bool (N,), whether there was no gradient where noise is allowed.
     """
 
     def __init__(self, images: Tensor, options: Options) -> None:
@@ -205,10 +204,10 @@ class Recorder:
         self.adv_images = images.clone()
         self.loss = images.new_full((options.steps + 1, n), torch.nan)
         self.iou = self.loss.clone()
-        self.zero_gradients = self.loss[1:].clone()
         self.score = images.new_full((n,), -torch.inf)
         self.taken = torch.zeros_like(self.score, dtype=torch.int64)
         self.failed = torch.zeros_like(self.score, dtype=torch.bool)
+        self.blind = ~self.failed
 
     def record(
         self, step: int, batch: Batch, adv_images: Tensor, logits: Tensor, loss: Tensor
@@ -247,23 +246,12 @@ class Recorder:
         first, last, now = (self.options.sign * self.loss[s, rows] for s in (0, stages[-2], step))
         return now - last < ENOUGH * (last - first)
 
-    def record_gradient(self, step: int, batch: Batch, gradient: Tensor) -> None:
-        """Record the share of zeros among the gradient's values where noise is allowed."""
-        allowed = (batch.limits > 0).expand_as(gradient)
-        zeros = (allowed & (gradient == 0)).flatten(1).sum(dim=1)
-        size = allowed.flatten(1).sum(dim=1).clamp(min=1)
-        self.zero_gradients[step, batch.rows] = 100 * zeros.float() / size
+    def record_gradient(self, batch: Batch, gradient: Tensor) -> None:
+        """Record which images have a gradient where noise is allowed."""
+        seen = (batch.limits > 0) & (gradient != 0)
+        self.blind[batch.rows] &= ~seen.flatten(1).any(dim=1)
 
-    def take_better(self, other: "Recorder") -> None:
-        """Take over the images at which another attempt came further."""
-        won = other.score > self.score
-        self.adv_images[won] = other.adv_images[won]
-        for name in ("score", "taken", "failed", "loss", "iou", "zero_gradients"):
-            getattr(self, name)[..., won] = getattr(other, name)[..., won]
-
-    def result(self, findings: dict[str, Tensor]) -> AttackResult:
+    def result(self, findings: dict[str, Tensor], copy: str) -> AttackResult:
         """What the attack came to."""
         overlap = None if self.options.classes is None else self.iou
-        return AttackResult(
-            self.adv_images, self.loss, overlap, self.zero_gradients, self.taken, findings
-        )
+        return AttackResult(self.adv_images, self.loss, overlap, self.taken, findings, copy)

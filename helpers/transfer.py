@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from helpers.adapters import frozen_copy, input_of
+from helpers.adapters import frozen_copy
 from helpers.augmentation import affine_maps, change_intensity, elastic_field, warp
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.data import Dataset
@@ -56,9 +56,8 @@ class Transfer:
     combine: str = "losses"
 
     def __post_init__(self) -> None:
-        _check_move(self.move, self.elastic)
+        self.options()  # names a move and a smoothing that cannot be
         require_choice("combine", self.combine, COMBINATIONS)
-        require(self.smooth >= 0, "smooth", self.smooth, "give a sigma of 0 pixels or more")
         whole_number("copies", self.copies)
         require(self.momentum >= 0, "momentum", self.momentum, "give a number of 0 or more")
         require(0 < self.stride <= 2, "stride", self.stride, "give a share of ε, 2 at most")
@@ -88,7 +87,9 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
     Source: Xie et al., arXiv:1803.06978. Differs: the target moves along, the border is repeated,
     and each image is moved in its own way.
     """
-    _check_move(move, elastic)
+    require_choice("move", move, MOVES)
+    bends = elastic and move == "nothing"
+    require(not bends, "move", move, "say what is bent: the image, or both image and target")
 
     def transform(images: Tensor, labels: Tensor, keys: Sequence[Hashable]):
         draws, fields = [], []
@@ -96,25 +97,18 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
             draws.append(torch.rand(11, generator=generator))
             fields.append(elastic_field(1, images.shape[-1], generator))
         draw = torch.stack(draws)
-        chosen = draw[:, 8:] < SHARE
+        turned, bent, brighter = (draw[:, 8:, None, None] < SHARE).unbind(dim=1)  # (N, 1, 1) each
         number = 2 * draw[:, :8] - 1
-        matrix = torch.where(chosen[:, 0, None, None], affine_maps(number), torch.eye(2, 3))
-        field = torch.cat(fields) * chosen[:, 1, None, None, None] * (ELASTIC * elastic)
+        matrix = affine_maps(number, turned)
+        field = torch.cat(fields) * bent[:, None] * (ELASTIC * elastic)
         if move != "nothing":
             images, moved = warp(images, labels, field, matrix=matrix)
             labels = moved if move == "both" else labels
         if intensity:
-            changed = change_intensity(images, number[:, 5:])
-            images = torch.where(chosen[:, 2, None, None, None].to(images.device), changed, images)
+            images = change_intensity(images, number[:, 5:], brighter)
         return images, labels
 
     return transform
-
-
-def _check_move(move, elastic):
-    require_choice("move", move, MOVES)
-    bends = elastic and move == "nothing"
-    require(not bends, "move", move, "say what is bent: the image, or both image and target")
 
 
 def smoother(sigma: float) -> Callable[[Tensor], Tensor]:
@@ -191,7 +185,7 @@ def alignment(
     for each in (network, other):
         with frozen_copy(each, example=images, precision="fp32") as frozen:
             x = images.detach().requires_grad_()
-            total = loss(logits_of(frozen, input_of(frozen, x)), labels).sum()
+            total = loss(frozen(x), labels).sum()
             gradients.append(torch.autograd.grad(total, x)[0].flatten(1))
     return torch.cosine_similarity(gradients[0], gradients[1], dim=1)
 
@@ -235,7 +229,7 @@ def universal(
             if transform:
                 keys = [(step, seed, int(place)) for place in chosen]
                 shown, wanted = transform(shown, wanted, keys)
-            total = loss(logits_of(frozen, input_of(frozen, shown)), wanted).sum()
+            total = loss(frozen(shown), wanted).sum()
             gradient = torch.autograd.grad(total, x)[0]
             sums += gradient / gradient.abs().mean().clamp(min=1e-30)
             noise = (noise - epsilon / 10 * sums.sign()).clamp(-epsilon, epsilon)
@@ -324,11 +318,11 @@ def other_cases(data: Dataset) -> dict[str, Dataset]:
     """
     own, validation = (data.split[f"surrogate-{part}"] for part in ("training", "validation"))
     used = set().union(*data.split.values())
-    free = [id for id in data.ids if id not in used]
+    free = tuple(id for id in data.ids if id not in used)
     few = len(free) * len(validation) // len(own + validation)
     changes = {"a quarter of the cases": {"surrogate-training": own[::4] * 4}}
     if few:
-        parts = {"surrogate-validation": free[:few], "surrogate-training": free[few:][: len(own)]}
-        disjoint = {part: tuple(ids) for part, ids in parts.items()}
+        training = free[few:][: len(own)]
+        disjoint = {"surrogate-validation": free[:few], "surrogate-training": training}
         changes = {"disjoint cases": disjoint} | changes
     return {name: replace(data, split=data.split | parts) for name, parts in changes.items()}

@@ -19,9 +19,9 @@ def _normal(rng, *shape):
     return torch.from_numpy(rng.standard_normal(shape, np.float32))
 
 
-def _field(rng, cells, size):
-    """Smooth noise (size, size) of unit variance with so many grains across."""
-    weights = _weights(math.ceil(cells), size)
+def _field(rng, cells, image):
+    """Smooth noise (H, H) of unit variance with so many grains across an image (H, H)."""
+    weights = _weights(math.ceil(cells), len(image))
     count = weights.shape[1]
     return weights @ _normal(rng, count, count) @ weights.T
 
@@ -97,19 +97,18 @@ def _diseases(image, label, rng):
 
     An observer outlines the lung above an effusion, as far as it is seen.
     """
-    size = len(image)
     seen = label
     dense = image[label == HEART].mean()
-    x, y = _axes(size)
+    x, y = _axes(image)
     for lung in LUNGS:
         mask = label == lung
         inside = _blur(mask.float(), 0.01)
         if rng.random() < 0.4:
             strength = rng.uniform(0, 0.06)
-            pattern = _field(rng, rng.uniform(10, 48), size)
+            pattern = _field(rng, rng.uniform(10, 48), image)
             image = image + strength * inside * pattern
         if rng.random() < 0.3:
-            spots = torch.sigmoid(4 * _field(rng, 4, size) - rng.uniform(0, 6))
+            spots = torch.sigmoid(4 * _field(rng, 4, image) - rng.uniform(0, 6))
             strength = rng.uniform(0.1, 0.5)
             image = torch.lerp(image, dense, strength * inside * spots)
         if rng.random() < 0.1:
@@ -126,26 +125,24 @@ def _diseases(image, label, rng):
 
 def _outside(image, label, rng):
     """Gas, fat and bones around the lungs: blobs, dark and bright, and fine patterns."""
-    size = len(image)
     chest = (label > 0).float()
     around = (1 - _blur(chest, 0.02) * 2).clamp(min=0)
     for _ in range(2):
         if rng.random() < 0.6:
-            grains = _field(rng, rng.uniform(4, 16), size)
+            grains = _field(rng, rng.uniform(4, 16), image)
             blobs = torch.sigmoid(6 * grains - rng.uniform(3, 9))
             image = image + rng.uniform(-0.6, 0.4) * around * blobs
         if rng.random() < 0.5:
-            pattern = _field(rng, rng.uniform(8, 64), size)
+            pattern = _field(rng, rng.uniform(8, 64), image)
             image = image + rng.uniform(0, 0.08) * around * pattern
     return image
 
 
 def _pose(image, label, rng):
     """Turn, zoom, cut and bend; labels go along."""
-    size = len(image)
-    shape = [1, 1, size, size]
+    shape = [1, 1, *image.shape]
     grid = functional.affine_grid(_affine(rng)[None], shape, align_corners=False)[0]
-    bends = [_field(rng, 6, size), _field(rng, 6, size)]
+    bends = [_field(rng, 6, image), _field(rng, 6, image)]
     grid = grid + 0.03 * torch.stack(bends, dim=-1)
     edge = "border" if rng.random() < 0.4 else "zeros"
     beyond = rng.uniform(0, 1) if rng.random() < 0.3 else 0.0
@@ -189,7 +186,7 @@ def _devices(image, rng):
         _draw(plate, _bow(knots, size), rng.uniform(0.3, 1))
     lines = _blur(torch.from_numpy(plate), width) * width * size * math.sqrt(2 * math.pi)
     image = image + lines
-    x, y = _axes(size)
+    x, y = _axes(image)
     for _ in range(rng.integers(4)):
         radius = math.exp(rng.uniform(-5, -2.5))
         power = rng.uniform(2, 6)
@@ -219,9 +216,8 @@ def _draw(plate, points, height):
 
 def _film(image, rng):
     """Uneven exposure and scatter, and another response."""
-    size = len(image)
-    image = image * torch.exp(0.15 * _field(rng, 3, size))
-    image = image + 0.07 * _field(rng, 4, size) + 0.03 * _field(rng, 12, size)
+    image = image * torch.exp(0.15 * _field(rng, 3, image))
+    image = image + 0.07 * _field(rng, 4, image) + 0.03 * _field(rng, 12, image)
     gamma = math.exp(rng.uniform(-0.8, 0.8))
     image = _stretch(image) ** gamma
     steps = torch.exp(0.5 * _normal(rng, 7))
@@ -235,7 +231,7 @@ def _borders(image, label, rng):
     """Collimation: beyond it nothing is seen, and nothing labelled."""
     if rng.random() < 0.6:
         return image, label
-    x, y = _axes(len(image))
+    x, y = _axes(image)
     tilt = rng.uniform(-0.05, 0.05)
     left, right, top, bottom = rng.uniform(-0.1, 0.12, 4)
     across = x + tilt * y
@@ -260,15 +256,15 @@ def _detector(image, rng):
     return image
 
 
-def _axes(size):
-    """Columns (size,) and rows (size, 1) of the pixels' centres [image widths]."""
-    axis = (torch.arange(size) + 0.5) / size
+def _axes(image):
+    """Columns (H,) and rows (H, 1) of the pixels' centres of an image (H, H) [image widths]."""
+    axis = (torch.arange(len(image)) + 0.5) / len(image)
     return axis, axis[:, None]
 
 
 def _blur(plane, sigma):
     """Gaussian blur of a plane (H, H); sigma in image widths."""
-    x, y = _axes(len(plane))
+    x, y = _axes(plane)
     kernel = torch.exp(-0.5 * ((x - y) / sigma) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     return kernel @ plane @ kernel.T

@@ -15,7 +15,8 @@ from helpers.loss import iou_loss
 def check_frozen(network, images):
     with torch.no_grad():
         expected = network.eval()(images)
-        found = frozen_copy(network.train(), precision="fp32", example=images)(images)
+        with frozen_copy(network.train(), precision="fp32", example=images) as frozen:
+            found = frozen(images)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
         return expected
 
@@ -29,7 +30,8 @@ def test_a_frozen_copy_computes_what_the_network_does_in_evaluation_mode(depth):
 
 def test_a_frozen_copy_asks_for_no_weight_gradients_and_shares_no_memory():
     network = unet()
-    frozen = frozen_copy(network, example=make_case()[0])
+    with frozen_copy(network, example=make_case()[0]) as frozen:
+        pass
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     assert not {p.data_ptr() for p in frozen.parameters()} & {
         p.data_ptr() for p in network.parameters()
@@ -46,8 +48,8 @@ def test_batch_norms_stay_where_folding_them_would_change_the_logits():
     network = Residual(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)).eval()
     network[1].running_mean += 1
     images = torch.rand(2, 1, 8, 8) * 2 - 1
-    frozen = frozen_copy(network, precision="fp32", example=images)
-    torch.testing.assert_close(frozen(images), network(images))
+    with frozen_copy(network, precision="fp32", example=images) as frozen:
+        torch.testing.assert_close(frozen(images), network(images))
 
 
 def test_a_network_may_change_its_input_in_place():
@@ -74,7 +76,8 @@ def test_parametrized_convolutions_are_attacked_too(kind):
 def test_the_bfloat16_copy_stays_close():
     network, images = unet(), make_case()[0]
     expected = network(images)
-    found = frozen_copy(network, precision="bf16", example=images)(images.bfloat16()).float()
+    with frozen_copy(network, precision="bf16", example=images) as frozen:
+        found = frozen(images)
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 

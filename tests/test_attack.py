@@ -312,7 +312,6 @@ def test_a_gpu_gives_nearly_the_same_answer(trained, attack, precision):
         "loss": partial(iou_loss, classes=(1, 2)),
         "epsilon": 0.2,
         "classes": (1, 2),
-        "restarts": 2,
     }
     here = attack(network, images, labels, precision="fp32", **options)
     there = attack(
@@ -406,16 +405,6 @@ def test_a_structure_that_is_neither_wanted_nor_there_counts_as_done():
     assert (network(best.adv_images).argmax(dim=1) == 0).all()
 
 
-def test_restarts_leave_out_images_that_are_done():
-    network, images, labels = healthy()
-    Watched.shown.clear()
-    attack(Watched(16).eval(), images, labels, targeted=True, classes=(1,), stop_at=0, restarts=5)
-    alone = len(Watched.shown)
-    Watched.shown.clear()
-    attack(Watched(16).eval(), images, labels, targeted=True, classes=(1,), stop_at=0)
-    assert len(Watched.shown) == alone - 1  # which looks at the images without attack once more
-
-
 def test_a_network_without_a_gradient_is_told():
     class Steps(Linear):
         def forward(self, images):
@@ -436,7 +425,7 @@ def test_a_loss_may_be_of_any_type(precision, dtype):
             dim=(1, 2)
         )
 
-    result = attack(network, images, labels, loss=plain, precision=precision, steps=10, restarts=2)
+    result = attack(network, images, labels, loss=plain, precision=precision, steps=10)
     assert result.loss.dtype == torch.float32 and (result.loss[-1] > result.loss[0]).all()
 
 
@@ -572,17 +561,8 @@ def test_the_history_holds_what_the_network_says():
         at = attack(network, images, labels, steps=step).adv_images if step else images
         expected = iou(predict(network, at), labels, classes=(1, 2)).mean(dim=1)
         torch.testing.assert_close(result.iou[step], expected, atol=0.5, rtol=0)
-    assert result.zero_gradients.shape == (4, 4) and result.iou.shape == (5, 4)
+    assert result.iou.shape == (5, 4)
     assert attack(network, images, labels).iou is None
-
-
-def test_zero_gradients_are_counted():
-    class Half(Linear):
-        def forward(self, images):
-            return super().forward(torch.cat([images[..., :8], images[..., 8:].detach()], dim=-1))
-
-    _, images, labels = healthy()
-    assert (attack(Half(16), images, labels).zero_gradients == 50).all()
 
 
 @pytest.mark.parametrize("targeted, level", [(True, 75.0), (False, 5.0)])
@@ -619,31 +599,6 @@ def test_a_level_reached_before_the_first_step_leaves_the_image_alone():
     assert (
         torch.equal(result.adv_images, images) and (result.taken == 0).all() and not result.warnings
     )
-
-
-@pytest.mark.parametrize("keep", ["last", "loss", "iou"])
-@pytest.mark.parametrize("targeted", [False, True])
-def test_restarts_never_harm_and_help_some_images(keep, targeted):
-    network, (images, labels) = unet(depth=2), make_case(8)
-    options = {"epsilon": 0.2, "steps": 3, "targeted": targeted, "classes": (1, 2), "keep": keep}
-    one, many, again = (attack(network, images, labels, restarts=r, **options) for r in (1, 4, 4))
-    name, sign = ("iou", 1) if keep == "iou" else ("loss", -1)
-    score = lambda r: getattr(r, name).gather(0, r.taken[None])[0] * sign * (1 if targeted else -1)  # noqa: E731
-    assert (score(many) >= score(one)).all() and (score(many) > score(one)).any()
-    assert torch.equal(many.adv_images, again.adv_images)
-    assert (many.adv_images - images).abs().max() <= 0.2 + 1e-6
-    parts = attack(network, images, labels, restarts=4, batch_size=3, **options)
-    assert torch.equal(parts.adv_images, many.adv_images)
-
-
-class Watched(Linear):
-    """Keeps what it is shown."""
-
-    shown = []
-
-    def forward(self, images):
-        self.shown.append(images.detach().clone())
-        return super().forward(images)
 
 
 def guide_of(loss):
@@ -852,8 +807,6 @@ NAN = float("nan")
         ({"keep": "first"}, "keep 'first' is unknown; choose one of last, loss, iou"),
         ({"keep": "iou"}, "classes is None"),
         ({"stop_at": 95}, "classes is None"),
-        ({"restarts": 0}, "restarts is 0"),
-        ({"restarts": 1.5}, r"restarts is 1\.5"),
         ({"loss": cross_entropy}, r"loss .*\(\)"),
         ({"loss": partial(cross_entropy, reduction="none")}, r"loss .*\(2, 16, 16\)"),
     ],

@@ -142,7 +142,7 @@ def test_beyond_the_collimators_nothing_is_labelled():
 
 def test_a_field_is_of_unit_variance_and_smooth():
     fields = torch.stack(
-        [world._field(np.random.default_rng(seed), 6, SIZE) for seed in range(400)]
+        [world._field(np.random.default_rng(seed), 6, IMAGES[0, 0]) for seed in range(400)]
     )
     assert fields.var(dim=0).mean() == pytest.approx(1, abs=0.1)
     assert fields.diff(dim=1).square().mean() < 0.05

@@ -208,8 +208,8 @@ def matrix_rate(precision, side=2048):
 
 def step_arithmetic(network, images, target):
     """Floating-point operations of one image's step: forward, and backward to the input."""
-    frozen = frozen_copy(network, precision="fp32", example=images[:1])
-    with FlopCounterMode(display=False) as counter:
+    frozen_network = frozen_copy(network, precision="fp32", example=images[:1])
+    with frozen_network as frozen, FlopCounterMode(display=False) as counter:
         x = images.clone().requires_grad_()
         torch.autograd.grad(LOSS(frozen(x.clone()), target).sum(), x)  # a leaf upsets the counter
     return counter.get_total_flops() / len(images)
