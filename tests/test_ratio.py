@@ -228,7 +228,7 @@ CROSSED = pd.DataFrame(
     columns=["attack", "epsilon", "crossed"],
 )
 FILES = pd.DataFrame({"way": ["12 bits", "8 bits"], "crossed": [100.0, 40.0]})
-MOVES, STAYS, BITS = beyond.BEYOND
+MOVES, STAYS, BITS = (claim for claim in beyond.BEYOND if claim.notebook == "09")
 
 
 @pytest.mark.parametrize(
