@@ -29,8 +29,8 @@ HELP = (
 
 _NARROW = {"layout": {"width": "auto"}}
 _WIDE = {
-    "layout": {"width": "auto", "min_width": "300px", "flex": "1 1 300px"},
-    "style": {"description_width": "110px"},
+    "layout": {"width": "auto"},
+    "style": {"description_width": "95px"},
 }
 
 
@@ -77,23 +77,25 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
 
 
 def arrange(controls: SimpleNamespace, view: View) -> list[Widget]:
-    """Rows of the explorer's"""
+    """The controls in a column beside what is shown, or above it where a page is narrow."""
     c = controls
-    return [
-        _row(c.case, c.attacker, c.goal),
-        _row(c.structure, c.factor, c.gain),
-        c.own,
-        _row(c.epsilon, c.step),
+    column = [
+        *(c.case, c.attacker, c.goal, c.structure, c.factor, c.own),
+        *(c.epsilon, c.step, c.gain, c.centre, c.width),
         _row(c.compute, c.cancel),
+        _row(c.save_figure, c.save_image, c.save_dicom),
+    ]
+    shown = [
         view.message,
         view.heading,
         _row(view.radiograph, view.noise),
         view.caption,
         view.bars,
-        _row(c.centre, c.width),
-        _row(c.save_figure, c.save_image, c.save_dicom),
         view.saved,
     ]
+    narrow = {"flex": "1 1 270px", "max_width": "420px"}
+    sides = VBox(column, layout=narrow), VBox(shown, layout={"flex": "3 1 420px"})
+    return [HBox(sides, layout={"flex_flow": "row wrap"})]
 
 
 def _numbers(values, value):

@@ -30,7 +30,7 @@ class View:
         self.cache = cache
         self.controls = controls
         self.text = ""
-        layout = {"width": f"{SIDE}px", "max_width": "100%", "margin": "0 8px 0 0"}
+        layout = {"flex": "1 1 280px", "max_width": f"{SIDE}px", "margin": "0 8px 0 0"}
         pictures = [widgets.Image(layout=layout) for _ in range(2)]
         texts = [widgets.HTML() for _ in range(5)]
         self.radiograph, self.noise = pictures
