@@ -7,7 +7,7 @@ from ipywidgets import (
     Button,
     Dropdown,
     FileUpload,
-    FloatSlider,
+    FloatRangeSlider,
     HBox,
     SelectionSlider,
     Textarea,
@@ -55,16 +55,14 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
         "gain": (Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
         "epsilon": (SelectionSlider, "Noise level ε", _numbers(levels, usual)),
         "step": (SelectionSlider, "Attack step", _numbers(cache.counts, cache.steps)),
-        "centre": (FloatSlider, "Window centre", {"min": -1, "max": 1}),
-        "width": (FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2}),
+        "window": (FloatRangeSlider, "Window", {"min": -1, "max": 1, "value": (-1, 1)}),
         "path": (Textarea, "SVG path data", path),
         "upload": (FileUpload, "Load a PNG", "Its white or opaque parts"),
         "draw": (ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
         "compute": (Button, "Compute every ε", "Attack this case at every noise level"),
         "cancel": (Button, "Cancel", "Stop computing"),
-        "save_figure": (Button, "Save figure", "PNG with its provenance"),
-        "save_image": (Button, "Save attacked image", "16-bit PNG"),
-        "save_dicom": (Button, "Save DICOM", "Secondary capture, 16 bits"),
+        "save_image": (Button, "Save PNG", "The attacked image, 16 bits"),
+        "save_dicom": (Button, "Save DICOM", "The attacked image, 16 bits"),
     }
     controls = SimpleNamespace()
     for name, (kind, description, traits) in table.items():
@@ -81,15 +79,14 @@ def arrange(controls: SimpleNamespace, view: View) -> list[Widget]:
     c = controls
     column = [
         *(c.case, c.attacker, c.goal, c.structure, c.factor, c.own),
-        *(c.epsilon, c.step, c.gain, c.centre, c.width),
+        *(c.epsilon, c.step, c.gain, c.window),
         _row(c.compute, c.cancel),
-        _row(c.save_figure, c.save_image, c.save_dicom),
+        _row(c.save_image, c.save_dicom),
     ]
     shown = [
         view.message,
         view.heading,
-        _row(view.radiograph, view.noise),
-        view.caption,
+        view.picture,
         view.bars,
         view.saved,
     ]

@@ -3,7 +3,10 @@
 import base64
 import re
 
+import numpy as np
+
 from helpers.common.arguments import require
+from helpers.explorer.drawing import SIDE, TOP
 from helpers.explorer.job import guarded
 from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 
@@ -15,7 +18,7 @@ class ShapeInput:
 
     Attributes:
         shape: of a `Goal`; "" until there is one.
-        corners: (x, y) of a polygon that is being drawn [pixels of the picture], or None.
+        corners: (x, y) of a polygon that is being drawn [pixels of the image], or None.
     """
 
     shape = ""
@@ -44,20 +47,21 @@ class ShapeInput:
     @guarded
     def _draw(self, change):
         """Begin a polygon, or close it and take it as the shape."""
-        begin = change["new"]
         corners = self.corners
-        self.corners = [] if begin else None
+        self.corners = [] if change["new"] else None
         self.error = ""
-        self.controls.draw.description = "Close the polygon" if begin else "Draw a polygon"
         self._redraw()
-        if begin:
-            self._say("click the corners on the radiograph, then press Close the polygon")
+        if change["new"]:
+            self._say("click the corners on the radiograph, then press Draw a polygon once more")
             return
         require(len(corners) > 2, "number of corners", len(corners), "draw three or more")
-        self.controls.path.value = "M" + " L".join(f"{x:g} {y:g}" for x, y in corners) + " Z"
+        points = " L".join(f"{x:.4g} {y:.4g}" for x, y in corners)
+        self.controls.path.value = f"M{points} Z"
 
     @guarded
     def _click(self, event):
         if self.corners is not None:
-            self.corners.append((event["dataX"], event["dataY"]))
+            size = len(self.shown.noise)
+            place = np.array([event["dataX"], event["dataY"] - TOP])
+            self.corners.append(tuple(place * size / SIDE - 0.5))
             self._redraw()

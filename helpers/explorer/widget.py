@@ -11,12 +11,11 @@ from typing import Any
 
 import ipywidgets as widgets
 from ipyevents import Event as Listener
-from PIL import Image
 
 from helpers.common.arguments import require, require_choice
 from helpers.common.paths import EXPERIMENTS, RUNS
 from helpers.data import Dataset
-from helpers.explorer import drawing, export
+from helpers.explorer import export
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.controls import GOALS, arrange, make_controls
 from helpers.explorer.job import Job, guarded
@@ -141,12 +140,12 @@ class Explorer(ShapeInput, widgets.VBox):
         c = self.controls
         for control in (c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step):
             control.observe(self._changed, "value")
-        for control in (c.centre, c.width, c.gain):
+        for control in (c.window, c.gain):
             control.observe(self._redraw, "value")
         c.path.observe(self._paste, "value")
         c.upload.observe(self._load, "value")
         c.draw.observe(self._draw, "value")
-        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
+        self.clicks = Listener(source=self.view.picture, watched_events=["click"])
         self.clicks.on_dom_event(self._click)
         c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
@@ -301,10 +300,8 @@ class Explorer(ShapeInput, widgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         with self.lock:
             if self.shown:
-                picture = self.view.picture(self.shown).quantize(24, dither=Image.Dither.NONE)
-                bundle["image/png"] = base64.b64encode(
-                    drawing.png(picture, compress_level=9)
-                ).decode()
+                picture = self.view.still(self.shown)
+                bundle["image/png"] = base64.b64encode(picture).decode()
             bundle["text/plain"] = f"Explorer: {self.error or self.view.text}"
         return bundle
 

@@ -306,16 +306,12 @@ def test_every_control_that_is_set_changes_what_is_shown_and_cached_frames_attac
                 f"its target {score:.1f}," in complete.view.text
                 and f">{score:.1f}<" in complete.view.bars.value
             )
-            seen.append(complete.view.radiograph.value)
+            seen.append(complete.view.picture.value)
     assert not attacks and len(set(seen)) > 5
-    for name, value in (("centre", -0.5), ("width", 0.5), ("gain", 5.0)):
-        before = complete.view.radiograph.value, complete.view.noise.value
+    for name, value in (("window", (-0.5, 0.25)), ("gain", 5.0)):
+        before = complete.view.picture.value
         getattr(c, name).value = value
-        after = complete.view.radiograph.value, complete.view.noise.value
-        changed = [one != other for one, other in zip(before, after, strict=True)]
-        assert changed == (
-            [False, True] if name == "gain" else [name == "width" or c.width.value < 2, False]
-        ), name
+        assert complete.view.picture.value != before, name
     assert not attacks
 
 
@@ -393,7 +389,7 @@ def test_the_goal_ratio_draws_calipers(chest):
     for goal in ("ratio", "untargeted"):
         c.goal.value = goal
         assert chest.wait()
-        shown = Image.open(io.BytesIO(chest.view.radiograph.value)).convert("RGB")
+        shown = Image.open(io.BytesIO(chest.view.picture.value)).convert("RGB")
         red, green, blue = np.moveaxis(np.asarray(shown).astype(int), -1, 0)
         yellow.append(((red > 150) & (green > 150) & (blue < 100)).sum())
     assert yellow[0] > yellow[1] + 50
@@ -453,9 +449,6 @@ def test_every_control_has_a_description_and_none_says_something_by_colour_alone
             assert control.tabbable is not False, name
     for k, structure in enumerate(complete.cache.dataset.structures):
         assert f"{k + 1} {structure}" in complete.view.bars.value
-    assert (
-        "dashed: target" in complete.view.caption.value and "blue −" in complete.view.caption.value
-    )
     assert complete.view.text in complete.view.heading.value
 
 
@@ -491,10 +484,10 @@ def test_a_structure_that_a_case_lacks_is_told_of(squares, make):
 
 def test_two_explorers_do_not_disturb_each_other_and_closing_one_frees_it(make, tmp_path):
     one, other = make(), make(store=tmp_path / "other")
-    text, picture = other.view.text, other.view.radiograph.value
+    text, picture = other.view.text, other.view.picture.value
     one.controls.epsilon.value = 0.4
     one.wait()
-    assert (other.view.text, other.view.radiograph.value) == (text, picture)
+    assert (other.view.text, other.view.picture.value) == (text, picture)
     one.controls.goal.value = "resize"
     job = one.job
     one.close()
@@ -819,31 +812,33 @@ def test_a_polygon_of_two_points_is_refused():
 def test_a_polygon_is_drawn_by_clicks_and_becomes_the_target(make):
     explorer = make()
     c, corners = explorer.controls, [(100, 80), (300, 120), (220, 300)]
-    click = lambda x, y: explorer.clicks._dom_handlers({"type": "click", "dataX": x, "dataY": y})  # noqa: E731
-    before = explorer.view.radiograph.value
+    click = lambda x, y: explorer.clicks._dom_handlers(  # noqa: E731
+        {"type": "click", "dataX": x, "dataY": y + drawing.TOP}
+    )
+    before = explorer.view.picture.value
     click(5, 5)
-    assert explorer.view.radiograph.value == before, "a click by chance draws nothing"
+    assert explorer.view.picture.value == before, "a click by chance draws nothing"
     c.goal.value = "own shape"
     assert "draw" in c.own.children[0].value and explorer.error
     c.draw.value = True
-    assert (
-        c.draw.description == "Close the polygon"
-        and "click the corners" in explorer.view.message.value
-    )
-    drawn = [explorer.view.radiograph.value]
+    assert "click the corners" in explorer.view.message.value
+    drawn = [explorer.view.picture.value]
     for corner in corners:
         click(*corner)
-        drawn.append(explorer.view.radiograph.value)
+        drawn.append(explorer.view.picture.value)
     assert len(set(drawn)) == 4
     yellow = lambda content: (abs(pixels(content) - (255, 255, 0)).sum(axis=2) < 40).nonzero()  # noqa: E731
     assert not yellow(drawn[0])[0].size
     rows, columns = yellow(drawn[-1])
-    assert abs(rows - 80).min() <= 3 and rows.max() < 310 and abs(columns - 300).min() <= 3
+    assert abs(rows - drawing.TOP - 80).min() <= 3 and abs(columns - 300).min() <= 3
+    assert rows.max() < drawing.TOP + 310
     c.draw.value = False
     assert explorer.wait() and not explorer.error and explorer.corners is None
     goal = explorer.wanted.goal
-    assert goal.shape == c.path.value == "M100 80 L300 120 L220 300 Z"
-    assert not yellow(explorer.view.radiograph.value)[0].size
+    numbers = [float(text) for text in re.findall("[0-9.]+", goal.shape)]
+    assert np.allclose(np.reshape(numbers, (3, 2)) + 0.5, np.multiply(corners, 32 / 420), atol=0.01)
+    assert goal.shape == c.path.value
+    assert not yellow(explorer.view.picture.value)[0].size
 
 
 @pytest.mark.parametrize("clicks", [0, 1, 2])
@@ -903,7 +898,7 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
     for epsilon in complete.settings.levels:
         complete.controls.epsilon.value = epsilon
         complete.controls.save_image.click()
-        assert not complete.error and "differs in 0 of 1024 pixels" in complete.view.saved.value
+        assert not complete.error and "rounded to 16 bits" in complete.view.saved.value
         path = max(
             complete.settings.folder.glob("*_image.png"), key=lambda path: path.stat().st_mtime_ns
         )
@@ -918,6 +913,10 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
             assert (
                 file.mode == "I;16" and json.loads(file.text["Description"])["epsilon"] == epsilon
             )
+            about = json.loads(file.text["Description"])
+        assert about["cell"] == complete.shown.experiment.key and about["dataset"] == "squares"
+        assert (about["case"], about["attacker"]) == ("case-0", "white-box")
+        assert about["steps"] == (STEPS if epsilon else 0) and about["goal"]["kind"] == "shape"
     assert len(list(complete.settings.folder.glob("*_image.png"))) == len(complete.settings.levels)
     name = f"case-0_white-box_shape-0.34_heart_epsilon-0.4_step-12_{complete.shown.experiment.key[:8]}_image.png"
     assert f'download="{name}"' in complete.view.saved.value
@@ -925,33 +924,15 @@ def test_a_saved_image_read_back_gives_the_prediction_shown(complete):
 
 def test_what_is_not_there_cannot_be_saved(complete):
     complete.shown = None
-    for name in ("save_figure", "save_image"):
+    for name in ("save_dicom", "save_image"):
         complete.controls.__dict__[name].click()
         assert "choose another goal or structure" in complete.error
     assert not complete.settings.folder.exists() or not list(complete.settings.folder.iterdir())
 
 
-def test_a_saved_figure_says_where_it_comes_from(complete):
-    complete.controls.save_figure.click()
-    (path,) = complete.settings.folder.glob("*_figure.png")
-    with Image.open(path) as file:
-        about = json.loads(file.text["Description"])
-        assert file.width > 800
-    assert (
-        about["cell"] == complete.shown.experiment.key
-        and about["dataset"] == "squares"
-        and about["case"] == "case-0"
-    )
-    assert (
-        about["attacker"] == "white-box"
-        and about["steps"] == STEPS
-        and about["goal"]["kind"] == "shape"
-    )
-
-
 def test_a_saved_dicom_read_back_gives_the_prediction_shown(complete):
     complete.controls.save_dicom.click()
-    assert not complete.error and "differs in 0 of 1024 pixels" in complete.view.saved.value
+    assert not complete.error and "rounded to 16 bits" in complete.view.saved.value
     (path,) = complete.settings.folder.glob("*.dcm")
     record = dcmread(path)
     image = (record.pixel_array / 32767.5 - 1).astype(np.float32)
@@ -1017,7 +998,7 @@ def test_a_result_is_sent_once_more_to_a_page_that_was_just_connecting(make, mon
     monkeypatch.setattr(module, "AGAIN", 0.2)
     explorer, sent = make(), []
     explorer.controls.compute.click()
-    for widget in (explorer.view.message, explorer.view.heading, explorer.view.radiograph):
+    for widget in (explorer.view.message, explorer.view.heading, explorer.view.picture):
         monkeypatch.setattr(
             widget, "send_state", lambda *keys, widget=widget: sent.append((widget, keys))
         )
@@ -1027,7 +1008,7 @@ def test_a_result_is_sent_once_more_to_a_page_that_was_just_connecting(make, mon
     while len([widget for widget, keys in sent if not keys]) < 3 and time.monotonic() < end:
         time.sleep(0.05)
     whole = [widget for widget, keys in sent if not keys]
-    assert {explorer.view.message, explorer.view.heading, explorer.view.radiograph} <= set(
+    assert {explorer.view.message, explorer.view.heading, explorer.view.picture} <= set(
         whole
     ) and explorer.view.message.value == told
 
@@ -1206,17 +1187,16 @@ def drive(
     for x, y in ((0.25, 0.3), (0.75, 0.3), (0.5, 0.7)):
         count = page.evaluate("window.times.length")
         picture = box.locator("img.widget-image").first
-        side = picture.bounding_box()["width"]
-        picture.click(position={"x": x * side, "y": y * side})
+        scale = picture.bounding_box()["width"] / (2 * drawing.SIDE + 10)
+        place = scale * drawing.SIDE * np.array([x, y]) + (0, scale * drawing.TOP)
+        picture.click(position=dict(zip("xy", place, strict=True)))
         page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
     page.screenshot(path=str(RUNS / f"explorer-{name}-polygon.png"), full_page=True)
-    box.get_by_role("button", name="Close the polygon").click()
+    box.get_by_role("button", name="Draw a polygon").click()
     settled()
-    corners = [
-        float(number) / drawing.SIDE
-        for number in re.findall(r"\d+", box.locator("textarea").input_value())
-    ]
-    assert np.allclose(corners, [0.25, 0.3, 0.75, 0.3, 0.5, 0.7], atol=0.02)
+    corners = re.findall(r"[\d.]+", box.locator("textarea").input_value())
+    expected = size * np.array([0.25, 0.3, 0.75, 0.3, 0.5, 0.7]) - 0.5
+    assert np.allclose([float(number) for number in corners], expected, atol=0.02 * size)
     page.screenshot(path=str(RUNS / f"explorer-{name}-own.png"), full_page=True)
     record_property(
         f"key press to picture, {name}", spread(page.evaluate("window.times")[: len(levels) + 1])
