@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -230,12 +231,10 @@ def _usable_source(name, root, masks):
 
 
 def _list_unused(source):
-    """One line: how many files are left out and how many cases remain, and the first ten files."""
-    named = [f"{path.relative_to(source.root)} ({why})" for path, why in source.unused.items()]
-    kept, left_out = len(source.images), len(named)
-    counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
-    more = ", …" if left_out > 10 else ""
-    return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
+    """One line: how many files are left out and how many cases remain, and the first files."""
+    named = [f"{path.name} ({why})" for path, why in source.unused.items()]
+    counts = f"{len(named)} files left out, {len(source.images)} cases remain"
+    return f"{source.root}: {counts}: {shorten(', '.join(named), 600, placeholder=' …')}"
 
 
 # ---- The arrays and their digest

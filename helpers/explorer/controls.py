@@ -11,7 +11,6 @@ from ipywidgets import (
     HBox,
     SelectionSlider,
     Textarea,
-    ToggleButton,
     VBox,
     Widget,
 )
@@ -22,11 +21,9 @@ from helpers.explorer.view import View
 GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape", "ratio")
 GAINS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the noise's colours
 USUAL = 0.04  # the noise level at first is this one, or the next below [units of the images]
-HELP = (
-    "The shape, put at the structure's centre: white or opaque parts of a PNG, closed SVG path "
-    'data (what stands in <code>d="…"</code>), or a polygon that is drawn here.'
-)
+HELP = "Closed SVG path data, or the white or opaque parts of a PNG:"
 
+_RANGE = {"min": -1, "max": 1, "value": (-1, 1), "readout_format": ".1f"}
 _NARROW = {"layout": {"width": "auto"}}
 _WIDE = {
     "layout": {"width": "auto"},
@@ -55,11 +52,9 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
         "gain": (Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
         "epsilon": (SelectionSlider, "Noise level ε", _numbers(levels, usual)),
         "step": (SelectionSlider, "Attack step", _numbers(cache.counts, cache.steps)),
-        "window": (FloatRangeSlider, "Window", {"min": -1, "max": 1, "value": (-1, 1)}),
+        "window": (FloatRangeSlider, "Window", _RANGE),
         "path": (Textarea, "SVG path data", path),
         "upload": (FileUpload, "Load a PNG", "Its white or opaque parts"),
-        "draw": (ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
-        "compute": (Button, "Compute every ε", "Attack this case at every noise level"),
         "cancel": (Button, "Cancel", "Stop computing"),
         "save_image": (Button, "Save PNG", "The attacked image, 16 bits"),
         "save_dicom": (Button, "Save DICOM", "The attacked image, 16 bits"),
@@ -69,8 +64,7 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
         look = _NARROW | {"tooltip": traits} if isinstance(traits, str) else _WIDE | traits
         setattr(controls, name, kind(description=description, **look))
     controls.upload.accept = ".png"
-    inputs = HBox([controls.upload, controls.draw, controls.path])
-    controls.own = VBox([HTML(HELP), inputs])
+    controls.own = VBox([HTML(HELP), controls.path, controls.upload])
     return controls
 
 
@@ -80,8 +74,7 @@ def arrange(controls: SimpleNamespace, view: View) -> list[Widget]:
     column = [
         *(c.case, c.attacker, c.goal, c.structure, c.factor, c.own),
         *(c.epsilon, c.step, c.gain, c.window),
-        _row(c.compute, c.cancel),
-        _row(c.save_image, c.save_dicom),
+        _row(c.cancel, c.save_image, c.save_dicom),
     ]
     shown = [
         view.message,

@@ -1,7 +1,6 @@
 """What the explorer shows of a frame: a picture, IoU and a line of text."""
 
 import html
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -40,28 +39,28 @@ class View:
         words = f"Error: {error}" if error else text
         self.message.value = f"<span {about}>{html.escape(words)}</span>"
 
-    def show(self, frame: Frame, corners: Sequence[tuple[float, float]]) -> None:
-        """Show a frame, and the corners of a polygon that is being drawn."""
+    def show(self, frame: Frame) -> None:
+        """Show a frame."""
         self.text = self._words(frame)
-        self.picture.value = drawing.png(self._draw(frame, corners))
+        self.picture.value = drawing.png(self._draw(frame))
         self.bars.value = self._score_table(frame)
         self.heading.value = f"<b>{html.escape(self.text)}</b>"
 
     def still(self, frame: Frame) -> bytes:
         """The picture of a frame with its words, as PNG."""
-        figure = self._draw(frame, ())
+        figure = self._draw(frame)
         figure.suptitle(self._words(frame), y=1.05, fontsize=10)
         return drawing.png(figure, bbox_inches="tight")
 
-    def _draw(self, frame, corners):
+    def _draw(self, frame):
         (id,) = frame.experiment.ids
         goal = frame.experiment.goal
         gain = self.controls.gain.value
         data = self.cache.dataset
-        lines = [corners] if corners else []
+        lines = []
         if goal.kind == "ratio":
             own = self.cache.calipers(id, frame.prediction)
-            lines += caliper_lines(own, len(frame.noise) / 40)
+            lines = caliper_lines(own, len(frame.noise) / 40)
         limit = (frame.experiment.epsilon or 1.0) / gain
         return drawing.draw(
             frame.adv_image,

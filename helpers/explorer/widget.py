@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
-from ipyevents import Event as Listener
 
 from helpers.common.arguments import require, require_choice
 from helpers.common.paths import EXPERIMENTS, RUNS
@@ -110,7 +109,6 @@ class Explorer(ShapeInput, widgets.VBox):
         controls: the widgets to set, by name.
         view: the widgets that show.
         job: what attacks now, or None.
-        queue: the attacks of "Compute every ε" that are not finished.
         shown: the frame in the pictures.
         wanted: the experiment that the controls ask for; None if they ask for what cannot be.
         error: the last error, or "".
@@ -128,7 +126,6 @@ class Explorer(ShapeInput, widgets.VBox):
         self.lock = RLock()  # of all that changes below
         self.turn = Lock()  # of the job that may attack
         self.timer = Timer(AGAIN, self._send_again)
-        self.queue: list[Experiment] = []
         self.controls = make_controls(cache, settings)
         self.view = View(cache, self.controls)
         super().__init__(arrange(self.controls, self.view))
@@ -144,10 +141,6 @@ class Explorer(ShapeInput, widgets.VBox):
             control.observe(self._redraw, "value")
         c.path.observe(self._paste, "value")
         c.upload.observe(self._load, "value")
-        c.draw.observe(self._draw, "value")
-        self.clicks = Listener(source=self.view.picture, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
-        c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
         for kind in export.FILES:
             getattr(c, f"save_{kind}").on_click(partial(self._save, kind))
@@ -171,11 +164,13 @@ class Explorer(ShapeInput, widgets.VBox):
         self._show(self._nearest())  # an error says what is wrong with the goal
         self.wanted = wanted
         if self.shown.experiment == wanted:
-            self._say("computing others …" if self.job else "")
+            self._say("computing another …" if self.job else "")
             return
         whole = replace(wanted, steps=self.cache.steps)
         if self.job is None or self.job.attack != whole:
-            self._start([whole, *(each for each in self.queue if each != whole)])
+            self.job = Job(self, whole)
+            self._say(f"computing… step 0/{whole.steps}; shown is the nearest that is at hand")
+            self.job.start()
 
     def _asked(self, epsilon, steps):
         """The experiment that the controls ask for, but for noise level and steps."""
@@ -213,7 +208,7 @@ class Explorer(ShapeInput, widgets.VBox):
     @guarded
     def _redraw(self, _=None):
         if self.shown:
-            self.view.show(self.shown, self.corners or ())
+            self.view.show(self.shown)
 
     def _say(self, text):
         """Say what is going on; without a text, what speaks against the attack that is shown."""
@@ -223,21 +218,13 @@ class Explorer(ShapeInput, widgets.VBox):
 
     # computing
 
-    def _start(self, attacks):
-        """Run attacks in the background, in order, in place of what runs now."""
-        self.job = Job(self, attacks)
-        self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest that is at hand")
-        self.job.start()
-
     @guarded
     def on_step(self, job: Job, step: int, frame: Frame) -> None:
-        """A job has come to a step of its attack; with the last one it has finished that."""
+        """A job has come to a step of its attack."""
         if job is not self.job:
             return
         attack = job.attack
         steps = self.cache.steps
-        if step == steps:
-            self.queue = [each for each in self.queue if each != attack]
         if self.wanted and replace(self.wanted, steps=steps) == attack:
             self._show(self.cache.find(self.wanted) or frame)
         self._say(f"computing… step {step}/{steps} at ε = {attack.epsilon:g}")
@@ -248,7 +235,6 @@ class Explorer(ShapeInput, widgets.VBox):
         if job is not self.job:
             return
         self.job = None
-        self.queue = []
         self.timer = Timer(AGAIN, self._send_again)
         self.timer.daemon = True
         self.timer.start()
@@ -271,19 +257,8 @@ class Explorer(ShapeInput, widgets.VBox):
             return self.job is None
 
     @guarded
-    def _compute(self, _):
-        """Compute all noise levels of the case and goal."""
-        attacks = [self._asked(level, self.cache.steps) for level in self.settings.levels[1:]]
-        self.queue = [attack for attack in attacks if self.cache.find(attack) is None]
-        if self.queue:
-            self._start(self.queue)
-        else:
-            self._say("every noise level is there")
-
-    @guarded
     def _cancel(self, _):
         self.job = None
-        self.queue = []
         self._show(self._nearest())
         self._say("cancelled; move a control to go on")
 
@@ -316,7 +291,7 @@ class Explorer(ShapeInput, widgets.VBox):
             self.job = None
             self.shown = None
         self.cache.clear()
-        for widget in (self.clicks, *_inside(self)):
+        for widget in _inside(self):
             widget.close()
         super().close()
 

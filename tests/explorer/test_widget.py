@@ -33,7 +33,7 @@ from traitlets import TraitError
 from helpers.common.paths import EXPERIMENTS, NOTEBOOKS, ROOT, RUNS
 from helpers.data import Dataset, load
 from helpers.explorer import __main__ as animation
-from helpers.explorer import drawing, explore
+from helpers.explorer import explore
 from helpers.explorer import job as background
 from helpers.explorer import widget as module
 from helpers.explorer.attack_cache import AttackCache
@@ -124,9 +124,14 @@ def computed(squares, tmp_path_factory):
     with closing(
         explore(*squares, store=store, epsilons=LEVELS, steps=STEPS, precision="fp32")
     ) as explorer:
-        explorer.controls.compute.click()
-        assert explorer.wait() and not explorer.error
+        compute_every_level(explorer)
     return store
+
+
+def compute_every_level(explorer):
+    for epsilon in LEVELS:
+        explorer.controls.epsilon.value = epsilon
+        assert explorer.wait() and not explorer.error
 
 
 @pytest.fixture
@@ -158,18 +163,13 @@ def truth_of(explorer, cell):
     return compute_results([cell], cache.images, cache.truth, **about)[0]
 
 
-def pixels(content):
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-
-
 # frames
 
 
 @pytest.mark.gpu
 def test_an_explorer_works_on_a_gpu(make):
     explorer = make(device="cuda")
-    explorer.controls.compute.click()
-    assert explorer.wait() and not explorer.error
+    compute_every_level(explorer)
 
 
 @pytest.mark.parametrize("attacker", ["white-box", "black-box"])
@@ -625,25 +625,21 @@ def test_a_job_that_was_cancelled_sends_nothing_again(make, monkeypatch):
     assert explorer.timer is timer and timer.finished.is_set()
 
 
-def test_a_replaced_job_leaves_the_queue_of_the_next_alone(make, monkeypatch):
-    """The queue is written under the lock, and by the job that is the explorer's."""
+def test_a_replaced_job_changes_nothing(make, monkeypatch):
     explorer = make()
     c = explorer.controls
     slow = Slow(explorer, monkeypatch)
-    c.compute.click()
+    c.epsilon.value = 0.2
     assert slow.starts(0.2)
     old = explorer.job
-    queue = list(explorer.queue)
     c.epsilon.value = 0.4
-    assert [attack.epsilon for attack in queue] == [0.2, 0.4] and explorer.queue == queue
+    shown = explorer.view.picture.value, explorer.view.message.value
     explorer.on_step(old, STEPS, slow.frame)
     explorer.on_end(old, None)
-    assert explorer.queue == queue and explorer.job is not None
-    with explorer.lock:
-        slow.go.set()
-        time.sleep(0.2)
-        assert explorer.queue == queue, "the job waits for the lock"
-    assert explorer.wait() and explorer.queue == []
+    assert explorer.job is not old and explorer.job is not None
+    assert (explorer.view.picture.value, explorer.view.message.value) == shown
+    slow.go.set()
+    assert explorer.wait()
 
 
 # options
@@ -809,52 +805,6 @@ def test_a_polygon_of_two_points_is_refused():
         read_shape([(0, 0), (5, 5)])
 
 
-def test_a_polygon_is_drawn_by_clicks_and_becomes_the_target(make):
-    explorer = make()
-    c, corners = explorer.controls, [(100, 80), (300, 120), (220, 300)]
-    click = lambda x, y: explorer.clicks._dom_handlers(  # noqa: E731
-        {"type": "click", "dataX": x, "dataY": y + drawing.TOP}
-    )
-    before = explorer.view.picture.value
-    click(5, 5)
-    assert explorer.view.picture.value == before, "a click by chance draws nothing"
-    c.goal.value = "own shape"
-    assert "draw" in c.own.children[0].value and explorer.error
-    c.draw.value = True
-    assert "click the corners" in explorer.view.message.value
-    drawn = [explorer.view.picture.value]
-    for corner in corners:
-        click(*corner)
-        drawn.append(explorer.view.picture.value)
-    assert len(set(drawn)) == 4
-    yellow = lambda content: (abs(pixels(content) - (255, 255, 0)).sum(axis=2) < 40).nonzero()  # noqa: E731
-    assert not yellow(drawn[0])[0].size
-    rows, columns = yellow(drawn[-1])
-    assert abs(rows - drawing.TOP - 80).min() <= 3 and abs(columns - 300).min() <= 3
-    assert rows.max() < drawing.TOP + 310
-    c.draw.value = False
-    assert explorer.wait() and not explorer.error and explorer.corners is None
-    goal = explorer.wanted.goal
-    numbers = [float(text) for text in re.findall("[0-9.]+", goal.shape)]
-    assert np.allclose(np.reshape(numbers, (3, 2)) + 0.5, np.multiply(corners, 32 / 420), atol=0.01)
-    assert goal.shape == c.path.value
-    assert not yellow(explorer.view.picture.value)[0].size
-
-
-@pytest.mark.parametrize("clicks", [0, 1, 2])
-def test_a_polygon_of_too_few_clicks_is_refused(complete, clicks):
-    c = complete.controls
-    c.goal.value = "own shape"
-    c.draw.value = True
-    for k in range(clicks):
-        complete.clicks._dom_handlers({"type": "click", "dataX": 10 * k, "dataY": 9})
-    c.draw.value = False
-    assert (
-        f"number of corners is {clicks}; draw three or more" in complete.error
-        and complete.job is None
-    )
-
-
 @pytest.mark.parametrize("text", ["M0 0 H9 V9 Z", None])
 def test_a_shape_of_one_s_own_becomes_the_target(make, text):
     explorer = make()
@@ -997,7 +947,7 @@ def test_how_long_a_frame_takes_is_printed(complete, attacks, record_property):
 def test_a_result_is_sent_once_more_to_a_page_that_was_just_connecting(make, monkeypatch):
     monkeypatch.setattr(module, "AGAIN", 0.2)
     explorer, sent = make(), []
-    explorer.controls.compute.click()
+    explorer.controls.epsilon.value = 0.4
     for widget in (explorer.view.message, explorer.view.heading, explorer.view.picture):
         monkeypatch.setattr(
             widget, "send_state", lambda *keys, widget=widget: sent.append((widget, keys))
@@ -1120,13 +1070,11 @@ def drive(
         timeout=60_000,
     )
     settled()
-    box.get_by_role("button", name="Compute every ε").click()
-    page.wait_for_function(
-        "document.querySelector('.attack-explorer [role=status]').innerText != 'ready'"
-    )
-    if status.inner_text() != "every noise level is there":
-        settled()
     box.locator(".widget-hslider", has_text="Noise level ε").locator(".noUi-handle").focus()
+    for key in ["Home"] + ["ArrowRight"] * len(levels):  # once, to compute what is not there
+        page.keyboard.press(key)
+        page.wait_for_timeout(1000)
+        settled()
     page.evaluate(
         """() => {
         const image = document.querySelector(".attack-explorer img.widget-image");
@@ -1183,20 +1131,6 @@ def drive(
     box.locator("textarea").blur()
     settled()
     expect(heading).to_have_text(finished, timeout=60_000)
-    box.get_by_role("button", name="Draw a polygon").click()
-    for x, y in ((0.25, 0.3), (0.75, 0.3), (0.5, 0.7)):
-        count = page.evaluate("window.times.length")
-        picture = box.locator("img.widget-image").first
-        scale = picture.bounding_box()["width"] / (2 * drawing.SIDE + 10)
-        place = scale * drawing.SIDE * np.array([x, y]) + (0, scale * drawing.TOP)
-        picture.click(position=dict(zip("xy", place, strict=True)))
-        page.wait_for_function(f"window.times.length > {count}", timeout=10_000)
-    page.screenshot(path=str(RUNS / f"explorer-{name}-polygon.png"), full_page=True)
-    box.get_by_role("button", name="Draw a polygon").click()
-    settled()
-    corners = re.findall(r"[\d.]+", box.locator("textarea").input_value())
-    expected = size * np.array([0.25, 0.3, 0.75, 0.3, 0.5, 0.7]) - 0.5
-    assert np.allclose([float(number) for number in corners], expected, atol=0.02 * size)
     page.screenshot(path=str(RUNS / f"explorer-{name}-own.png"), full_page=True)
     record_property(
         f"key press to picture, {name}", spread(page.evaluate("window.times")[: len(levels) + 1])
