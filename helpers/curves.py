@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 CURVES = {  # colour and marker of a curve
     "white-box": ("#D55E00", "o"),
@@ -175,12 +175,10 @@ def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
     for position, (name, each) in enumerate(values.items()):
-        numbers = np.sort(np.asarray(each, dtype=float))
-        found = numbers[np.isfinite(numbers)]
-        share = 100 * np.arange(1, len(found) + 1) / len(numbers)
         style = _curve_style(name, position) | {"linestyle": "--" if position % 2 else "-"}
-        ax.step(found, share, where="post", markersize=4, label=name, **style)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} cases [%]", ylim=(0, 104))
+        ax.ecdf(np.asarray(each, dtype=float), markersize=4, label=name, **style)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(each)} cases [%]", ylim=(0, 1.04))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()

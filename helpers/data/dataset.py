@@ -167,8 +167,8 @@ def load(
     images, labels, digest = _arrays(path, source, size, seed, jitter)
     if source.root:
         _check_structures(source, labels, size)
-    origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
-    origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
+    numbers = {"test_cases": test_cases, "seed": seed, "jitter": jitter, "extra": extra}
+    origin = {"name": name, "size": size, "root": root, "masks": masks} | numbers
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
 

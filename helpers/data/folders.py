@@ -95,25 +95,20 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
-    for kind, files in _kinds(source).items():
-        for id, image in source.images.items():
-            if id not in files:
-                source.problems.append(
-                    f"{image} has no {kind}: add one of that name and a type that is read "
-                    "(.png, .tif, .gif, .bmp), or remove the image"
-                )
+    for structure, files in source.masks.items():
+        kind = "label map" if source.values else f"{structure!r} mask"
+        missing = [image for id, image in source.images.items() if id not in files]
+        source.problems += [
+            f"{image} has no {kind}: add one of that name and a type that is read (.png, .tif, "
+            ".gif, .bmp), or remove the image"
+            for image in missing
+        ]
+    source.problems = list(dict.fromkeys(source.problems))  # structures share a label map
     stray = set().union(*source.masks.values()) - source.images.keys()
     if stray:
         listed = f"{len(stray)}, among them {min(stray)}"
         source.notes.append(f"cases with a mask but without an image, left out: {listed}")
     return source
-
-
-def _kinds(source):
-    """What an image must have, in words → its files by id."""
-    if source.values:
-        return {"label map": next(iter(source.masks.values()), {})}
-    return {f"{structure!r} mask": files for structure, files in source.masks.items()}
 
 
 def _scan_jsrt(root):

@@ -1,6 +1,7 @@
 """The ε slider: drag, and watch what noise makes of a segmentation."""
 
 import base64
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -18,14 +19,15 @@ from helpers.explorer import export
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.controls import GOALS, arrange, make_controls
 from helpers.explorer.job import Job, guarded
-from helpers.explorer.shape_input import ShapeInput
 from helpers.explorer.view import View
 from helpers.ratio import HEART, other_side
+from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 from helpers.sweep import Experiment, Goal
 from helpers.targets import LARGE, SMALL
 from helpers.weights import Trained
 
 AGAIN = 3.0  # seconds after which a result is sent once more
+MOST_TEXT = 10_000  # characters of SVG path data
 OPTIONS = {
     "store": EXPERIMENTS,
     "attack": "pgd",
@@ -102,7 +104,7 @@ def _numbers(name, values, also):
         raise ValueError(f"{name} is {values!r}; give a list of numbers, as [0.5, 1]") from None
 
 
-class Explorer(ShapeInput, widgets.VBox):
+class Explorer(widgets.VBox):
     """The widget that `explore` returns.
 
     Attributes:
@@ -112,6 +114,7 @@ class Explorer(ShapeInput, widgets.VBox):
         shown: the frame in the pictures.
         wanted: the experiment that the controls ask for; None if they ask for what cannot be.
         error: the last error, or "".
+        shape: the user's own, for a `Goal`; "" until there is one.
     """
 
     closed = False
@@ -119,6 +122,7 @@ class Explorer(ShapeInput, widgets.VBox):
     shown: Any = None
     wanted: Experiment | None = None
     error = ""
+    shape = ""
 
     def __init__(self, cache: AttackCache, settings: SimpleNamespace) -> None:
         self.cache = cache
@@ -261,6 +265,28 @@ class Explorer(ShapeInput, widgets.VBox):
         self.job = None
         self._show(self._nearest())
         self._say("cancelled; move a control to go on")
+
+    # a shape of the user's own
+
+    @guarded
+    def _paste(self, change):
+        text = change["new"].strip()
+        if not text:
+            return
+        advice = 'paste what stands in d="…" of a <path>, such as M0 0 H9 V9 Z'
+        usable = len(text) <= MOST_TEXT and re.fullmatch(PATH_DATA, text)
+        require(usable, "SVG path data", text[:80], advice)
+        read_shape(text)
+        self.shape = text
+        self._changed()
+
+    @guarded
+    def _load(self, change):
+        for file in change["new"]:
+            text = PNG_TEXT + base64.b64encode(file["content"]).decode()
+            self.shape = png_text(read_shape(text))
+            self.controls.path.value = ""  # the same text pasted once more is a change again
+            self._changed()
 
     # as files, and as a widget
 
