@@ -1070,6 +1070,9 @@ def drive(
         timeout=60_000,
     )
     settled()
+    for part in (box.locator("img.widget-image"), box.get_by_role("button", name="Save DICOM")):
+        place = part.bounding_box()
+        assert place["y"] + place["height"] < box.bounding_box()["y"] + 600, "one screen holds all"
     box.locator(".widget-hslider", has_text="Noise level ε").locator(".noUi-handle").focus()
     for key in ["Home"] + ["ArrowRight"] * len(levels):  # once, to compute what is not there
         page.keyboard.press(key)
@@ -1184,7 +1187,7 @@ def test_in_jupyterlab_keys_change_the_picture_of_04(chromium, tmp_path, record_
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     with serving(tmp_path, *words, path="/lab/tree/04.ipynb?token=t&reset") as address:
-        page = chromium.new_page(viewport={"width": 1500, "height": 1300})
+        page = chromium.new_page(viewport={"width": 1400, "height": 1300})
         page.goto(address, timeout=120_000)
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
         page.wait_for_selector("text=/\\| Idle/", timeout=60_000)
