@@ -1,7 +1,7 @@
 """One attack as one picture, in a twentieth of a second: a slider must feel instant."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ from helpers.labels import OUTSIDE
 from helpers.plots import show_contours, show_image, show_noise
 
 SIDE = 420  # of the radiograph, and of the noise on its right [pixels]
-TOP = 25  # for the titles above them [pixels]
+TOP = 25  # for titles above them [pixels]
 DPI = 100
 
 
@@ -25,7 +25,6 @@ def draw(
     *,
     classes: Iterable[int],
     limit: float,
-    titles: Sequence[str] = ("", ""),
     window: tuple[float, float] = (-1, 1),
     lines: Iterable[np.ndarray] = (),
 ) -> Figure:
@@ -39,7 +38,6 @@ def draw(
             padding, labels are not drawn.
         classes: those of `reference` to outline.
         limit: noise of the darkest colour, red above zero and blue below.
-        titles: of both.
         window: the intensities that are black and white.
         lines: (K, 2) of x and y, such as calipers, drawn in yellow [pixels of the image].
     """
@@ -54,9 +52,8 @@ def draw(
     seen = np.where(reference == OUTSIDE, 0, labels)
     show_image(left, image, seen, window=window)
     show_noise(right, noise, epsilon=limit)
-    for ax, title in zip(figure.axes, titles, strict=True):
-        ax.set_title(title, fontsize=9)
-        ax.set_axis_off()
+    left.set_axis_off()
+    right.set_axis_off()
     behind = {"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0}
     for region in regionprops(seen):
         y, x = region.centroid

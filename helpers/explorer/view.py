@@ -62,20 +62,22 @@ class View:
             own = self.cache.calipers(id, frame.prediction)
             lines = caliper_lines(own, len(frame.noise) / 40)
         limit = (frame.experiment.epsilon or 1.0) / gain
-        return drawing.draw(
+        figure = drawing.draw(
             frame.adv_image,
             frame.noise,
             frame.prediction,
             self.cache.goal(id, goal),
             classes=[data.class_of(goal.structure)] if goal.structure else data.classes,
             limit=limit,
-            titles=(
-                f"Attacked image; numbered outlines: prediction, dashed: {frame.reference}",
-                f"Noise × {gain:g}: blue −{limit:.3g}, white 0, red +{limit:.3g}",
-            ),
             window=self.controls.window.value,
             lines=lines,
         )
+        left, right = figure.axes
+        outlines = f"numbered outlines: prediction, dashed: {frame.reference}"
+        left.set_title(f"Attacked image; {outlines}", fontsize=9)
+        colours = f"blue −{limit:.3g}, white 0, red +{limit:.3g}"
+        right.set_title(f"Noise × {gain:g}: {colours}", fontsize=9)
+        return figure
 
     def _words(self, frame):
         experiment = frame.experiment
