@@ -223,18 +223,14 @@ def _usable_source(name, root, masks):
     hint = f"(`python -m helpers.data check --{name} {source.root}` lists all)"
     if source.problems:
         raise ValueError(f"{source.problems[0]} {hint}")
+    lines = source.notes[:1]
     if source.unused:
-        warnings.warn(f"{_list_unused(source)} {hint}", stacklevel=3)
-    if source.notes:
-        warnings.warn(f"{source.notes[0]} {hint}", stacklevel=3)
+        named = ", ".join(f"{path.name} ({why})" for path, why in source.unused.items())
+        counts = f"{len(source.unused)} files left out, {len(source.images)} cases remain"
+        lines.append(f"{source.root}: {counts}: {shorten(named, 600, placeholder=' …')}")
+    for line in lines:
+        warnings.warn(f"{line} {hint}", stacklevel=3)
     return source
-
-
-def _list_unused(source):
-    """One line: how many files are left out and how many cases remain, and the first files."""
-    named = [f"{path.name} ({why})" for path, why in source.unused.items()]
-    counts = f"{len(named)} files left out, {len(source.images)} cases remain"
-    return f"{source.root}: {counts}: {shorten(', '.join(named), 600, placeholder=' …')}"
 
 
 # ---- The arrays and their digest
