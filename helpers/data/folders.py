@@ -97,11 +97,11 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         return source
     for structure, files in source.masks.items():
         kind = "label map" if source.values else f"{structure!r} mask"
-        missing = [image for id, image in source.images.items() if id not in files]
+        lacking = [image for id, image in source.images.items() if id not in files]
         source.problems += [
             f"{image} has no {kind}: add one of that name and a type that is read (.png, .tif, "
             ".gif, .bmp), or remove the image"
-            for image in missing
+            for image in lacking
         ]
     source.problems = list(dict.fromkeys(source.problems))  # structures share a label map
     stray = set().union(*source.masks.values()) - source.images.keys()
