@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 CURVES = {  # colour and marker of a curve
     "white-box": ("#D55E00", "o"),
@@ -63,15 +64,20 @@ def plot_curves(
     """
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    spare = rows * columns > len(panels)  # a place for the legend, else it is on the right
-    size = (3.1 * columns + (0 if spare else 2.6), 3 * rows + 0.3)
+    size = (3.1 * columns + 2.6, 3 * rows + 0.3)
     figure, axes = plt.subplots(
         rows, columns, figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
+        ax.remove()
     for ax, (title, summary) in zip(axes.flat, panels.items(), strict=False):
-        _draw_curves(ax, summary.sort_values(x, kind="stable"), x, by)
+        curves = summary.sort_values(x, kind="stable").groupby(by, sort=False)
+        for position, (name, each) in enumerate(curves):
+            style = _curve_style(name, position)
+            _draw_band(ax, x, each, **style, label=name)
+            if "paper" in each and each["paper"].notna().any():
+                style |= {"markersize": 5, "markerfacecolor": "white", "linestyle": "--"}
+                ax.plot(each[x], each["paper"], **style, linewidth=1, label=f"{name}, paper")
         if levels:
             text, level = levels[title]
             ax.axhline(level, **LEVEL, zorder=0, label=text)
@@ -81,20 +87,8 @@ def plot_curves(
     plt.setp(axes[:, 0], ylabel=ylabel)
     if ylim:
         plt.setp(axes[:, 0], ylim=ylim)
-    about = _about(pd.concat(panels.values()))
-    where = {"loc": "center"} if spare else BESIDE
-    axes[-1, -1].legend(*ax.get_legend_handles_labels(), title=about, alignment="left", **where)
+    ax.legend(title=_about(pd.concat(panels.values())), alignment="left", **BESIDE)
     return figure
-
-
-def _draw_curves(ax, summary, x, by):
-    """The curves of one panel, and the paper's values where it has some."""
-    for position, (name, rows) in enumerate(summary.groupby(by, sort=False)):
-        style = _curve_style(name, position)
-        _draw_band(ax, x, rows, **style, label=name)
-        if "paper" in rows and rows["paper"].notna().any():
-            style |= {"markersize": 5, "markerfacecolor": "white", "linestyle": "--"}
-            ax.plot(rows[x], rows["paper"], **style, linewidth=1, label=f"{name}, paper")
 
 
 def plot_margin(curve: pd.DataFrame, levels: Mapping, *, reach: float) -> Figure:
@@ -123,38 +117,33 @@ def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = No
         top: gain of a white-box attack by symbol, written beside the title.
     """
     symbols = table["symbol"].unique()
-    steps = table["step"].unique()
-    size = (1.9 + 3.3 * len(symbols), 0.8 + 0.3 * len(steps))
+    size = (1.9 + 3.3 * len(symbols), 0.8 + 0.3 * table["step"].nunique())
     figure, axes = plt.subplots(
         1, len(symbols), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    places = pd.Series(range(len(steps)), index=steps)
     for ax, symbol in zip(axes[0], symbols, strict=True):
-        own = table[table["symbol"] == symbol]
-        mean, each = own[own["target"] == "all"], own[own["target"] != "all"]
         ax.axvline(0, **LEVEL | {"linestyle": "-"}, label="no attack")
         ax.axvline(limit, **LEVEL | {"linestyle": "--"}, label=f"gain of {limit:g}")
-        for position, (name, rows) in enumerate(each.groupby("target", sort=False)):
-            marker = "sDv^<>"[position % 6]
-            ax.plot(
-                rows["gain"],
-                rows["step"].map(places),
-                marker,
-                color="#999999",
-                markersize=4,
-                label=f"network {name}",
-            )
-        bars = mean["gain"] - mean["gain_low"], mean["gain_high"] - mean["gain"]
-        y = mean["step"].map(places)
-        style = {"fmt": "o", "color": CURVES["black-box"][0], "markersize": 6, "capsize": 2}
-        ax.errorbar(mean["gain"], y, xerr=bars, **style, label="mean, 95 %", zorder=3)
+        markers = cycle("sDv^<>")
+        for name, rows in table[table["symbol"] == symbol].groupby("target", sort=False):
+            places = rows["gain"], rows["step"]
+            if name == "all":
+                style = {"fmt": "o", "color": CURVES["black-box"][0], "capsize": 2, "zorder": 3}
+                ax.errorbar(*places, xerr=_bars(rows, "gain"), **style, label="mean, 95 %")
+            else:
+                style = {"color": "#999999", "markersize": 4, "label": f"network {name}"}
+                ax.plot(*places, next(markers), **style)
         note = "" if top is None else f" (white-box {top[symbol]:+.0f})"
         ax.set(title=f"{symbol} symbol{note}", xlabel="gain of IoU × 100 over no attack")
         ax.grid(axis="y", linewidth=0.4, color="#DDDDDD")
-    axes[0, 0].set_yticks(places, places.index)
     axes[0, 0].invert_yaxis()
     axes[0, -1].legend(**BESIDE)
     return figure
+
+
+def _bars(rows, column):
+    """Lengths (2, N) of the error bars of a column, from those with _low and _high behind."""
+    return [rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]
 
 
 def plot_points(
@@ -167,10 +156,10 @@ def plot_points(
     """
     figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
     ax.axhline(0, **LEVEL)
-    for position, row in enumerate(table.to_dict("records")):
-        style = _curve_style(row[by], position) | {"marker": "osDv^P<>"[position % 8]}
-        bar = [[row[y] - row[f"{y}_low"]], [row[f"{y}_high"] - row[y]]]
-        ax.errorbar(row[x], row[y], yerr=bar, linestyle="none", capsize=2, label=row[by], **style)
+    markers = cycle("osDv^P<>")
+    for position, (name, row) in enumerate(table.groupby(by, sort=False)):
+        style = _curve_style(name, position) | {"marker": next(markers), "linestyle": "none"}
+        ax.errorbar(row[x], row[y], yerr=_bars(row, y), capsize=2, label=name, **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(**BESIDE)
     return figure
@@ -186,12 +175,10 @@ def plot_distribution(values: Mapping, *, xlabel: str) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(5.4, 3.0), layout="constrained")
     for position, (name, each) in enumerate(values.items()):
-        numbers = np.sort(np.asarray(each, dtype=float))
-        found = numbers[np.isfinite(numbers)]
-        share = 100 * np.arange(1, len(found) + 1) / len(numbers)
         style = _curve_style(name, position) | {"linestyle": "--" if position % 2 else "-"}
-        ax.step(found, share, where="post", markersize=4, label=name, **style)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(numbers)} cases [%]", ylim=(0, 104))
+        ax.ecdf(np.asarray(each, dtype=float), markersize=4, label=name, **style)
+    ax.set(xscale="log", xlabel=xlabel, ylabel=f"share of {len(each)} cases [%]", ylim=(0, 1.04))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
@@ -206,11 +193,11 @@ def plot_learning_curves(histories: Mapping) -> Figure:
         histories: dict from the network's name to its history, as in `training.Trained`.
     """
     figure, (losses, ious) = plt.subplots(1, 2, figsize=(7.6, 2.9), layout="constrained")
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-    for (name, rows), colour in zip(histories.items(), colours, strict=False):
+    for position, (name, rows) in enumerate(histories.items()):
         history = pd.DataFrame(rows).set_index("epoch")
         percent = 100 * history["iou"]
         best = percent.idxmax()
+        colour = _curve_style(name, position)["color"]
         losses.plot(history["loss"], color=colour, label=name)
         ious.plot(percent, color=colour, label=name)
         ious.plot(best, percent[best], "o", color=colour, label=f"kept, epoch {best}")

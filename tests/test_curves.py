@@ -70,20 +70,54 @@ def test_curves_go_through_the_values_with_their_interval_and_the_paper_only_whe
     assert figure.axes[1].get_legend().get_title().get_text() == "n = 7–8, bands: 95 %"
 
 
-def test_more_than_three_panels_go_into_lines_with_the_legend_in_the_spare_place():
+def test_more_than_three_panels_go_into_lines_with_the_legend_beside_the_last():
     summary = make_summary(("white-box",))
     figure = curves.plot_curves({name: summary for name in "abcde"}, scale="linear")
-    *drawn, spare = figure.axes
+    drawn = figure.axes
     assert [ax.get_title() for ax in drawn] == list("abcde") and drawn[0].get_xscale() == "linear"
     assert [ax.get_ylabel() != "" for ax in drawn] == [True, False, False, True, False]
     figure.canvas.draw()
-    legend = spare.get_legend()
+    legend = drawn[-1].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["white-box", "white-box, paper"]
-    assert legend.get_title().get_text() == "n = 7, bands: 95 %" and not spare.axison
+    assert legend.get_title().get_text() == "n = 7, bands: 95 %"
     box = legend.get_window_extent()
-    assert not any(box.overlaps(ax.get_tightbbox()) for ax in drawn) and figure.bbox.contains(
-        *box.max
+    panels = [ax.get_window_extent() for ax in drawn]
+    assert not any(box.overlaps(panel) for panel in panels) and figure.bbox.contains(*box.max)
+
+
+def test_a_ladder_has_a_dot_for_each_network_and_a_bar_for_their_mean():
+    rows = [
+        (step, symbol, target, gain, gain - 1, gain + 2)
+        for step, gain in (("one", 3.0), ("two", 8.0))
+        for symbol in ("small", "large")
+        for target in ("1", "2", "all")
+    ]
+    names = ["step", "symbol", "target", "gain", "gain_low", "gain_high"]
+    top = pd.Series({"small": 60.0, "large": 50.0})
+    figure = curves.plot_ladder(pd.DataFrame(rows, columns=names), limit=10, top=top)
+    figure.canvas.draw()
+    for ax, title in zip(
+        figure.axes, ("small symbol (white-box +60)", "large symbol (white-box +50)"), strict=True
+    ):
+        lines = lines_of(ax)
+        assert ax.get_title() == title and ax.yaxis_inverted()
+        assert lines["network 1"].get_xdata().tolist() == [3, 8]
+        assert lines["network 1"].get_marker() != lines["network 2"].get_marker()
+        (bars,) = ax.containers
+        assert bars.get_label() == "mean, 95 %"
+        assert [segment[:, 0].tolist() for segment in bars.lines[2][0].get_segments()] == [
+            [2, 5],
+            [7, 10],
+        ]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["one", "two"]
+
+
+def test_points_are_named_with_their_interval():
+    table = pd.DataFrame(
+        {"name": ["a", "b"], "x": [1.0, 2], "y": [5.0, 6], "y_low": [4.0, 5], "y_high": [7.0, 9]}
     )
+    figure = curves.plot_points(table, x="x", y="y", by="name", xlabel="x", ylabel="y")
+    assert [bars.get_label() for bars in figure.axes[0].containers] == ["a", "b"]
 
 
 def test_curves_by_another_column_need_no_paper_and_have_different_colours():
@@ -106,10 +140,12 @@ def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_t
     }
     figure = curves.plot_distribution(values, xlabel="smallest ε")
     lines = lines_of(figure.axes[0])
-    np.testing.assert_allclose(
-        lines["small"].get_xydata(), [(0.01, 25), (0.02, 50), (0.04, 75)], rtol=1e-6
-    )
-    np.testing.assert_allclose(lines["large"].get_xydata(), [(0.08, 25)])
+    expected = [(0.01, 0.25), (0.02, 0.5), (0.04, 0.75)]
+    np.testing.assert_allclose(lines["small"].get_xydata()[1:4], expected, rtol=1e-6)
+    np.testing.assert_allclose(lines["large"].get_xydata()[1], (0.08, 0.25))
+    figure.canvas.draw()
+    low, high = figure.axes[0].get_xlim()
+    assert 0.005 < low < 0.01 and 0.08 < high < 0.2
     assert (
         lines["small"].get_drawstyle() == "steps-post"
         and figure.axes[0].get_xlabel() == "smallest ε"
@@ -122,7 +158,7 @@ def test_a_distribution_climbs_by_one_case_at_each_value_and_ends_at_the_share_t
 
 def test_a_distribution_of_cases_that_never_got_there_can_be_drawn():
     figure = curves.plot_distribution({"small": np.full(3, np.inf)}, xlabel="ε")
-    assert not len(lines_of(figure.axes[0])["small"].get_xdata())
+    assert not np.isfinite(lines_of(figure.axes[0])["small"].get_xdata()).any()
     figure.canvas.draw()
 
 

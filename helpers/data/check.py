@@ -1,13 +1,12 @@
 """The report on a copy on disk, before anything is trained on it."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from helpers.data.cases import read_case
 from helpers.data.dataset import in_threads
 from helpers.data.folders import JSRT_IDS, scan
-from helpers.data.formats import format_shape
 from helpers.data.split import split_cases
 from helpers.labels import UNLABELLED
 
@@ -31,7 +30,7 @@ def check(name: str, root: str | Path | None = None) -> bool:
     if name == "jsrt":
         missing = [id for id in JSRT_IDS if id not in source.images]
         print(f"  {len(missing)} of 247 images are missing:", ", ".join(missing[:5]) or "none")
-    _print_sizes(source)
+    _read_all(source)
     try:
         split = split_cases(source)
         parts = [f"{len(ids)} {part}" for part, ids in split.items()]
@@ -51,18 +50,14 @@ def check(name: str, root: str | Path | None = None) -> bool:
     return not (source.problems or unused)
 
 
-def _print_sizes(source):
-    """Read all files; print how many there are of each size, and note what is odd or wrong."""
-    sizes = defaultdict(Counter)
-    covered: dict = defaultdict(float)
+def _read_all(source):
+    """Read all files, and note what is odd or wrong."""
+    covered: Counter = Counter()
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
-    for id, (image, masks, problems) in zip(source.images, cases, strict=True):
+    for id, (_, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
-        if image is not None:
-            sizes["images"][format_shape(image.shape)] += 1
         masks.pop(UNLABELLED, None)
         for structure, mask in masks.items():
-            sizes[f"{structure} masks"][format_shape(mask.shape)] += 1
             share = mask.mean()
             covered[structure] += share
             if not 0 < share < 0.6:
@@ -70,8 +65,6 @@ def _print_sizes(source):
                 source.notes.append(
                     f"{structure} in {path} covers {share:.0%} of the image: is it right?"
                 )
-    empty = [name for name, shares in covered.items() if not shares]
-    source.problems += [f"structure {name!r} is empty in every case" for name in empty]
-    for kind, counts in sizes.items():
-        listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
-        print(f"  {counts.total()} {kind}:", ", ".join(listed))
+    source.problems += [
+        f"structure {name!r} is empty in every case" for name, share in covered.items() if not share
+    ]

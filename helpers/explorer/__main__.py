@@ -1,5 +1,7 @@
 """``python -m helpers.explorer`` draws figures/explorer.gif, the moving picture of the README."""
 
+from io import BytesIO
+
 from PIL import Image
 
 from helpers.common.arguments import require
@@ -21,21 +23,13 @@ def main() -> None:
     for epsilon in explorer.settings.levels:
         explorer.controls.epsilon.value = epsilon
         require(explorer.wait(600), "epsilon", epsilon, "its attack took longer than ten minutes")
-        picture = explorer.view.picture(explorer.shown)
-        pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
+        still = Image.open(BytesIO(explorer.view.still(explorer.shown)))
+        pictures.append(still.convert("RGB").quantize(192, dither=Image.Dither.NONE))
     explorer.close()
-    first, *others = pictures
-    times = [LEVEL] * len(others) + [3 * LEVEL]
+    times = [LEVEL] * (len(pictures) - 1) + [3 * LEVEL]
+    options = {"append_images": pictures[1:], "duration": times, "loop": 0}
     with atomic_write(FIGURES / "explorer.gif") as file:
-        first.save(
-            file,
-            "GIF",
-            save_all=True,
-            append_images=others,
-            duration=times,
-            loop=0,
-            optimize=True,
-        )
+        pictures[0].save(file, "GIF", save_all=True, **options)
 
 
 if __name__ == "__main__":

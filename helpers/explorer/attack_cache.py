@@ -67,7 +67,7 @@ class AttackCache:
         settings: of `explore`: store, which, also, device, attack, steps, seed and precision.
 
     Attributes:
-        counts: the numbers of steps whose frames are kept: the first ones, every tenth part, all.
+        counts: the numbers of steps whose frames are kept: one, every twentieth part, all.
         sources: id → the `provenance` of its dataset and networks.
         goal: function of an id and a `Goal` that returns the label map, int16 (H, W), to reach or
             (untargeted) to get away from; a ValueError says why it cannot be made of this case.
@@ -81,22 +81,20 @@ class AttackCache:
         settings: SimpleNamespace,
     ) -> None:
         self.steps = settings.steps
-        coarse = range(0, self.steps, max(10, self.steps // 10))
         self.dataset = dataset
         self.device = find_device(settings.device)
-        self.counts = sorted({1, 2, 3, 5, 7, *coarse, self.steps} & {*range(self.steps + 1)})
+        self.counts = sorted({*range(0, self.steps, max(1, self.steps // 20)), 1, self.steps})
         self.attackers = ("white-box", "black-box") if surrogate else ("white-box",)
         self.images: dict = {}
         self.truth: dict = {}
         self.networks: dict = {}
-        self.bases: dict = {}  # id → the attack on the cases of its dataset
-        self.crafters: dict = {}  # (id, attacker) → digest
+        self.bases: dict = {}  # (id, attacker) → the attack on the cases of its dataset
         self.sources: dict = {}
         self._add_cases(dataset, attacked, surrogate, settings.which, settings)
         for more in settings.also:
             if more.data.structures == dataset.structures:
                 self._add_cases(more.data, more.target, more.surrogate, "test", settings)
-        self.ids = tuple(self.bases)
+        self.ids = tuple(self.images)
         self.store = Store(Path(settings.store).expanduser())
         self.lock = Lock()
         self.memory: dict[Experiment, Frame] = {}
@@ -118,18 +116,18 @@ class AttackCache:
         about = {"seed": base.seed, "precision": base.precision, "device": self.device}
         source = provenance(dataset, trained, **about)
         self.networks |= {each.digest: each.network.to(self.device) for each in trained}
-        for k, id in enumerate(base.ids):
-            self.images[id], self.truth[id] = images[k], truth[k]
-            self.bases[id], self.sources[id] = base, source
-            for attacker, each in zip(self.attackers, trained, strict=True):
-                self.crafters[id, attacker] = each.digest
+        self.images |= dict(zip(base.ids, images, strict=True))
+        self.truth |= dict(zip(base.ids, truth, strict=True))
+        self.sources |= dict.fromkeys(base.ids, source)
+        for attacker, each in zip(self.attackers, trained, strict=True):
+            own = replace(base, crafted_on=each.digest)
+            self.bases |= {(id, attacker): own for id in base.ids}
 
     def experiment(
         self, id: str, attacker: str, goal: Goal, epsilon: float, steps: int
     ) -> Experiment:
         """The experiment on one case; without noise or steps that of no attack."""
-        crafted_on = self.crafters[id, attacker]
-        base = replace(self.bases[id], ids=(id,), goal=goal, crafted_on=crafted_on)
+        base = replace(self.bases[id, attacker], ids=(id,), goal=goal)
         if epsilon and steps:
             return replace(base, epsilon=epsilon, steps=steps)
         return replace(base, attack="no attack", epsilon=0.0)
@@ -151,7 +149,7 @@ class AttackCache:
         (id,) = experiment.ids
         if experiment.attack == "no attack":
             return self._keep(self._frame(experiment, self.image(id)))
-        for whole in (experiment, replace(experiment, ids=self.bases[id].ids)):
+        for whole in (experiment, replace(experiment, ids=self.bases[id, "white-box"].ids)):
             result = self.store.read(whole, noise=True)
             if result is not None:
                 return self._take(experiment, result, whole.ids.index(id))
@@ -195,7 +193,7 @@ class AttackCache:
     def predict(self, id: str, image: np.ndarray) -> np.ndarray:
         """Label map, uint8 (H, W), that a case's network sees in an image, float32 (H, W)."""
         batch = torch.from_numpy(image)[None, None].to(self.device)
-        network = self.networks[self.bases[id].attacked]
+        network = self.networks[self.bases[id, "white-box"].attacked]
         return predict(network, batch)[0].cpu().numpy().astype(np.uint8)
 
     def calipers(self, id: str, prediction: np.ndarray | None = None) -> dict:

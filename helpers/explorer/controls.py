@@ -7,11 +7,10 @@ from ipywidgets import (
     Button,
     Dropdown,
     FileUpload,
-    FloatSlider,
+    FloatRangeSlider,
     HBox,
     SelectionSlider,
     Textarea,
-    ToggleButton,
     VBox,
     Widget,
 )
@@ -22,15 +21,13 @@ from helpers.explorer.view import View
 GOALS = ("untargeted", "small symbol", "large symbol", "resize", "own shape", "ratio")
 GAINS = (0.5, 1.0, 2.0, 5.0, 10.0)  # of the noise's colours
 USUAL = 0.04  # the noise level at first is this one, or the next below [units of the images]
-HELP = (
-    "The shape, put at the structure's centre: white or opaque parts of a PNG, closed SVG path "
-    'data (what stands in <code>d="…"</code>), or a polygon that is drawn here.'
-)
+HELP = "Closed SVG path data, or the white or opaque parts of a PNG:"
 
+_RANGE = {"min": -1, "max": 1, "value": (-1, 1), "readout_format": ".1f"}
 _NARROW = {"layout": {"width": "auto"}}
 _WIDE = {
-    "layout": {"width": "auto", "min_width": "300px", "flex": "1 1 300px"},
-    "style": {"description_width": "110px"},
+    "layout": {"width": "auto"},
+    "style": {"description_width": "95px"},
 }
 
 
@@ -55,45 +52,40 @@ def make_controls(cache: AttackCache, settings: SimpleNamespace) -> SimpleNamesp
         "gain": (Dropdown, "Noise ×", _numbers(GAINS, 1.0)),
         "epsilon": (SelectionSlider, "Noise level ε", _numbers(levels, usual)),
         "step": (SelectionSlider, "Attack step", _numbers(cache.counts, cache.steps)),
-        "centre": (FloatSlider, "Window centre", {"min": -1, "max": 1}),
-        "width": (FloatSlider, "Window width", {"min": 0.1, "max": 2, "value": 2}),
+        "window": (FloatRangeSlider, "Window", _RANGE),
         "path": (Textarea, "SVG path data", path),
         "upload": (FileUpload, "Load a PNG", "Its white or opaque parts"),
-        "draw": (ToggleButton, "Draw a polygon", "Click its corners on the radiograph"),
-        "compute": (Button, "Compute every ε", "Attack this case at every noise level"),
         "cancel": (Button, "Cancel", "Stop computing"),
-        "save_figure": (Button, "Save figure", "PNG with its provenance"),
-        "save_image": (Button, "Save attacked image", "16-bit PNG"),
-        "save_dicom": (Button, "Save DICOM", "Secondary capture, 16 bits"),
+        "save_image": (Button, "Save PNG", "The attacked image, 16 bits"),
+        "save_dicom": (Button, "Save DICOM", "The attacked image, 16 bits"),
     }
     controls = SimpleNamespace()
     for name, (kind, description, traits) in table.items():
         look = _NARROW | {"tooltip": traits} if isinstance(traits, str) else _WIDE | traits
         setattr(controls, name, kind(description=description, **look))
     controls.upload.accept = ".png"
-    inputs = HBox([controls.upload, controls.draw, controls.path])
-    controls.own = VBox([HTML(HELP), inputs])
+    controls.own = VBox([HTML(HELP), controls.path, controls.upload])
     return controls
 
 
 def arrange(controls: SimpleNamespace, view: View) -> list[Widget]:
-    """Rows of the explorer's"""
+    """The controls in a column beside what is shown, or above it where a page is narrow."""
     c = controls
-    return [
-        _row(c.case, c.attacker, c.goal),
-        _row(c.structure, c.factor, c.gain),
-        c.own,
-        _row(c.epsilon, c.step),
-        _row(c.compute, c.cancel),
+    column = [
+        *(c.case, c.attacker, c.goal, c.structure, c.factor, c.own),
+        *(c.epsilon, c.step, c.gain, c.window),
+        _row(c.cancel, c.save_image, c.save_dicom),
+    ]
+    shown = [
         view.message,
         view.heading,
-        _row(view.radiograph, view.noise),
-        view.caption,
+        view.picture,
         view.bars,
-        _row(c.centre, c.width),
-        _row(c.save_figure, c.save_image, c.save_dicom),
         view.saved,
     ]
+    narrow = {"flex": "1 1 270px", "max_width": "420px"}
+    sides = VBox(column, layout=narrow), VBox(shown, layout={"flex": "3 1 420px"})
+    return [HBox(sides, layout={"flex_flow": "row wrap"})]
 
 
 def _numbers(values, value):

@@ -1,4 +1,4 @@
-"""Files of what an explorer shows: figure, 16-bit PNG and DICOM, each with its provenance."""
+"""Files of attacked images: 16-bit PNG and DICOM, each with its provenance."""
 
 import base64
 import html
@@ -9,20 +9,17 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from helpers import plots
 from helpers.common.files import atomic_write
 from helpers.common.provenance import versions
 from helpers.data import read_grey
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.labels import picture_box
 
-FILES = {"figure": "figure.png", "image": "image.png", "dicom": "image.dcm"}
 NAME = (
     "{case}_{attacker}_{goal[kind]}-{goal[ratio]:g}_{goal[structure]}_epsilon-{epsilon:g}"
     "_step-{steps}_{cell:.8}_"
@@ -31,45 +28,6 @@ EMPTY_TAGS = (  # a secondary capture must have them, and nothing here fills the
     "PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
     "ReferringPhysicianName SeriesNumber InstanceNumber"
 )
-
-
-def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
-    """Write a frame to a file.
-
-    Args:
-        kind: one of FILES.
-        frame: the frame.
-        cache: where it was taken from.
-        folder: where the file is written.
-
-    Returns:
-        HTML that says where it was saved and what its rounding changes, with a link to download it.
-    """
-    experiment = frame.experiment
-    about = cache.sources[experiment.ids[0]] | {
-        "steps": experiment.steps if experiment.epsilon else 0,
-        "case": experiment.ids[0],
-        "attacker": frame.attacker,
-        "goal": {name: getattr(experiment.goal, name) for name in ("kind", "structure", "ratio")},
-        "epsilon": experiment.epsilon,
-        "cell": experiment.key,
-    }
-    name = NAME.format(**about) + FILES[kind]
-    path = folder / re.sub(r"[^\w.-]+", "-", name)
-    note = ""
-    if kind == "figure":
-        _write_figure(path, frame, cache, about)
-    else:
-        write = write_grey if kind == "image" else write_dicom
-        picture = picture_box(cache.truth[about["case"]].cpu().numpy())
-        write(path, frame.adv_image[picture], about)
-        rounded = (_grey(frame.adv_image) / 32767.5 - 1).astype(np.float32)
-        differ = (cache.predict(about["case"], rounded) != frame.prediction)[picture]
-        note = "rounded to 16 bits; its prediction "
-        note += f"differs in {differ.sum()} of {differ.size} pixels from the one shown"
-    data = base64.b64encode(path.read_bytes()).decode()
-    link = f'<a href="data:;base64,{data}" download="{path.name}">{path.name}</a>'
-    return f"Saved in {html.escape(folder.name)}: {link} {note}"
 
 
 def write_grey(path: Path, image: np.ndarray, about: dict, bits: int = 16) -> None:
@@ -121,6 +79,42 @@ def write_dicom(path: Path, image: np.ndarray, about: dict) -> None:
         record.save_as(file, enforce_file_format=True)
 
 
+FILES: dict[str, tuple[Callable, str]] = {
+    "image": (write_grey, "image.png"),
+    "dicom": (write_dicom, "image.dcm"),
+}
+
+
+def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
+    """Write the attacked image of a frame to a file, without its padding.
+
+    Args:
+        kind: one of FILES.
+        frame: the frame.
+        cache: where it was taken from.
+        folder: where the file is written.
+
+    Returns:
+        HTML that says where it was saved, with a link to download it.
+    """
+    experiment = frame.experiment
+    (id,) = experiment.ids
+    about = cache.sources[id] | {
+        "steps": experiment.steps if experiment.epsilon else 0,
+        "case": id,
+        "attacker": frame.attacker,
+        "goal": {name: getattr(experiment.goal, name) for name in ("kind", "structure", "ratio")},
+        "epsilon": experiment.epsilon,
+        "cell": experiment.key,
+    }
+    write, ending = FILES[kind]
+    path = folder / re.sub(r"[^\w.-]+", "-", NAME.format(**about) + ending)
+    write(path, frame.adv_image[picture_box(cache.truth[id].cpu().numpy())], about)
+    data = base64.b64encode(path.read_bytes()).decode()
+    link = f'<a href="data:;base64,{data}" download="{path.name}">{path.name}</a>'
+    return f"Saved in {html.escape(folder.name)}, rounded to 16 bits: {link}"
+
+
 FILE_TRIPS: dict[str, tuple[Callable, str]] = {
     "PNG, 8 bits": (partial(write_grey, bits=8), "image.png"),
     "DICOM, 16 bits": (write_dicom, "image.dcm"),
@@ -149,19 +143,3 @@ def round_trip(kind: str, images: torch.Tensor) -> torch.Tensor:
 
 def _grey(image):
     return ((image.astype(np.float64).clip(-1, 1) + 1) * 32767.5).round().astype(np.uint16)
-
-
-def _write_figure(path, frame, cache, about):
-    experiment = frame.experiment
-    (id,) = experiment.ids
-    image = cache.image(id)
-    goal = cache.goal(id, experiment.goal)
-    parts = image, frame.adv_image, cache.predict(id, image), frame.prediction, goal
-    figure = plots.plot_attacks(
-        {frame.attacker: parts},
-        structures=cache.dataset.structures,
-        epsilon=experiment.epsilon or 1.0,
-        target_name=frame.reference,
-    )
-    plt.close(figure)  # or a notebook shows it
-    plots.save_figure(figure, path, about)

@@ -36,38 +36,30 @@ class SupersededError(Exception):
 
 
 class Job(Thread):
-    """Attacks of an explorer, one after the other, until they are done or another job is put.
+    """An attack of an explorer, until it is done or another job takes its place.
 
     It waits until the one before it has ended, which that does at its next step.
 
     Args:
         explorer: the one that is told of steps and of the end, while this is its `job`.
-        attacks: at least one.
-
-    Attributes:
-        attack: the one that is computed now.
+        attack: the experiment.
     """
 
-    def __init__(self, explorer: Any, attacks: list[Experiment]) -> None:
+    def __init__(self, explorer: Any, attack: Experiment) -> None:
         super().__init__(daemon=True)
         self.explorer = explorer
-        self.attacks = attacks
-        self.attack = attacks[0]
+        self.attack = attack
         self.last_shown = 0.0
         atexit.register(self._end)  # a thread that computes while Python ends would abort it
 
     def run(self) -> None:
-        """Compute the attacks; an error ends the job, and the explorer shows it."""
+        """Compute the attack; an error ends the job, and the explorer shows it."""
         explorer = self.explorer
         failure = None
         try:
             with explorer.turn:
-                for attack in self.attacks:
-                    if explorer.job is not self:
-                        break
-                    self.attack = attack
-                    frame = explorer.cache.compute(attack, self._observe)
-                    explorer.on_step(self, attack.steps, frame)
+                frame = explorer.cache.compute(self.attack, self._observe)
+                explorer.on_step(self, self.attack.steps, frame)
         except Exception as error:
             failure = error
         atexit.unregister(self._end)

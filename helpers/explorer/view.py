@@ -1,16 +1,13 @@
-"""What the explorer shows of a frame: two pictures, IoU and a line of text."""
+"""What the explorer shows of a frame: a picture, IoU and a line of text."""
 
 import html
-from collections.abc import Sequence
 from types import SimpleNamespace
 
 import ipywidgets as widgets
-import pandas as pd
-from PIL import Image
 
 from helpers.explorer import drawing
 from helpers.explorer.attack_cache import AttackCache, Frame
-from helpers.explorer.drawing import SIDE, score_text
+from helpers.explorer.drawing import score_text
 from helpers.ratio import caliper_lines, diagnosis
 
 
@@ -30,12 +27,10 @@ class View:
         self.cache = cache
         self.controls = controls
         self.text = ""
-        layout = {"width": f"{SIDE}px", "max_width": "100%", "margin": "0 8px 0 0"}
-        pictures = [widgets.Image(layout=layout) for _ in range(2)]
-        texts = [widgets.HTML() for _ in range(5)]
-        self.radiograph, self.noise = pictures
-        self.message, self.heading, self.caption, self.bars, self.saved = texts
-        self.widgets = [*pictures, *texts]
+        self.picture = widgets.Image(layout={"max_width": "100%"})
+        texts = [widgets.HTML() for _ in range(4)]
+        self.message, self.heading, self.bars, self.saved = texts
+        self.widgets = [self.picture, *texts]
 
     def say(self, text: str, error: str) -> None:
         """Show an error in its colour; where there is none, a line of text."""
@@ -44,53 +39,45 @@ class View:
         words = f"Error: {error}" if error else text
         self.message.value = f"<span {about}>{html.escape(words)}</span>"
 
-    def show(self, frame: Frame, corners: Sequence[tuple[float, float]]) -> None:
-        """Show a frame, and the corners of a polygon that is being drawn."""
-        pictures = self._pictures(frame, corners)
-        self.radiograph.value, self.noise.value = map(drawing.png, pictures)
-        self.caption.value = html.escape("; ".join(self._captions(frame)))
-        self.bars.value = score_table(frame)
+    def show(self, frame: Frame) -> None:
+        """Show a frame."""
         self.text = self._words(frame)
+        self.picture.value = drawing.png(self._draw(frame))
+        self.bars.value = self._score_table(frame)
         self.heading.value = f"<b>{html.escape(self.text)}</b>"
 
-    def picture(self, frame: Frame) -> Image.Image:
-        """The frame as one picture."""
-        return drawing.sheet(
-            self._pictures(frame, ()),
-            self._words(frame),
-            self._captions(frame),
-            frame.iou["target"],
-            foot=f"bars: IoU × 100 of prediction and {frame.reference}",
-        )
+    def still(self, frame: Frame) -> bytes:
+        """The picture of a frame with its words, as PNG."""
+        figure = self._draw(frame)
+        figure.suptitle(self._words(frame), y=1.05, fontsize=10)
+        return drawing.png(figure, bbox_inches="tight")
 
-    def _pictures(self, frame, corners):
+    def _draw(self, frame):
         (id,) = frame.experiment.ids
         goal = frame.experiment.goal
-        classes = self.cache.dataset.classes
-        own = goal.kind == "ratio" and self.cache.calipers(id, frame.prediction)
-        if goal.structure:
-            classes = [self.cache.dataset.class_of(goal.structure)]
-        radiograph = drawing.radiograph(
+        gain = self.controls.gain.value
+        data = self.cache.dataset
+        lines = []
+        if goal.kind == "ratio":
+            own = self.cache.calipers(id, frame.prediction)
+            lines = caliper_lines(own, len(frame.noise) / 40)
+        limit = (frame.experiment.epsilon or 1.0) / gain
+        figure = drawing.draw(
             frame.adv_image,
+            frame.noise,
             frame.prediction,
             self.cache.goal(id, goal),
-            classes=classes,
-            window=(self.controls.centre.value, self.controls.width.value),
-            corners=corners,
-            widths=caliper_lines(own, len(frame.noise) / 40) if own else (),
+            classes=[data.class_of(goal.structure)] if goal.structure else data.classes,
+            limit=limit,
+            window=self.controls.window.value,
+            lines=lines,
         )
-        return radiograph, drawing.noise_map(frame.noise, limit=self._limit(frame))
-
-    def _limit(self, frame):
-        """Noise of the darkest colour."""
-        return (frame.experiment.epsilon or 1.0) / self.controls.gain.value
-
-    def _captions(self, frame):
-        limit = f"{self._limit(frame):.3g}"
-        return (
-            f"Attacked image; numbered outlines: prediction, dashed: {frame.reference}",
-            f"Noise × {self.controls.gain.value:g}: blue −{limit}, white 0, red +{limit}",
-        )
+        left, right = figure.axes
+        outlines = f"numbered outlines: prediction, dashed: {frame.reference}"
+        left.set_title(f"Attacked image; {outlines}", fontsize=9)
+        colours = f"blue −{limit:.3g}, white 0, red +{limit:.3g}"
+        right.set_title(f"Noise × {gain:g}: {colours}", fontsize=9)
+        return figure
 
     def _words(self, frame):
         experiment = frame.experiment
@@ -108,15 +95,11 @@ class View:
         target, truth = map(score_text, frame.iou.loc[structure])
         return f"{what}: IoU of the {structure} with its target {target}, with the truth {truth}"
 
-
-def score_table(frame: Frame) -> str:
-    """HTML table: IoU of each structure with target and truth, as bars and numbers."""
-    table = frame.iou.add_prefix("IoU × 100 with the ")
-    table.index = drawing.numbered(table.index)
-    if frame.reference == "truth":
-        table = table.iloc[:, 1:]
-    style = table.style.format("{:.1f}", na_rep="none").format_index(escape="html")
-    for number, name in enumerate(table.index, start=1):
-        row = pd.IndexSlice[[name], :]
-        style.bar(subset=row, color=drawing.colour_of(number), vmin=0, vmax=100, width=80)
-    return style.set_properties(**{"width": "18em", "text-align": "right"}).to_html()
+    def _score_table(self, frame):
+        """HTML table: IoU of each structure with target and truth, as bars and numbers."""
+        table = frame.iou.add_prefix("IoU × 100 with the ")
+        table.index = [f"{number} {name}" for number, name in enumerate(table.index, start=1)]
+        if frame.reference == "truth":
+            table = table.iloc[:, 1:]
+        style = table.style.format("{:.1f}", na_rep="none").format_index(escape="html")
+        return style.bar(color="#56B4E9", vmin=0, vmax=100, width=80).to_html()

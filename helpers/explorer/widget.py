@@ -1,6 +1,7 @@
 """The ε slider: drag, and watch what noise makes of a segmentation."""
 
 import base64
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -10,24 +11,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets as widgets
-from ipyevents import Event as Listener
-from PIL import Image
 
 from helpers.common.arguments import require, require_choice
 from helpers.common.paths import EXPERIMENTS, RUNS
 from helpers.data import Dataset
-from helpers.explorer import drawing, export
+from helpers.explorer import export
 from helpers.explorer.attack_cache import AttackCache, Frame
 from helpers.explorer.controls import GOALS, arrange, make_controls
 from helpers.explorer.job import Job, guarded
-from helpers.explorer.shape_input import ShapeInput
 from helpers.explorer.view import View
 from helpers.ratio import HEART, other_side
+from helpers.shapes import PATH_DATA, PNG_TEXT, png_text, read_shape
 from helpers.sweep import Experiment, Goal
 from helpers.targets import LARGE, SMALL
 from helpers.weights import Trained
 
 AGAIN = 3.0  # seconds after which a result is sent once more
+MOST_TEXT = 10_000  # characters of SVG path data
 OPTIONS = {
     "store": EXPERIMENTS,
     "attack": "pgd",
@@ -104,17 +104,17 @@ def _numbers(name, values, also):
         raise ValueError(f"{name} is {values!r}; give a list of numbers, as [0.5, 1]") from None
 
 
-class Explorer(ShapeInput, widgets.VBox):
+class Explorer(widgets.VBox):
     """The widget that `explore` returns.
 
     Attributes:
         controls: the widgets to set, by name.
         view: the widgets that show.
         job: what attacks now, or None.
-        queue: the attacks of "Compute every ε" that are not finished.
         shown: the frame in the pictures.
         wanted: the experiment that the controls ask for; None if they ask for what cannot be.
         error: the last error, or "".
+        shape: the user's own, for a `Goal`; "" until there is one.
     """
 
     closed = False
@@ -122,6 +122,7 @@ class Explorer(ShapeInput, widgets.VBox):
     shown: Any = None
     wanted: Experiment | None = None
     error = ""
+    shape = ""
 
     def __init__(self, cache: AttackCache, settings: SimpleNamespace) -> None:
         self.cache = cache
@@ -129,7 +130,6 @@ class Explorer(ShapeInput, widgets.VBox):
         self.lock = RLock()  # of all that changes below
         self.turn = Lock()  # of the job that may attack
         self.timer = Timer(AGAIN, self._send_again)
-        self.queue: list[Experiment] = []
         self.controls = make_controls(cache, settings)
         self.view = View(cache, self.controls)
         super().__init__(arrange(self.controls, self.view))
@@ -141,14 +141,10 @@ class Explorer(ShapeInput, widgets.VBox):
         c = self.controls
         for control in (c.case, c.attacker, c.goal, c.structure, c.factor, c.epsilon, c.step):
             control.observe(self._changed, "value")
-        for control in (c.centre, c.width, c.gain):
+        for control in (c.window, c.gain):
             control.observe(self._redraw, "value")
         c.path.observe(self._paste, "value")
         c.upload.observe(self._load, "value")
-        c.draw.observe(self._draw, "value")
-        self.clicks = Listener(source=self.view.radiograph, watched_events=["click"])
-        self.clicks.on_dom_event(self._click)
-        c.compute.on_click(self._compute)
         c.cancel.on_click(self._cancel)
         for kind in export.FILES:
             getattr(c, f"save_{kind}").on_click(partial(self._save, kind))
@@ -172,11 +168,13 @@ class Explorer(ShapeInput, widgets.VBox):
         self._show(self._nearest())  # an error says what is wrong with the goal
         self.wanted = wanted
         if self.shown.experiment == wanted:
-            self._say("computing others …" if self.job else "")
+            self._say("computing another …" if self.job else "")
             return
         whole = replace(wanted, steps=self.cache.steps)
         if self.job is None or self.job.attack != whole:
-            self._start([whole, *(each for each in self.queue if each != whole)])
+            self.job = Job(self, whole)
+            self._say(f"computing… step 0/{whole.steps}; shown is the nearest that is at hand")
+            self.job.start()
 
     def _asked(self, epsilon, steps):
         """The experiment that the controls ask for, but for noise level and steps."""
@@ -214,7 +212,7 @@ class Explorer(ShapeInput, widgets.VBox):
     @guarded
     def _redraw(self, _=None):
         if self.shown:
-            self.view.show(self.shown, self.corners or ())
+            self.view.show(self.shown)
 
     def _say(self, text):
         """Say what is going on; without a text, what speaks against the attack that is shown."""
@@ -224,21 +222,13 @@ class Explorer(ShapeInput, widgets.VBox):
 
     # computing
 
-    def _start(self, attacks):
-        """Run attacks in the background, in order, in place of what runs now."""
-        self.job = Job(self, attacks)
-        self._say(f"computing… step 0/{self.cache.steps}; shown is the nearest that is at hand")
-        self.job.start()
-
     @guarded
     def on_step(self, job: Job, step: int, frame: Frame) -> None:
-        """A job has come to a step of its attack; with the last one it has finished that."""
+        """A job has come to a step of its attack."""
         if job is not self.job:
             return
         attack = job.attack
         steps = self.cache.steps
-        if step == steps:
-            self.queue = [each for each in self.queue if each != attack]
         if self.wanted and replace(self.wanted, steps=steps) == attack:
             self._show(self.cache.find(self.wanted) or frame)
         self._say(f"computing… step {step}/{steps} at ε = {attack.epsilon:g}")
@@ -249,7 +239,6 @@ class Explorer(ShapeInput, widgets.VBox):
         if job is not self.job:
             return
         self.job = None
-        self.queue = []
         self.timer = Timer(AGAIN, self._send_again)
         self.timer.daemon = True
         self.timer.start()
@@ -272,21 +261,32 @@ class Explorer(ShapeInput, widgets.VBox):
             return self.job is None
 
     @guarded
-    def _compute(self, _):
-        """Compute all noise levels of the case and goal."""
-        attacks = [self._asked(level, self.cache.steps) for level in self.settings.levels[1:]]
-        self.queue = [attack for attack in attacks if self.cache.find(attack) is None]
-        if self.queue:
-            self._start(self.queue)
-        else:
-            self._say("every noise level is there")
-
-    @guarded
     def _cancel(self, _):
         self.job = None
-        self.queue = []
         self._show(self._nearest())
         self._say("cancelled; move a control to go on")
+
+    # a shape of the user's own
+
+    @guarded
+    def _paste(self, change):
+        text = change["new"].strip()
+        if not text:
+            return
+        advice = 'paste what stands in d="…" of a <path>, such as M0 0 H9 V9 Z'
+        usable = len(text) <= MOST_TEXT and re.fullmatch(PATH_DATA, text)
+        require(usable, "SVG path data", text[:80], advice)
+        read_shape(text)
+        self.shape = text
+        self._changed()
+
+    @guarded
+    def _load(self, change):
+        for file in change["new"]:
+            text = PNG_TEXT + base64.b64encode(file["content"]).decode()
+            self.shape = png_text(read_shape(text))
+            self.controls.path.value = ""  # the same text pasted once more is a change again
+            self._changed()
 
     # as files, and as a widget
 
@@ -301,10 +301,8 @@ class Explorer(ShapeInput, widgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         with self.lock:
             if self.shown:
-                picture = self.view.picture(self.shown).quantize(24, dither=Image.Dither.NONE)
-                bundle["image/png"] = base64.b64encode(
-                    drawing.png(picture, compress_level=9)
-                ).decode()
+                picture = self.view.still(self.shown)
+                bundle["image/png"] = base64.b64encode(picture).decode()
             bundle["text/plain"] = f"Explorer: {self.error or self.view.text}"
         return bundle
 
@@ -319,7 +317,7 @@ class Explorer(ShapeInput, widgets.VBox):
             self.job = None
             self.shown = None
         self.cache.clear()
-        for widget in (self.clicks, *_inside(self)):
+        for widget in _inside(self):
             widget.close()
         super().close()
 
