@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from fontTools.misc.bezierTools import cubicPointAtT
@@ -21,6 +22,7 @@ from helpers.common.arguments import require
 FINENESS = 2048  # longest side of a drawn outline [pixels] before it is scaled
 MOST_PIXELS = 16_000_000  # of a PNG file; a larger one is refused before it is decoded
 PATH_DATA = r"\s*[Mm][-+\d.,\sEeMZLHVCSQTAmzlhvcsqta]*"
+MOVES = r"(\s|translate\([^)]*\))*"  # the transforms that leave a shape as it is
 PNG_TEXT = "data:image/png;base64,"
 
 
@@ -45,6 +47,7 @@ def read_shape(shape: Any) -> np.ndarray:
             path of a .png: inside is where alpha is at least half, if any pixel is transparent,
                 otherwise where the grey value is at least half of white (in an image of 0 and one
                 other value: where it is not 0);
+            path of an .svg with one <path>, of which nothing but the path data is read;
             SVG path data, such as "M0 0 H9 V9 Z", every part closed;
             text of a .png file: "data:image/png;base64,…", see `png_text`.
             Outlines are filled by the even-odd rule: a part inside a part is a hole.
@@ -85,10 +88,13 @@ def png_text(raster: np.ndarray) -> str:
 
 def _raster(shape):
     text = str(shape) if isinstance(shape, str | os.PathLike) else ""
+    suffix = Path(text).suffix.lower()
     if text.startswith(PNG_TEXT):
         return _read_png(base64.b64decode(text.removeprefix(PNG_TEXT), validate=True))
-    if text.lower().endswith(".png"):
+    if suffix == ".png":
         return _read_png(Path(text).read_bytes())
+    if suffix == ".svg":
+        return _draw(_read_svg(text))
     if re.fullmatch(PATH_DATA, text):
         return _draw(text)
     array = np.asarray(shape)
@@ -98,7 +104,7 @@ def _raster(shape):
         return _fill([array.astype(float)])
     raise ValueError(
         f"{array.dtype} {array.shape} is no shape; give a bool array (h, w), a polygon (K, 2) of "
-        "numbers, a .png or SVG path data"
+        "numbers, a .png, an .svg or SVG path data"
     )
 
 
@@ -155,6 +161,17 @@ def _draw(data):
     pen = _Outlines()
     parse_path(" ".join(data.split()), pen)
     return _fill(pen.parts)
+
+
+def _read_svg(path):
+    root = ElementTree.parse(path).getroot()
+    found = root.findall(".//{*}path[@d!='']")
+    require(len(found) == 1, "number of <path d=…> elements", len(found), "give a file with one")
+    for element in root.iter():
+        transform = element.get("transform", "")
+        kept = found[0] not in element.iter() or re.fullmatch(MOVES, transform)
+        require(kept, "transform", transform, "it would be lost: apply it to the path first")
+    return found[0].get("d")
 
 
 def _read_png(content):

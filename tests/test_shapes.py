@@ -81,6 +81,15 @@ def test_a_png_shape_is_what_is_opaque_or_bright_or_not_zero(tmp_path):
         )
 
 
+def test_of_an_svg_nothing_but_the_path_data_is_read(tmp_path):
+    (tmp_path / "a.svg").write_text(
+        '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:x="http://www.w3.org/1999/xlink">'
+        '<script>throw 1</script><image x:href="http://127.0.0.1:1/a.png"/><g transform="translate(3, 4)">'
+        f'<path onclick="x()" d="{SQUARE}"/></g></svg>'
+    )
+    assert read_shape(tmp_path / "a.svg").all()
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -90,7 +99,6 @@ def test_a_png_shape_is_what_is_opaque_or_bright_or_not_zero(tmp_path):
         ("M0 0 H1e999 V9 Z", "corner is not finite"),
         ("circle", "shape circle: <U6 () is no shape; give a bool array (h, w), a polygon (K, 2)"),
         ("", "is no shape; give a bool array"),
-        ("a.svg", "is no shape; give a bool array"),
         (np.zeros((4, 4), dtype=bool), "it is empty: no area lies inside it"),
         (np.array([[0, 0], [5, 5], [9, 9]]), "it is empty: no area lies inside it"),
         (np.array([[0, 0], [0, 0], [0, 0]]), "it is empty: no area lies inside it"),
@@ -106,10 +114,29 @@ def test_what_is_no_shape_is_refused(shape, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_png_is_refused(tmp_path):
-    (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"a\.png: not a PNG file"):
-        read_shape(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.svg", "<svg", "a.svg: unclosed token"),
+        ("a.svg", "<svg/>", "number of <path d=…> elements is 0; give a file with one"),
+        (
+            "a.svg",
+            '<svg><path d="M0 0H9V9Z"/><path d="M0 0H9V9Z"/></svg>',
+            "elements is 2; give a file with one",
+        ),
+        ("a.svg", "<svg><path/></svg>", "elements is 0"),
+        (
+            "a.svg",
+            '<svg><g transform="rotate(45)"><path d="M0 0H9V9Z"/></g></svg>',
+            "transform is 'rotate(45)'; it would be lost: apply it",
+        ),
+        ("a.png", "no picture", "a.png: not a PNG file"),
+    ],
+)
+def test_files_that_hold_no_shape_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_shape(tmp_path / name)
 
 
 def test_a_truncated_or_missing_png_is_refused(tmp_path):

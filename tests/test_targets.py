@@ -189,14 +189,17 @@ def test_no_label_maps_give_an_empty_target():
 # Shapes of one's own
 
 
-def test_array_polygon_png_and_path_of_one_shape_give_the_same_target(truth, tmp_path):
+def test_array_polygon_png_and_svg_of_one_shape_give_the_same_target(truth, tmp_path):
     polygon = np.array([[0, 0], [600, 0], [600, 200], [200, 200], [200, 900], [0, 900]])
     array = np.zeros((900, 600), dtype=bool)
     array[:200], array[:, :200] = True, True
     Image.fromarray(np.uint8(255 * np.pad(array, 37))).save(tmp_path / "shape.png")
     path = "M 10-10 h6 v2 H12 v7 h-2 z"
+    (tmp_path / "shape.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg"><g><path d="{path}"/></g></svg>'
+    )
     expected = place_shape(truth, "heart", STRUCTURES, array, area_ratio=1.5)
-    for shape in (polygon, tmp_path / "shape.png", path):
+    for shape in (polygon, tmp_path / "shape.png", str(tmp_path / "shape.svg"), path):
         found = place_shape(truth, "heart", STRUCTURES, shape, area_ratio=1.5)
         assert iou(found.shapes.long(), expected.shapes.long(), classes=[1]).min() > 97
 

@@ -1,12 +1,13 @@
 """The report on a copy on disk, before anything is trained on it."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
 from helpers.data.cases import read_case
 from helpers.data.dataset import in_threads
 from helpers.data.folders import JSRT_IDS, scan
+from helpers.data.formats import format_shape
 from helpers.data.split import split_cases
 from helpers.labels import UNLABELLED
 
@@ -30,7 +31,7 @@ def check(name: str, root: str | Path | None = None) -> bool:
     if name == "jsrt":
         missing = [id for id in JSRT_IDS if id not in source.images]
         print(f"  {len(missing)} of 247 images are missing:", ", ".join(missing[:5]) or "none")
-    _read_all(source)
+    _print_sizes(source)
     try:
         split = split_cases(source)
         parts = [f"{len(ids)} {part}" for part, ids in split.items()]
@@ -50,14 +51,18 @@ def check(name: str, root: str | Path | None = None) -> bool:
     return not (source.problems or unused)
 
 
-def _read_all(source):
-    """Read all files, and note what is odd or wrong."""
-    covered: Counter = Counter()
+def _print_sizes(source):
+    """Read all files; print how many there are of each size, and note what is odd or wrong."""
+    sizes = defaultdict(Counter)
+    covered: dict = defaultdict(float)
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
-    for id, (_, masks, problems) in zip(source.images, cases, strict=True):
+    for id, (image, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
+        if image is not None:
+            sizes["images"][format_shape(image.shape)] += 1
         masks.pop(UNLABELLED, None)
         for structure, mask in masks.items():
+            sizes[f"{structure} masks"][format_shape(mask.shape)] += 1
             share = mask.mean()
             covered[structure] += share
             if not 0 < share < 0.6:
@@ -65,6 +70,8 @@ def _read_all(source):
                 source.notes.append(
                     f"{structure} in {path} covers {share:.0%} of the image: is it right?"
                 )
-    source.problems += [
-        f"structure {name!r} is empty in every case" for name, share in covered.items() if not share
-    ]
+    empty = [name for name, shares in covered.items() if not shares]
+    source.problems += [f"structure {name!r} is empty in every case" for name in empty]
+    for kind, counts in sizes.items():
+        listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
+        print(f"  {counts.total()} {kind}:", ", ".join(listed))

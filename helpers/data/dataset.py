@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -167,8 +166,8 @@ def load(
     images, labels, digest = _arrays(path, source, size, seed, jitter)
     if source.root:
         _check_structures(source, labels, size)
-    numbers = {"test_cases": test_cases, "seed": seed, "jitter": jitter, "extra": extra}
-    origin = {"name": name, "size": size, "root": root, "masks": masks} | numbers
+    origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
+    origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
 
@@ -223,14 +222,20 @@ def _usable_source(name, root, masks):
     hint = f"(`python -m helpers.data check --{name} {source.root}` lists all)"
     if source.problems:
         raise ValueError(f"{source.problems[0]} {hint}")
-    lines = source.notes[:1]
     if source.unused:
-        named = ", ".join(f"{path.name} ({why})" for path, why in source.unused.items())
-        counts = f"{len(source.unused)} files left out, {len(source.images)} cases remain"
-        lines.append(f"{source.root}: {counts}: {shorten(named, 600, placeholder=' …')}")
-    for line in lines:
-        warnings.warn(f"{line} {hint}", stacklevel=3)
+        warnings.warn(f"{_list_unused(source)} {hint}", stacklevel=3)
+    if source.notes:
+        warnings.warn(f"{source.notes[0]} {hint}", stacklevel=3)
     return source
+
+
+def _list_unused(source):
+    """One line: how many files are left out and how many cases remain, and the first ten files."""
+    named = [f"{path.relative_to(source.root)} ({why})" for path, why in source.unused.items()]
+    kept, left_out = len(source.images), len(named)
+    counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
+    more = ", …" if left_out > 10 else ""
+    return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
 
 
 # ---- The arrays and their digest

@@ -6,7 +6,7 @@ import numpy as np
 from imagecodecs import jpeg2k_decode, jpeg8_decode, jpegls_decode
 from pydicom import dcmread, uid
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.pixels import apply_rescale, apply_windowing
 
 from helpers.data.pictures import reading, refuse
 
@@ -63,7 +63,10 @@ def _stored_values(path, record):
 
 def _shown_values(record, stored, padding):
     """Values (h, w) float64 from 0 to 1, the ends of the window; as of MONOCHROME2."""
-    values = apply_modality_lut(stored, record)
+    if record.get("ModalityLUTSequence"):
+        values = _look_up(record, record.ModalityLUTSequence[0], stored)
+    else:
+        values = apply_rescale(stored, record)
     ends = values[~padding]
     low, high = ends.min(), ends.max()
     if record.get("VOILUTSequence"):

@@ -25,6 +25,9 @@ HOW_TO = {
     "folder": "put images/<id>.png and masks/<structure>/<id>.png into it, or labels/<id>.png and "
     "labels.csv (see data/README.md); without masks, 03 to 06 take truth=network",
 }
+# Layouts of the public sets of Montgomery and Shenzhen, below a folder CXR_png of images.
+MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/rightMask"}
+SHENZHEN = ("mask", "masks")
 BACKGROUND = "background"
 NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
 VALUES = "with the columns value and name, and a line for each value, such as 1,heart"
@@ -95,20 +98,25 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
-    for structure, files in source.masks.items():
-        kind = "label map" if source.values else f"{structure!r} mask"
-        lacking = [image for id, image in source.images.items() if id not in files]
-        source.problems += [
-            f"{image} has no {kind}: add one of that name and a type that is read (.png, .tif, "
-            ".gif, .bmp), or remove the image"
-            for image in lacking
-        ]
-    source.problems = list(dict.fromkeys(source.problems))  # structures share a label map
+    for kind, files in _kinds(source).items():
+        for id, image in source.images.items():
+            if id not in files:
+                source.problems.append(
+                    f"{image} has no {kind}: add one of that name and a type that is read "
+                    "(.png, .tif, .gif, .bmp), or remove the image"
+                )
     stray = set().union(*source.masks.values()) - source.images.keys()
     if stray:
         listed = f"{len(stray)}, among them {min(stray)}"
         source.notes.append(f"cases with a mask but without an image, left out: {listed}")
     return source
+
+
+def _kinds(source):
+    """What an image must have, in words → its files by id."""
+    if source.values:
+        return {"label map": next(iter(source.masks.values()), {})}
+    return {f"{structure!r} mask": files for structure, files in source.masks.items()}
 
 
 def _scan_jsrt(root):
@@ -152,9 +160,13 @@ def _scan_example():
 def _scan_folder(root, masks):
     """Images, masks or label maps, and index.csv where there is one."""
     source = Source(f"folder-{root.name}", root, {})
-    _enter_images(source, root / "images")
+    public = root / "CXR_png"
+    is_public = public.is_dir() and not (root / "images").is_dir()
+    _enter_images(source, public if is_public else root / "images")
     if not masks:
         pass
+    elif is_public:
+        _scan_public(source, root)
     elif (root / "labels").is_dir():
         _scan_labels(source, root)
     else:
@@ -190,21 +202,38 @@ def _scan_labels(source, root):
     for name in source.values.values():
         if name not in (BACKGROUND, UNLABELLED):
             source.masks[name] = files
+    if not source.masks:
+        source.problems.append(f"{path} names no structure: {VALUES}")
 
 
 def _read_values(source, path):
     """What each value of the label maps is; 0 is background unless a line says otherwise."""
-    for text, name in _rows(path, "value", "name"):
+    for row in _rows(path):
+        text, name = ((row.get(column) or "").strip() for column in ("value", "name"))
         if not (re.fullmatch(r"-?\d+", text) and name):
             source.problems.append(f"{path} has the value {text!r} and the name {name!r}: {VALUES}")
             break
-        value = int(text)
+        value, name = int(text), _plain(name)
         if value in source.values:
             source.problems.append(f"{path} names the value {value} twice: keep one line")
         if name.lower() == BACKGROUND:
             name = BACKGROUND
         source.values[value] = UNLABELLED if name.lower() in NO_CLASS else name
     source.values.setdefault(0, BACKGROUND)
+
+
+def _scan_public(source, root):
+    """Masks of the public sets of Montgomery (both lungs) and Shenzhen (some images have none)."""
+    if (root / "ManualMask").is_dir():
+        for structure, folder in MONTGOMERY.items():
+            _enter_masks(source, source.masks.setdefault(structure, {}), root / folder)
+        return
+    masks = source.masks.setdefault("lungs", {})
+    for name in SHENZHEN:
+        _enter_masks(source, masks, root / name)
+    if masks:
+        for id in sorted(source.images.keys() - masks.keys()):
+            source.unused[source.images.pop(id)] = "it has no mask"
 
 
 def _enter_images(source, folder):
@@ -244,19 +273,18 @@ def _plain(name):
     return unicodedata.normalize("NFC", name)
 
 
-def _rows(path, *columns):
-    """The values of some columns of a .csv, line by line; "" where there is none."""
+def _rows(path):
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        for row in csv.DictReader(file):
-            yield [_plain((row.get(column) or "").strip()) for column in columns]
+        return list(csv.DictReader(file))
 
 
 def _read_patients(source, path):
     """Each image's patient, from the one line that there must be for it."""
     patients = defaultdict(list)
-    for id, patient in _rows(path, "id", "patient"):
+    for row in _rows(path):
+        id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
         if patient:
-            patients[id].append(patient)
+            patients[_plain(id)].append(patient)
     for id, image in source.images.items():
         if len(patients[id]) == 1:
             source.patients[id] = patients[id][0]

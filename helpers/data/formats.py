@@ -28,7 +28,7 @@ def read_jsrt(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".img":
         pixels, highest = _read_img(path), 4095
     else:
-        pixels, highest = read_picture(path), 255
+        pixels, highest = _read_opaque(path), 255
         wanted = "save it as 8- or 16-bit grey"
         require(pixels.dtype.kind == "u", f"the type of {path}", pixels.dtype.name, wanted)
         if pixels.dtype != np.uint8:
@@ -54,19 +54,24 @@ def read_grey(path: Path) -> np.ndarray:
         grey = read_dicom(path)
         _check_contrast(path, grey)
         return grey
-    pixels = read_picture(path).astype(np.float64)
+    pixels = _read_opaque(path).astype(np.float64)
     _check_contrast(path, pixels)
     low, high = pixels.min(), pixels.max()
     return ((pixels - low) / (high - low) * 2 - 1).astype(np.float32)
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Mask (h, w) bool of a file that holds 0 and one other value.
+    """Mask (h, w) bool of a file that holds 0 and one other value, as grey or as opacity.
 
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
-    pixels = read_picture(path)
+    pixels, opacity = read_picture(path)
+    if opacity is not None:
+        differ = pixels.any() and ((pixels != 0) != (opacity != 0)).any()
+        problem = "has another mask in its opacity than in its colours"
+        refuse(differ, path, problem, "save it without transparency")
+        pixels = opacity
     values = np.unique(pixels)
     problem = f"is not binary, its first values are {values[:4].tolist()}"
     advice = "save it as 0 outside and 255 inside, with sharp edges and not as JPEG"
@@ -84,7 +89,7 @@ def read_label_map(path: Path, values: Collection[int]) -> np.ndarray:
     Raises:
         ValueError: the file cannot be read or used; the message names it.
     """
-    pixels = read_picture(path, stored=True)
+    pixels = _read_opaque(path, stored=True)
     unnamed = [value for value in np.unique(pixels).tolist() if value not in values]
     problem = f"holds the value {unnamed[0]}, which has no name" if unnamed else ""
     refuse(problem, path, problem, "add the value, a whole number, and its name to labels.csv")
@@ -123,6 +128,13 @@ def _read_img(path):
     wanted = "12 bits end at 4095: use the big-endian original"
     require(stray <= 0.001, f"the highest value of {path}", int(raw.max()), wanted)
     return 4095 - np.minimum(raw, 4095)
+
+
+def _read_opaque(path, stored=False):
+    """Values (h, w) of a file that is opaque everywhere."""
+    pixels, opacity = read_picture(path, stored=stored)
+    refuse(opacity is not None, path, "is partly transparent", "save it without transparency")
+    return pixels
 
 
 def _check_contrast(path, pixels):

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from imagecodecs import png_decode
-from PIL import Image, ImageOps
+from imagecodecs import jpeg8_decode, png_decode
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -36,51 +36,77 @@ def refuse(found: object, path: Path, problem: str, advice: str) -> None:
         raise UnusableFileError(f"{path} {problem}: {advice}")
 
 
-def read_picture(path: Path, *, stored: bool = False) -> np.ndarray:
-    """Grey values (h, w), upright and high where the picture is bright.
+def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Grey values, upright and high where the picture is bright, and opacity.
 
     Args:
         path: the file; its content, not its name, says what it is.
         stored: whether numbers are wanted as they are stored, as of a label map: indices of a
-            palette.
+            palette, and values of 2 or 4 bits not stretched to 8.
+
+    Returns:
+        (h, w) numbers; and (h, w) opacity, None where the picture is opaque everywhere. Of a colour
+        file whose channels are equal, one of them. Of one that has a single colour and an opacity,
+        zeros: the opacity says all.
 
     Raises:
-        UnusableFileError: the file is damaged, in colour, partly transparent, holds several
-            pictures, or NaN.
+        UnusableFileError: the file is damaged, in colour, holds several pictures, or NaN.
     """
     with reading(path):
         with open(path, "rb") as file:
             is_tiff = file.read(4) in TIFF_MARKS
         read = _read_tiff if is_tiff else _read_common
         pixels, has_opacity = read(path, stored)
-        channels = np.atleast_3d(pixels)
-        if has_opacity:
-            opaque = channels[..., -1] == np.iinfo(channels.dtype).max
-            refuse(not opaque.all(), path, "is partly transparent", "save it without transparency")
-            channels = channels[..., :-1]
-        known = channels.dtype.kind in "buif" and np.isfinite(channels).all()
-        refuse(not known, path, "holds NaN, infinite or complex values", "repair or remove it")
-        several = (channels != channels[..., :1]).any()
-        refuse(several, path, "is in colour", "save it as grey")
-    return channels[..., 0]
+    channels, opacity = np.atleast_3d(pixels), None
+    if has_opacity:
+        channels, opacity = channels[..., :-1], channels[..., -1]
+        if (opacity == _opaque(opacity.dtype)).all():
+            opacity = None
+        elif (channels == channels[0, 0]).all():
+            channels = np.zeros_like(channels)
+    known = channels.dtype.kind in "buif" and np.isfinite(channels).all()
+    refuse(not known, path, "holds NaN, infinite or complex values", "repair or remove it")
+    several = (channels != channels[..., :1]).any()
+    refuse(several, path, "is in colour", "save it as grey")
+    return channels[..., 0], opacity
+
+
+def _opaque(dtype):
+    """The opacity of what is not transparent at all."""
+    return 1 if dtype.kind == "f" else np.iinfo(dtype).max
+
+
+def _is_deep_jpeg(path):
+    """Whether a file is a JPEG of more than 8 bits, which Pillow does not know."""
+    try:
+        Image.open(path, formats=FORMATS).close()
+    except UnidentifiedImageError:
+        return path.read_bytes().startswith(b"\xff\xd8")
+    return False
 
 
 def _read_common(path, stored):
     """Values (h, w) or (h, w, channels) of what is no TIFF; whether one channel is opacity."""
+    if _is_deep_jpeg(path):
+        return jpeg8_decode(path.read_bytes()), False
     with Image.open(path, formats=FORMATS) as file:
         count = getattr(file, "n_frames", 1)
         refuse(count > 1, path, f"holds {count} pictures", "save one alone")
         refuse(file.mode == "CMYK", path, "is in colour", "save it as grey")
+        depth = path.read_bytes()[24] if file.format == "PNG" else 8
         upright = ImageOps.exif_transpose(file)
-    if file.format == "PNG" and path.read_bytes()[24] == 16:
-        pixels = png_decode(path.read_bytes())  # Pillow would keep 8 bits of colours
-        return pixels, np.atleast_3d(pixels).shape[2] in (2, 4)
-    if file.mode == "P" and stored:
-        return np.asarray(upright), False
-    see_through = file.has_transparency_data
-    if see_through or file.mode == "P":  # indices are no grey values
-        upright = upright.convert("RGBA" if see_through else "RGB")
-    return np.asarray(upright), see_through
+    see_through = file.has_transparency_data and not (stored and file.mode == "P")
+    if depth == 16 and (file.mode != "I;16" or see_through):
+        pixels = png_decode(path.read_bytes())  # Pillow would keep 8 bits
+        return pixels, pixels.shape[2] in (2, 4)
+    if see_through:
+        return np.asarray(upright.convert("RGBA")), True
+    if file.mode == "P" and not stored:  # indices are no grey values
+        upright = upright.convert("RGB")
+    pixels = np.asarray(upright)
+    if stored and file.mode == "L" and depth < 8:
+        pixels = pixels // (255 // (2**depth - 1))
+    return pixels, False
 
 
 def _read_tiff(path, stored):
@@ -100,8 +126,16 @@ def _read_tiff(path, stored):
         pixels = np.moveaxis(page.colormap[:, pixels], 0, -1)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         refuse(stored, path, "has 0 as white", "save its labels with 0 as black")
-        top = 2**page.bitspersample - 1 if pixels.dtype.kind in "bu" else 0
-        pixels = top - pixels.astype(np.float64)
+        pixels = _inverted(pixels, page.bitspersample)
     unknown = len(page.extrasamples) > 1 or 0 in page.extrasamples
     refuse(unknown, path, "has channels of unknown meaning", "save it as grey")
     return pixels, bool(page.extrasamples)
+
+
+def _inverted(pixels, bits):
+    """Values that are high where these are low; whole numbers without a sign stay such."""
+    if pixels.dtype.kind == "b":
+        return ~pixels
+    if pixels.dtype.kind == "u":
+        return pixels.dtype.type(2**bits - 1) - pixels
+    return -pixels.astype(np.float64)

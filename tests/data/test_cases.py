@@ -79,7 +79,7 @@ def test_other_names_are_another_dataset(tmp_path):
         ({"names": "value,name\n1.5,heart\n"}, ["labels.csv", "'1.5'", "columns value and name"]),
         ({"names": "value,name\n1,\n"}, ["labels.csv", "''", "columns value and name"]),
         ({"names": "id;name\n1;heart\n"}, ["labels.csv", "columns value and name"]),
-        ({"names": "value,name\n0,background\n"}, ["labels.csv", "holds no masks"]),
+        ({"names": "value,name\n0,background\n"}, ["labels.csv", "no structure"]),
         ({"suffix": ".jpg"}, ["labels/case0.jpg", "no name"]),
     ],
 )
@@ -177,24 +177,42 @@ def test_one_folder_may_hold_all_kinds_of_files(tmp_path):
         assert torch.allclose(image, exact, atol=0.05 if "j" in suffix.lower() else 1e-6), suffix
 
 
+def rgba(colour, opacity):
+    """A picture of one colour or one grey value for each pixel, with an opacity (h, w)."""
+    grey = np.broadcast_to(colour, opacity.shape)
+    return np.dstack([grey, grey, grey, opacity]).astype(np.uint8)
+
+
 INSIDE = np.zeros((64, 64), np.uint8)
 INSIDE[20:40, 20:30] = 255
 
 
-def transparent(opacity):
-    """A black picture with an opacity (h, w)."""
-    return np.dstack([np.zeros((*opacity.shape, 3), np.uint8), opacity])
-
-
-def test_an_opaque_mask_may_have_an_opacity(tmp_path):
-    pixels = np.dstack([INSIDE, INSIDE, INSIDE, np.full_like(INSIDE, 255)])
-    assert np.array_equal(read_mask(write(tmp_path / "a.png", pixels)), INSIDE > 0)
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        rgba(0, INSIDE),
+        rgba(255, INSIDE),
+        rgba(INSIDE, INSIDE),
+        rgba(INSIDE, np.full_like(INSIDE, 255)),
+        np.dstack([np.zeros_like(INSIDE), INSIDE]),
+        rgba(0, INSIDE) + np.array([200, 0, 0, 0], np.uint8),
+    ],
+    ids=["black", "white", "both", "opaque", "grey", "red"],
+)
+def test_a_mask_in_the_opacity_is_used(tmp_path, pixels):
+    write_labels(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "unused")
+    for case in range(8):
+        write(tmp_path / f"masks/heart/case{case}.png", pixels)
+    dataset = load("folder", root=tmp_path, size=64)
+    assert all(np.array_equal(labels, INSIDE > 0) for labels in dataset.labels)
 
 
 @pytest.mark.parametrize(
     ("pixels", "problem"),
     [
-        (transparent(INSIDE), "transparent"),
+        (rgba(INSIDE, INSIDE.T), "opacity"),
+        (rgba(0, np.arange(64, dtype=np.uint8)[None].repeat(64, 0)), "not binary"),
         (np.asarray(Image.fromarray(INSIDE).resize((32, 32)).resize((64, 64))), "not binary"),
     ],
 )
@@ -207,6 +225,15 @@ def test_a_mask_that_is_not_clear_is_refused(tmp_path, pixels, problem):
     with pytest.raises(ValueError) as error:
         load("folder", root=tmp_path, size=64)
     message(error, "masks/heart/case2.png", problem)
+
+
+@pytest.mark.parametrize(
+    ("colour", "opacity", "inside"),
+    [(255, 255, True), (0, 255, False), (0, 0, False), (9, 0, False)],
+)
+def test_a_mask_of_one_colour_and_one_opacity_is_all_or_nothing(tmp_path, colour, opacity, inside):
+    path = write(tmp_path / "a.png", rgba(colour, np.full((8, 8), opacity, np.uint8)))
+    assert (read_mask(path) == inside).all()
 
 
 def test_a_mask_that_was_a_jpeg_is_refused(tmp_path):
@@ -222,7 +249,7 @@ def test_a_mask_that_was_a_jpeg_is_refused(tmp_path):
 
 def test_an_image_that_is_partly_transparent_is_refused(tmp_path):
     write_labels(tmp_path)
-    write(tmp_path / "images/case5.png", transparent(INSIDE))
+    write(tmp_path / "images/case5.png", rgba(INSIDE, INSIDE))
     with pytest.raises(ValueError) as error:
         load("folder", root=tmp_path, size=64)
     message(error, "images/case5.png", "transparent")

@@ -251,6 +251,8 @@ def test_the_report_counts_what_is_there_and_names_what_is_not(jsrt, capsys):
     report = capsys.readouterr().out
     for part in (
         "4 images of 4 patients",
+        "4 heart masks: 1024×1024 (4)",
+        "4 images: 2048×2048 (4)",
         "243 of 247 images are missing: JPCLN003",
         "left out: 1, among them",
         "JPCLN006",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from radiographs import CASES, FIVE, message, same, write_dicom, write_scr
+from radiographs import CASES, FIVE, message, same, write, write_dicom, write_scr
 
 from helpers.common.paths import ROOT
 from helpers.data import JSRT_IDS, label_map, load
@@ -149,7 +149,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
     with pytest.warns(UserWarning) as caught:
         assert len(load("folder", root=own, size=32).ids) == 8
     (warning,) = [str(each.message) for each in caught]
-    assert "4 files left out, 8 cases remain" in warning and "\n" not in warning
+    assert "4 of 12 files left out, 8 cases remain" in warning and "\n" not in warning
     parts = "notes.txt (.txt", "README (a file without", "scan.nii.gz (.gz", "older (it is a folder"
     assert all(part in warning for part in parts), warning
     assert main(["check", "--folder", str(own)]) == 1
@@ -161,7 +161,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
 def test_a_warning_about_many_unused_files_is_short(own):
     for number in range(500):
         (own / f"images/{number:03d}.txt").touch()
-    with pytest.warns(UserWarning, match="500 files left out, 8 cases") as caught:
+    with pytest.warns(UserWarning, match="500 of 508 files left out") as caught:
         load("folder", root=own, size=32)
     assert len(str(caught[0].message)) < 1500 and "009.txt" in str(caught[0].message)
 
@@ -200,6 +200,43 @@ def test_names_that_differ_in_unicode_form_alone_match(own):
     (own / "index.csv").write_text(unicodedata.normalize("NFD", index))
     dataset = load("folder", root=own, size=32)
     assert "jérôme-ü" in dataset.ids and dataset.structures == ("Milz ü", "spleen")
+
+
+def write_public(root, cases, places):
+    """Images in CXR_png, and masks in the places, by their number of case."""
+    for case in range(cases):
+        pixels = np.random.default_rng(case).integers(0, 255, (48, 40), dtype=np.uint8)
+        write(root / f"CXR_png/CXR_{case:04d}_{case % 2}.png", pixels)
+        for place, columns in places.items():
+            mask = np.zeros((48, 40), np.uint8)
+            mask[8:40, columns] = 255
+            write(root / place.format(f"CXR_{case:04d}_{case % 2}"), mask)
+    (root / "ClinicalReadings").mkdir()
+    (root / "ClinicalReadings/CXR_0000_0.txt").write_text("Patient's Sex: F")
+    (root / "NLM-ReadMe.pdf").touch()
+    (root / "CXR_png/Thumbs.db").touch()
+
+
+def test_the_set_of_montgomery_loads_as_downloaded(tmp_path, recwarn):
+    places = {"ManualMask/leftMask/{}.png": slice(22, 36), "ManualMask/rightMask/{}.png": slice(18)}
+    write_public(tmp_path, 8, places)
+    dataset = load("folder", root=tmp_path, size=48)
+    assert dataset.structures == ("left lung", "right lung") and len(dataset.ids) == 8
+    assert not recwarn.list and main(["check", "--folder", str(tmp_path)]) == 0
+    assert [(dataset.labels[0] == c).sum() for c in (-100, 1, 2)] == [8 * 48, 32 * 14, 32 * 18]
+
+
+@pytest.mark.parametrize("folder", ["mask", "masks"])
+def test_the_set_of_shenzhen_loads_as_downloaded_and_names_what_has_no_mask(tmp_path, folder):
+    write_public(tmp_path, 10, {folder + "/{}_mask.png": slice(4, 30)})
+    for case in ("0003_1", "0006_0"):
+        (tmp_path / f"{folder}/CXR_{case}_mask.png").unlink()
+    with pytest.warns(UserWarning) as caught:
+        dataset = load("folder", root=tmp_path, size=48)
+    assert dataset.structures == ("lungs",) and len(dataset.ids) == 8
+    warning = str(caught[0].message)
+    assert "2 of 10 files left out, 8 cases remain" in warning
+    assert "CXR_0003_1.png (it has no mask), CXR_png/CXR_0006_0.png (it has no mask)" in warning
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ FLAT = (DEEP >> 4).astype(np.uint8)
 
 
 def read(path, **options):
-    values = read_picture(path, **options)
+    values, opacity = read_picture(path, **options)
     assert values.ndim == 2
-    return values
+    return values, opacity
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def read(path, **options):
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"bigtiff": True}, {"compression": 8}])
 def test_a_tiff_of_any_type_is_read_exactly(tmp_path, pixels, options):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **options)
-    assert np.array_equal(read(tmp_path / "a.tif"), pixels)
+    assert np.array_equal(read(tmp_path / "a.tif")[0], pixels)
 
 
 @pytest.mark.parametrize("pixels", [DEEP > 2000, FLAT, DEEP], ids=["1 bit", "8 bits", "16 bits"])
 def test_white_is_zero_is_turned_round_in_every_depth(tmp_path, pixels):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
-    values = read(tmp_path / "a.tif")
+    values = read(tmp_path / "a.tif")[0]
     highest = 1 if pixels.dtype == bool else np.iinfo(pixels.dtype).max
     assert np.array_equal(values.astype(int), highest - pixels.astype(int))
 
@@ -53,7 +53,7 @@ def test_white_is_zero_is_turned_round_in_every_depth(tmp_path, pixels):
 )
 def test_white_is_zero_without_a_highest_value_is_negated(tmp_path, pixels):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
-    assert np.array_equal(read(tmp_path / "a.tif"), -pixels.astype(float))
+    assert np.array_equal(read(tmp_path / "a.tif")[0], -pixels.astype(float))
 
 
 @pytest.mark.parametrize("order", ["contig", "separate"])
@@ -62,7 +62,7 @@ def test_a_colour_tiff_with_equal_channels_is_grey(tmp_path, order):
     tifffile.imwrite(
         tmp_path / "a.tif", np.stack([DEEP] * 3, axis), photometric="rgb", planarconfig=order
     )
-    assert np.array_equal(read(tmp_path / "a.tif"), DEEP)
+    assert np.array_equal(read(tmp_path / "a.tif")[0], DEEP)
 
 
 def test_png_of_16_bits_keeps_them_in_colour_and_with_opacity(tmp_path):
@@ -70,20 +70,20 @@ def test_png_of_16_bits_keeps_them_in_colour_and_with_opacity(tmp_path):
     for channels in ([DEEP] * 3, [DEEP, opaque], [DEEP] * 3 + [opaque]):
         path = tmp_path / f"{len(channels)}.png"
         path.write_bytes(imagecodecs.png_encode(np.stack(channels, -1)))
-        assert np.array_equal(read(path), DEEP)
+        values, opacity = read(path)
+        assert np.array_equal(values, DEEP)
+        assert opacity is None
     half = DEEP.copy()
     half[0] = 40_000
     path.write_bytes(imagecodecs.png_encode(np.stack([DEEP, half], -1)))
-    with pytest.raises(UnusableFileError, match="transparent"):
-        read(path)
+    assert np.array_equal(read(path)[1], half)
 
 
-def test_a_transparent_grey_value_of_a_png_is_refused(tmp_path):
+def test_a_transparent_grey_value_of_a_png_is_opacity(tmp_path):
     Image.fromarray(FLAT).save(tmp_path / "8.png", transparency=int(FLAT[0, 0]))
     Image.fromarray(DEEP).save(tmp_path / "16.png", transparency=int(DEEP[0, 0]))
     for name in ("8.png", "16.png"):
-        with pytest.raises(UnusableFileError, match="transparent"):
-            read(tmp_path / name)
+        assert read(tmp_path / name)[1][0, 0] == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -94,19 +94,30 @@ def test_a_picture_is_turned_as_its_orientation_says(tmp_path, orientation, suff
     Image.fromarray(FLAT).save(tmp_path / f"a{suffix}", exif=exif)
     with Image.open(tmp_path / f"a{suffix}") as file:
         upright = np.asarray(ImageOps.exif_transpose(file))
-    assert np.array_equal(read(tmp_path / f"a{suffix}"), upright)
+    assert np.array_equal(read(tmp_path / f"a{suffix}")[0], upright)
     assert upright.shape == ((30, 20) if orientation > 4 else (20, 30))
 
 
-def test_a_label_map_keeps_the_indices_of_a_palette(tmp_path):
+def test_a_jpeg_of_12_bits_and_one_without_loss_are_read(tmp_path):
+    smooth = (np.arange(64 * 64).reshape(64, 64) % 4096).astype(np.uint16)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(imagecodecs.jpeg8_encode(smooth, lossless=True, predictor=1, bitspersample=12))
+    assert np.array_equal(read(path)[0], smooth)
+    path.write_bytes(imagecodecs.jpeg8_encode(smooth, level=100, bitspersample=12))
+    assert np.abs(read(path)[0].astype(int) - smooth).max() < 64
+
+
+def test_a_label_map_keeps_indices_and_values_of_few_bits(tmp_path):
     labels = (DEEP % 4).astype(np.uint8)
     palette = Image.fromarray(labels, "L").convert("P")
     palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
     palette.save(tmp_path / "palette.png", bits=2, transparency=0)
     palette.save(tmp_path / "palette.bmp")
     palette.save(tmp_path / "palette.gif")
+    Image.fromarray(labels * 17).save(tmp_path / "4bits.png", bits=4)
     for path in sorted(tmp_path.iterdir()):
-        assert np.array_equal(read(path, stored=True), labels), path.name
+        assert np.array_equal(read(path, stored=True)[0], labels), path.name
+    assert read(tmp_path / "4bits.png")[0].max() == 51
 
 
 def save_stack(path):

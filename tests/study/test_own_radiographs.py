@@ -62,11 +62,11 @@ def write_jpeg_folder(root, portraits):
     (root / "labels.csv").write_text("value,name\n1,heart\n2,left lung\n3,right lung\n255,ignore\n")
 
 
-def write_mask_folder(root, portraits):
+def write_montgomery(root, portraits):
     for number, (image, masks) in enumerate(portraits):
-        write(root / f"images/c{number:02d}.png", deep(image))
-        for name, mask in zip(("left lung", "right lung"), masks[1:], strict=True):
-            write(root / f"masks/{name}/c{number:02d}.png", mask.astype(np.uint8) * 255)
+        write(root / f"CXR_png/c{number:02d}.png", deep(image))
+        for name, mask in zip(("leftMask", "rightMask"), masks[1:], strict=True):
+            write(root / f"ManualMask/{name}/c{number:02d}.png", mask.astype(np.uint8) * 255)
 
 
 def prepared(root, **parameters):
@@ -78,7 +78,7 @@ def prepared(root, **parameters):
     return prepare("target", "surrogate", **settings | parameters)
 
 
-@pytest.mark.parametrize("write_folder", [write_dicom_folder, write_jpeg_folder, write_mask_folder])
+@pytest.mark.parametrize("write_folder", [write_dicom_folder, write_jpeg_folder, write_montgomery])
 def test_radiographs_of_any_layout_are_checked_trained_on_and_attacked(
     tmp_path, portraits, write_folder, capsys
 ):
@@ -171,7 +171,7 @@ def test_what_the_explorer_saves_has_the_shape_of_the_picture_and_reads_back_as_
     explorer.controls.epsilon.value = 0.2
     assert explorer.wait() and not explorer.error
     shown = explorer.shown
-    for kind in ("image", "dicom"):
+    for kind in ("image", "dicom", "figure"):
         getattr(explorer.controls, f"save_{kind}").click()
         assert not explorer.error
     (png,) = (tmp_path / "saved").glob("*image.png")

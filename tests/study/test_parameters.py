@@ -252,8 +252,9 @@ def test_a_number_that_begins_with_zero_is_decimal(place):
     [
         {"images/a.png": "", "masks/left lung/a.png": "", "masks/empty/notes.txt": ""},
         {"images/a.png": "", "labels/a.png": "", "labels.csv": "value,name\n1,left lung\n2,void\n"},
+        {"CXR_png/a.png": "", "ManualMask/leftMask/a.png": "", "ManualMask/rightMask/a.png": ""},
     ],
-    ids=["masks", "labels"],
+    ids=["masks", "labels", "Montgomery"],
 )
 def test_the_structures_of_a_folder_are_known_before_anything_runs(place, tmp_path, capsys, files):
     for name, text in files.items():
