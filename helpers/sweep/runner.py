@@ -1,9 +1,9 @@
 """A grid of experiments: finished results come from the store, an engine computes the rest."""
 
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +15,13 @@ from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
 from helpers.labels import OUTSIDE
+from helpers.own import Adapted
 from helpers.sweep.compute import Result, restore_images
 from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
 from helpers.sweep.report import describe_failure, result_table
 from helpers.sweep.store import Store
-from helpers.sweep.tasks import Shared, Task, compute_task, for_worker, make_tasks
+from helpers.sweep.tasks import Shared, compute_task, make_tasks
 from helpers.weights import Trained, find_weights, load_weights
 
 BATCH = {"cpu": 8, "cuda": 64}  # images of 256×256 at a time
@@ -85,7 +86,13 @@ def run(
         engine = open_engine(engine) if isinstance(engine, str) else engine
         most = BATCH[engine.device.type]
         usual = max(1, min(4 * most, most * 256**2 // dataset.size**2))
-        shared = Shared(dataset, weights, engine.device, batch_size or usual)
+        if not engine.in_process:  # each worker makes networks of one's own anew
+            own = {key: net.spec for key, net in weights.items() if isinstance(net, Adapted)}
+            weights |= {key: spec for key, spec in own.items() if spec}
+        ids = tuple({id: None for e in missing.values() for id in e.ids})
+        images, labels = dataset.take(ids)
+        cases = replace(dataset, ids=ids, images=images, labels=labels)
+        shared = Shared(cases, weights, engine.device, batch_size or usual)
         results |= _compute(missing, engine, shared, shelf, noise, len(results))
     rows = [(name, e, results[e.key]) for name, e in named.items()]
     return result_table(rows, names, dataset.structures)
@@ -169,32 +176,16 @@ def _compute(missing, engine, shared, store, noise, total):
 
 def _attempts(experiments, engine, shared):
     """Experiment, result and error of each; those that fail are retried at the end, alone."""
-    failed = []
+    failed: list = []
     tasks = make_tasks(experiments, shared.batch_size, engine.slots)
-    for attempt in _process(tasks, engine, shared):
-        experiment, _, error = attempt
+    for task, results, error in engine.map(compute_task, lambda: next(tasks, None), shared):
         if error:
-            failed.append(experiment)
+            failed += task
         else:
-            yield attempt
-    for experiment in failed:
-        yield from _process([Task([experiment])], engine, shared)
-
-
-def _process(tasks, engine, shared):
-    """Experiment, result and error of each experiment of the tasks."""
-    queue, dataset = deque(tasks), shared.dataset
-    if not engine.in_process:  # a worker loads its own copy
-        sent = {digest: for_worker(network) for digest, network in shared.networks.items()}
-        data = replace(dataset, images=None, labels=None)
-        shared = shared._replace(dataset=data, networks=sent)
-    found = engine.map(compute_task, lambda: queue.popleft() if queue else None, shared)
-    for task, results, error in found:
-        if not results and not error:  # a worker without the data
-            queue.appendleft(task._replace(cases=dataset.take(task.ids())))
-            continue
-        for k, experiment in enumerate(task.experiments):
-            yield experiment, results and results[k], error
+            yield from zip(task, results, repeat(None))
+    alone = ([experiment] for experiment in failed)
+    for task, results, error in engine.map(compute_task, lambda: next(alone, None), shared):
+        yield task[0], results and results[0], error
 
 
 def rerun_failed(store: str | Path, key: str) -> Result:
@@ -217,6 +208,6 @@ def rerun_failed(store: str | Path, key: str) -> Result:
     experiment, data = Experiment.read(records[0]["cell"]), load(**origin)
     networks = _networks({}, [experiment], data)
     shared = Shared(data, networks, torch.device("cpu"), BATCH["cpu"])
-    (result,) = compute_task(shared, Task([experiment]))
+    (result,) = compute_task(shared, [experiment])
     shelf.write(experiment, result, noise=True)
     return result

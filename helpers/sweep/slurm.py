@@ -36,8 +36,7 @@ def slurm_cluster(path: str, gpu: bool) -> Iterator[tuple[SLURMCluster, int]]:
             options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             jobs = whole_number("jobs", options.pop("jobs", 1))
             threads = _complete(options, gpu)
-            with dask.config.set({"distributed.scheduler.active-memory-manager.start": False}):
-                cluster = SLURMCluster(**options)
+            cluster = SLURMCluster(**options)
             stack.callback(cluster.close, TIMEOUT)
             cluster.sync(_submit, cluster, jobs)
         except UNUSABLE as error:
@@ -67,9 +66,7 @@ def _complete(options, gpu):
     processes = options.setdefault("processes", 1)
     options.setdefault("job_cpu", cores)
     options["cores"] = processes  # to Dask: one task at a time in each process
-    extra = ["--no-dashboard"]
-    if gpu:
-        extra += ["--resources", "GPU=1"]
+    extra = ["--no-dashboard"] + gpu * ["--resources", "GPU=1"]
     place = {"dashboard_address": None} | options.get("scheduler_options", {})
     interface = options.get("interface") or dask.config.get("jobqueue.slurm.interface", None)
     if not interface and not {"host", "interface"} & set(place):

@@ -25,23 +25,18 @@ class Store:
     files are replaced whole.
 
     Raises:
-        ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file
-            cannot be read.
+        ValueError: the folder holds a newer format.
+        OSError: the folder or a file cannot be read or written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         mark = self.folder / "format.json"
         expected = json.dumps({"format": FORMAT})
-        try:
-            if not mark.exists():
-                with atomic_write(mark, "w") as file:
-                    file.write(expected)
-            found = mark.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(
-                f"store {self.folder} cannot be used ({error.strerror}): name another folder"
-            ) from None
+        if not mark.exists():
+            with atomic_write(mark, "w") as file:
+                file.write(expected)
+        found = mark.read_text(encoding="utf-8")
         advice = "name another folder; update this software if it is newer, delete it if damaged"
         require(found == expected, str(mark), found, advice)
 
@@ -112,9 +107,6 @@ class Store:
                 raise ValueError("it is the file of another experiment")
         except FileNotFoundError:
             return None
-        except OSError as error:
-            why = error.strerror or error
-            raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
         except (ValueError, KeyError) as error:
             place = self.folder / "damaged" / f"{key}.{time.time_ns()}.safetensors"
             place.parent.mkdir(exist_ok=True)
