@@ -10,7 +10,7 @@ from helpers.common import paths
 from helpers.study.page import renew_page, write_page
 from helpers.study.parameters import parse_override, plan, resolve
 from helpers.study.publish import publish
-from helpers.study.runner import run, summarise_run
+from helpers.study.runner import run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = paths.RUNS / options.profile
     code = run(steps, options.profile, folder, options.overrides)
     if not code:
-        print(summarise_run(folder, steps, others))
         print("\nThe run as a page, to look at or to send:", write_page(folder, others), sep="\n")
     return code
 

@@ -65,9 +65,7 @@ def copy_files(files: Sequence[Path], place: Path) -> list:
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
-    """Ship the networks of a run's clean.csv and transfer_networks.csv, instead of earlier ones.
-
-    Those that they replace are of the same size, depth, augmentation, seed, ε and number of cases.
+    """Ship the networks of a run's clean.csv and transfer_networks.csv.
 
     Args:
         folder: of the run.
@@ -81,7 +79,6 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         ValueError: one is missing.
     """
     files: list = []
-    kinds = set()
     digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
     if (further := folder / "transfer_networks.csv").exists():
         digests += [*pd.read_csv(further, dtype=str)["digest"]]
@@ -89,21 +86,8 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         path = find_weights(digest, weights)
         if path is None:
             raise ValueError(f"{weights} lacks the network {digest}: train it again")
-        card = path.with_suffix(".json")
-        kinds.add(_kind(card))
-        files += [path, card]
-    written = copy_files(files, place)
-    for card in place.glob("*.json"):
-        if card not in written and _kind(card) in kinds:
-            card.with_suffix(".safetensors").unlink(missing_ok=True)
-            card.unlink()
-    return written
-
-
-def _kind(card):
-    recipe = _read_json(card)["recipe"]
-    names = "size", "depth", "augmentation", "seed", "epsilon"
-    return *map(recipe.get, names), len(recipe["training"])
+        files += [path, path.with_suffix(".json")]
+    return copy_files(files, place)
 
 
 def _renew_outputs(notebook, executed):

@@ -1,4 +1,4 @@
-"""Run notebooks one after the other through papermill, record what each made, and sum up."""
+"""Run notebooks one after the other through papermill, and record what each made."""
 
 import json
 import logging
@@ -8,12 +8,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
@@ -23,7 +21,7 @@ from helpers.study.frames import FILE
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
 NO_RESULT = ("root", "engine", "device")  # parameters that do not change a result
-LONGEST = 72  # bytes of a path below which Unix sockets can lie: they end at 103 to 107
+SHORT = "/tmp" if os.name == "posix" else None  # Unix sockets have paths of 103 bytes at most
 
 
 class Kernel(AsyncKernelManager):
@@ -94,9 +92,7 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
     error = ""
-    too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.name == "posix"
-    place = "/tmp" if too_long else None
-    with tempfile.TemporaryDirectory(prefix="study-", dir=place) as folder:
+    with tempfile.TemporaryDirectory(prefix="study-", dir=SHORT) as folder:
         Kernel.folder = folder
         draft = Path(folder, output.name)
         try:
@@ -113,10 +109,9 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
                     store_widget_state=False,
                     progress_bar=False,
                 )
-        except papermill.PapermillExecutionError as problem:
-            error = f"{problem.ename}: {problem.evalue}"
         except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            name = getattr(problem, "ename", type(problem).__name__)  # of the error in a cell
+            error = f"{name}: {getattr(problem, 'evalue', problem)}"
         result = nbformat.read(draft if draft.exists() else notebook, as_version=4)
     result.metadata.papermill = {"parameters": parameters}
     code = [cell for cell in result.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -132,15 +127,13 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
 
 
 def _last_started(notebook):
-    """Number (in the notebook as committed), label and first line of the last cell begun."""
-    added = {"papermill-error-cell-tag", "injected-parameters"}
-    own = [cell for cell in notebook.cells if not added & set(cell.metadata.get("tags", []))]
-    found = "cell: none was started"
-    for number, cell in enumerate(own, 1):
+    """Label and first line of the last cell begun."""
+    line = "no cell was started"
+    for cell in notebook.cells:
         if cell.metadata.get("papermill", {}).get("start_time"):
-            line = cell.source.strip().partition("\n")[0]
-            found = f"cell {number} (In [{cell.get('execution_count') or ' '}]): {line}"
-    return found
+            first = cell.source.strip().partition("\n")[0]
+            line = f"cell In [{cell.get('execution_count') or ' '}]: {first}"
+    return line
 
 
 def _find_results(folder):
@@ -211,20 +204,15 @@ def read_record(folder: Path, notebook: Path) -> dict:
     return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
 
 
-def find_changes(ran: Parameters, wanted: Parameters) -> list:
-    """Names of the parameters with which a run gave other results than it would with `wanted`."""
-    differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
-    return [name for name in differing if name not in NO_RESULT]
-
-
 def find_fault(folder: Path, notebook: Path, wanted: Parameters) -> str:
     """Why a folder does not hold what a notebook would make with these parameters, or nothing."""
     record = read_record(folder, notebook)
     if not record:
         return "has not finished"
-    if record["source"] != source_digest(notebook) or find_changes(record["parameters"], wanted):
+    ran, files = record["parameters"], record["files"]
+    differing = {name for name in ran | wanted if ran.get(name) != wanted.get(name)}
+    if record["source"] != source_digest(notebook) or differing - set(NO_RESULT):
         return "ran with other parameters or cells"
-    files = record["files"]
     changed = [name for name in files if digest_file(folder / name) != files[name]]
     return f"wrote another {changed[0]}" if changed else ""
 
@@ -241,36 +229,3 @@ def finished_files(
         command = resume_command(folder.name, [notebook.stem[:2]], overrides)
         raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
     return list(read_record(folder, notebook)["files"])
-
-
-def summarise_run(folder: Path, steps: Steps, others: Mapping) -> str:
-    """Text that says what a run has made, with Table 1 if it did; and what is there of other runs.
-
-    Args:
-        folder: of the results.
-        steps: the run's notebooks with their parameters.
-        others: every notebook of the study with the parameters that this run would have given it.
-    """
-    made, earlier = [], []
-    for notebook, wanted in others.items():
-        record = read_record(folder, notebook)
-        if notebook in dict(steps):
-            made += record["files"]
-        elif record:
-            ran = record["parameters"]
-            changes = ", ".join(f"{name} {ran.get(name)}" for name in find_changes(ran, wanted))
-            files = ", ".join(record["files"]) or "no table or figure"
-            about = (
-                f"  {notebook.stem}, finished {record['finished']}, with {changes}:\n    {files}"
-            )
-            earlier += [about] if changes else []
-    lines = [f"\n{folder} holds the executed notebooks and"]
-    lines += [f"  {name}" for name in made] or ["  no table or figure"]
-    if "table1.csv" in made:
-        columns = ["attack", "epsilon", "n", "iou", "low", "high", "paper"]
-        table = pd.read_csv(folder / "table1.csv", dtype=str)[columns].fillna("–")
-        title = "Table 1: mean IoU x 100, untargeted attack, 95 % interval, and the paper's value"
-        lines += ["", title, table.to_string(index=False)]
-    if earlier:
-        lines += ["\nOf earlier runs with other parameters, and not comparable:", *earlier]
-    return "\n".join(lines)

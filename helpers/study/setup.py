@@ -11,7 +11,6 @@ from pandas import DataFrame
 from torch import Tensor, stack
 
 from helpers import patients, plots
-from helpers.common.arguments import require, require_choice
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
@@ -19,6 +18,7 @@ from helpers.labels import OUTSIDE
 from helpers.network import find_depth, find_device, find_precision, predict
 from helpers.own import load_network
 from helpers.study.frames import FILE, tabulate_frames, write_frames
+from helpers.study.parameters import check_truth
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
 from helpers.training import train_all
@@ -268,10 +268,7 @@ def prepare(
 
 def _load_data(parameters, seed, network, structure):
     """The dataset, and whether it is the network that says what is true."""
-    truth = parameters.pop("truth", "masks")
-    require_choice("truth", truth, ("masks", "network"))
-    seen = truth == "network"
-    require(network or not seen, "network", network, "it says what is true: name one")
+    seen = check_truth(parameters.pop("truth", "masks"), network)
     names = parameters.keys() & {"size", "root", "test_cases"}
     chosen = {name: parameters.pop(name) for name in names} | ({"masks": False} if seen else {})
     data = load(parameters.pop("dataset"), seed=seed, **chosen)
