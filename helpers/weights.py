@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -27,8 +27,6 @@ from helpers.common.provenance import commit, versions
 from helpers.network import UNet
 
 VERSION = 1  # of the training; raise it with a change that alters the weights
-# Fields that older recipes had not, with the values that stand for their absence
-LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "mix": 1.0, "start": ""}
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,13 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of the recipe, without what `LATER` recipes only have."""
-        fields = asdict(self)
-        for name, default in LATER.items():
-            if fields[name] == default:
-                del fields[name]
-        return digest_json(fields)
+        """SHA-256 of the canonical JSON of the recipe, without what is as by default.
+
+        Older recipes had no such fields; but the version has always been there.
+        """
+        later = {each.name: each.default for each in fields(self) if each.name != "version"}
+        values = asdict(self).items()
+        return digest_json({name: value for name, value in values if value != later.get(name)})
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> No
     """
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     if recipe.schedule == "growing":
-        state = {name: _rounded(value) for name, value in state.items()}
+        state = {n: x.half() if x.is_floating_point() else x for n, x in state.items()}
     card = {
         "weights": state_digest(state),
         "architecture": network.config,
@@ -146,10 +145,6 @@ def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> No
         "threads": torch.get_num_threads(),
     }
     _write(path, save(state), json.dumps(card, indent=1).encode())
-
-
-def _rounded(value):
-    return value.half() if value.is_floating_point() else value
 
 
 def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> None:

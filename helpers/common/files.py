@@ -45,10 +45,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
 
 def digest_bytes(*parts: bytes) -> str:
     """SHA-256 (hexadecimal) of byte strings, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def digest_json(value: Any) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
 from helpers.common.progress import log
@@ -134,8 +133,6 @@ def _check_values(values):
     find_precision(values.get("precision", "auto"))
     own = {name: values[name] for name in NETWORKS if name in values}
     seen = check_truth(values.get("truth", "masks"), own.get("network"))
-    for word in values.get("augmentation", "").split():
-        require_choice("augmentation", word, AUGMENTATIONS)
     size, multiple = values.get("size", 0), 2 ** values.get("depth", 0)
     advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
     fits = size % multiple == 0 or (own and all(own.values()))  # no U-Net takes part

@@ -217,15 +217,13 @@ def find_fault(folder: Path, notebook: Path, wanted: Parameters) -> str:
     return f"wrote another {changed[0]}" if changed else ""
 
 
-def finished_files(
-    folder: Path, notebook: Path, wanted: Parameters, overrides: Overrides = ()
-) -> list:
+def finished_files(folder: Path, notebook: Path, wanted: Parameters) -> list:
     """Names of the files that a notebook made.
 
     Raises:
         ValueError: it did not finish as it would now; the message says what to run.
     """
     if problem := find_fault(folder, notebook, wanted):
-        command = resume_command(folder.name, [notebook.stem[:2]], overrides)
+        command = resume_command(folder.name, [notebook.stem[:2]])
         raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
     return list(read_record(folder, notebook)["files"])

@@ -11,6 +11,7 @@ from pandas import DataFrame
 from torch import Tensor, stack
 
 from helpers import patients, plots
+from helpers.common.arguments import require
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
@@ -76,8 +77,7 @@ class Study:
         Returns:
             The networks by role.
         """
-        settings = self.training | changes
-        return train_all(data or self.data, roles, engine=self.engine, **settings)
+        return train_all(data or self.data, roles, engine=self.engine, **self.training | changes)
 
     def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
@@ -105,9 +105,8 @@ class Study:
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
-        if not ids:
-            advice = "take more test_cases, name another structure, or train for longer (epochs)"
-            raise ValueError(f"no test image has {where}: {advice}")
+        advice = "take more test_cases, name another structure, or train for longer (epochs)"
+        require(ids, f"test images: {where}", ids, advice)
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
 
@@ -117,8 +116,7 @@ class Study:
 
     def run(self, experiments: Mapping, **options: Any) -> DataFrame:
         """Results of experiments, computed or taken from the store; see `sweep.run`."""
-        networks = self.networks.values()
-        return run(experiments, self.data, networks, engine=self.engine, **options)
+        return run(experiments, self.data, self.networks.values(), engine=self.engine, **options)
 
     def load_images(self, experiments: Mapping) -> tuple:
         """Attacked images and predictions of experiments that ran with noise=True."""
@@ -198,10 +196,8 @@ class Study:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        also = [self.on_a_patient()]
-        return explore(
-            self.data, self.target, self.surrogate, **self.attack | {"also": also} | options
-        )
+        settings = self.attack | {"also": [self.on_a_patient()]} | options
+        return explore(self.data, self.target, self.surrogate, **settings)
 
 
 def prepare(
@@ -237,41 +233,30 @@ def prepare(
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    structure = parameters.pop("structure", "")
-    data, seen = _load_data(parameters, seed, network, structure)
+    seen = check_truth(parameters.pop("truth", "masks"), network)
+    asked = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in asked}
+    data = load(parameters.pop("dataset"), seed=seed, masks=not seen, **chosen)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
-    missing = [role for role in roles if not own[role]]
-    parameters |= {"precision": precision, "seed": seed}
-    trained = train_all(data, missing, engine=place, **parameters) if missing else {}
     networks = {}
-    for role in roles:
-        spec = own[role]
-        structures = data.structures
-        networks[role] = load_network(spec, structures, data.size, role) if spec else trained[role]
+    for role in filter(own.get, roles):
+        networks[role] = load_network(own[role], data.structures, data.size, role)
         networks[role].network.to(place.device)
         if seen and role == "target":
             data = patients.outline(data, networks[role])
-    if structure:
-        data.class_of(structure)
+    if structure := parameters.pop("structure", ""):
+        data.class_of(structure)  # or an error before anything is trained
+    missing = [role for role in roles if not own[role]]
+    parameters |= {"precision": precision, "seed": seed}
+    networks |= train_all(data, missing, engine=place, **parameters)
+    networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
-    if missing != list(roles):
-        source["networks"] = "/".join(
-            Path(own[role] or "U-Net trained here").name for role in roles
-        )
+    if len(missing) < len(roles):
+        names = [Path(own[role] or "U-Net trained here").name for role in roles]
+        source["networks"] = "/".join(names)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack, parameters)
-
-
-def _load_data(parameters, seed, network, structure):
-    """The dataset, and whether it is the network that says what is true."""
-    seen = check_truth(parameters.pop("truth", "masks"), network)
-    names = parameters.keys() & {"size", "root", "test_cases"}
-    chosen = {name: parameters.pop(name) for name in names} | ({"masks": False} if seen else {})
-    data = load(parameters.pop("dataset"), seed=seed, **chosen)
-    if structure and not seen:
-        data.class_of(structure)
-    return data, seen

@@ -1,7 +1,6 @@
 """``python -m helpers.sweep status STORE`` ; with ``--help`` the rest."""
 
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -40,9 +39,6 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 text, healthy = status(folder)
                 print(text)
-    except BrokenPipeError:  # whoever reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ValueError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2

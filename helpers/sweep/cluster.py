@@ -48,21 +48,12 @@ class DaskEngine(Engine):
     def lost(self) -> bool:  # type: ignore[override]
         return self.client.status != "running"
 
-    def workers(self) -> list:
-        """What the scheduler knows of each worker; nothing, if it has gone.
-
-        Not `client.scheduler_info`, which at times returns the client's own periodic question,
-        without workers.
-        """
-        with suppress(*BROKEN):
-            found = self.client.sync(self.client.scheduler.identity, n_workers=-1)
-            return list(found["workers"].values())
-        return []
-
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """Tasks at a time: the threads of all workers."""
-        return max(1, sum(worker["nthreads"] for worker in self.workers()))
+        """Tasks at a time: the threads of all workers; one while there is none."""
+        with suppress(*BROKEN):
+            return max(1, sum(self.client.nthreads().values()))
+        return 1
 
     def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
         """See `Engine.map`."""
@@ -134,14 +125,13 @@ def start_cluster(options: dict, device: torch.device) -> Iterator[DaskEngine]:
                 place = options["address"]
                 _check_reachable(place)
         client = stack.enter_context(Client(place, timeout=TIMEOUT, set_as_default=False))
-        engine = DaskEngine(client, device, threads)
-        found = engine.workers()
+        found = client.scheduler_info(n_workers=-1)["workers"].values()
         if not found:
             log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
         elif gpu:
             advice = "none of its workers has a GPU: start them with --resources GPU=1"
-            require(any(w["resources"].get("GPU") for w in found), "engine", place, advice)
-        yield engine
+            require(any(each["resources"].get("GPU") for each in found), "engine", place, advice)
+        yield DaskEngine(client, device, threads)
 
 
 def _local_cluster(workers, gpu):

@@ -30,31 +30,28 @@ class Shared(NamedTuple):
 def make_tasks(
     experiments: Collection[Experiment], batch_size: int, slots: int
 ) -> Iterator[list[Experiment]]:
-    """Experiments of a batch each, which share their settings; fewer where slots would idle.
+    """Experiments of a batch each, which mostly share settings; fewer where slots would idle.
 
     Args:
         experiments: those to compute.
         batch_size: images at a time.
         slots: tasks at a time.
     """
-    groups: dict = {}
-    for experiment in experiments:
-        attack = attack_of(experiment)  # it is run once for all that is made of it
-        group = groups.setdefault(batch_settings(attack), {})
-        group.setdefault(attack, []).append(experiment)
+    made: dict = {}
+    for experiment in experiments:  # an attack is run once for all that is made of it
+        made.setdefault(attack_of(experiment), []).append(experiment)
     if slots > 1:
         images = sum(len(e.ids) for e in experiments)
         batch_size = min(batch_size, math.ceil(images / (4 * slots)))
-    for group in groups.values():
-        task: list = []
-        size = 0
-        for attack, made in group.items():
-            if task and size + len(attack.ids) > batch_size:
-                yield task
-                task, size = [], 0
-            task = task + made
-            size += len(attack.ids)
-        yield task
+    task: list = []
+    size = 0
+    for attack in sorted(made, key=lambda each: str(batch_settings(each))):
+        if task and size + len(attack.ids) > batch_size:
+            yield task
+            task, size = [], 0
+        task = task + made[attack]
+        size += len(attack.ids)
+    yield task
 
 
 def compute_task(shared: Shared, task: list[Experiment]) -> list[Result]:

@@ -217,10 +217,6 @@ profile = "quick"
         ("device=cuda:0", "device 'cuda:0' is unknown; choose one of auto, cpu, cuda"),
         ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
         (
-            "augmentation=elastik affine",
-            "augmentation 'elastik' is unknown; choose one of elastic, affine",
-        ),
-        (
             "size=100",
             "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
         ),

@@ -208,7 +208,7 @@ def test_workers_of_this_machine(tmp_path):
         address = place.client.scheduler.address
         assert address.startswith("tcp://127.0.0.1:")
         assert not place.client.amm.running()
-        assert all(worker["host"] == "127.0.0.1" for worker in place.workers())
+        assert all(address.startswith("tcp://127.0.0.1:") for address in place.client.nthreads())
         check_map(place)
         check_following(place, [1, 2])
         found = [result for _, result, _ in place.map(act, following(range(12)), None)]
@@ -259,7 +259,7 @@ def test_workers_without_a_gpu_are_told_of_rather_than_waited_for(tmp_path, monk
     monkeypatch.setattr("helpers.sweep.engine.find_device", torch.device)  # as if there was a GPU
     with started(tmp_path, workers=1) as (address, _):
         with start_engine(address) as place:
-            until(place.workers)
+            until(place.client.nthreads)
         with pytest.raises(
             ValueError, match="none of its workers has a GPU: start them with --resources GPU=1"
         ):
