@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from helpers.common.arguments import require
 from helpers.common.files import digest_bytes
-from helpers.network import Network, predict
+from helpers.network import Network
 from helpers.outputs import to_logits, with_background
 from helpers.weights import Trained, state_digest
 
@@ -37,14 +37,23 @@ class Adapted(nn.Module):
     factor: Tensor
     middle: Tensor
 
-    def __init__(self, network: Network, low: Tensor, high: Tensor, channels: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        low: Tensor,
+        high: Tensor,
+        channels: int,
+        size: int | None,
+        activation: str | None,
+        structures: Sequence[str] | None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.channels = channels
-        self.size: int | None = None
-        self.activation = getattr(network, "activation", None)
-        names = getattr(network, "structures", None)  # or something else of that name
-        self.structures: Sequence[str] | None = names if isinstance(names, list | tuple) else None
+        self.size = size
+        self.activation = activation or getattr(network, "activation", None)
+        names = list(structures) if structures else getattr(network, "structures", None)
+        self.structures = names if isinstance(names, list | tuple) else None  # or something else
         self.order: list | None = None
         self.spec: tuple | None = None
         self.register_buffer("factor", (high - low) / 2, persistent=False)
@@ -104,15 +113,10 @@ def adapt(
     number = channels or max(len(low), len(high))
     fits = {len(low), len(high)} <= {1, number} and (low < high).all()
     found = f"{low.tolist()} … {high.tolist()} for {number} channels"
-    require(
-        fits, "range of the network's images", found, "give one number, or one for each channel"
-    )
-    adapted = Adapted(network, low.view(1, -1, 1, 1), high.view(1, -1, 1, 1), number)
-    adapted.size = size
-    adapted.activation = activation or adapted.activation
-    if structures:
-        adapted.structures = list(structures)
-    return adapted
+    wanted = "give one number, or one for each channel"
+    require(fits, "range of the network's images", found, wanted)
+    low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+    return Adapted(network, low, high, number, size, activation, structures)
 
 
 def load_network(spec: str, structures: tuple, size: int, what: str = "network") -> Trained:
@@ -144,9 +148,8 @@ def load_network(spec: str, structures: tuple, size: int, what: str = "network")
         function = getattr(module, name)
         network = function()
         adapted = network if isinstance(network, Adapted) else adapt(network)
-        predict(adapted.eval(), probe)
         with torch.no_grad():
-            answer = with_background(adapted(probe))
+            answer = with_background(adapted.eval()(probe))
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         told = f"{what} {spec!r} fails for an image of {size}×{size} ({reason}); {FORM}"

@@ -9,17 +9,16 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from helpers.common.arguments import require
 from helpers.common.files import (
     DamagedFileError,
-    atomic_write,
     digest_bytes,
     digest_json,
     read_tensors,
+    write_file,
     write_tensors,
 )
 from helpers.common.paths import PUBLISHED, WEIGHTS
@@ -155,9 +154,8 @@ def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> N
 
 def _write(path, weights, card):
     """Both files, the weights last: where they are, the side-car is theirs."""
-    for place, content in ((path.with_suffix(".json"), card), (path, weights)):
-        with atomic_write(place) as file:
-            file.write(content)
+    write_file(path.with_suffix(".json"), card)
+    write_file(path, weights)
 
 
 def load_weights(path: Path) -> Trained:
@@ -185,7 +183,7 @@ def load_weights(path: Path) -> Trained:
         history = tuple(card["history"])
         in_memory = state_digest(network.state_dict())
         return Trained(network.eval(), digest, Recipe(**recipe | cases), history, in_memory)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except Exception as error:
         raise ValueError(
             f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "
             ".json, and train again"

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from helpers.claims import CLAIMS, evaluate
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.plots import COLOURS
 from helpers.study.frames import FILE, NUMBERS, read_frames
 from helpers.study.readme import readable_table
@@ -62,7 +62,7 @@ def write_page(folder: Path, wanted: Mapping) -> Path:
         page = _render(about, partial(_read_figure, folder, private, quality))
         if len(page.encode()) <= LIMIT:
             break
-    return _write(folder / "index.html", page)
+    return write_file(folder / "index.html", page)
 
 
 def _render(about, read_figure):
@@ -78,19 +78,13 @@ def _render(about, read_figure):
     return environment.get_template("page.html").render(about, read_figure=read_figure)
 
 
-def _write(path, text):
-    with atomic_write(path, "w") as file:
-        file.write(text)
-    return path
-
-
 def _write_notebook(path, private):
     """Write an executed notebook as HTML; if private without its outputs."""
     from nbconvert import HTMLExporter
 
     template = str(TEMPLATES / "notebook.html")
     exporter = HTMLExporter(template_file=template, exclude_output=private)
-    _write(path.with_suffix(".html"), exporter.from_filename(path.with_suffix(".ipynb"))[0])
+    write_file(path.with_suffix(".html"), exporter.from_filename(path.with_suffix(".ipynb"))[0])
 
 
 def _read_chapter(folder, stem, record):

@@ -88,9 +88,8 @@ def read_parameters(notebook: Path) -> Parameters:
     try:
         cells = [source for _, tags, source in _read_cells(notebook) if "parameters" in tags]
         body: Any = ast.parse("\n".join(cells)).body
-        for node in body:  # a plain or an annotated assignment
-            target = node.target if hasattr(node, "target") else node.targets[0]
-            found[target.id] = ast.literal_eval(node.value)
+        for node in body:
+            found[node.targets[0].id] = ast.literal_eval(node.value)
     except (SyntaxError, AttributeError, ValueError, KeyError) as error:
         advice = "not a notebook whose parameters are declared as `name = literal`"
         raise ValueError(f"{notebook.name}: {advice}: {error}") from error
@@ -133,10 +132,6 @@ def _check_values(values):
     find_precision(values.get("precision", "auto"))
     own = {name: values[name] for name in NETWORKS if name in values}
     seen = check_truth(values.get("truth", "masks"), own.get("network"))
-    size, multiple = values.get("size", 0), 2 ** values.get("depth", 0)
-    advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
-    fits = size % multiple == 0 or (own and all(own.values()))  # no U-Net takes part
-    require(fits, "size", size, advice)
     if "dataset" in values:
         structures = _check_dataset(values["dataset"], values.get("root", ""))
         if seen:
@@ -144,7 +139,7 @@ def _check_values(values):
         if values.get("structure") and structures:
             require_choice("structure", values["structure"], structures)
         for name in filter(own.get, own):
-            _make_network(own[name], structures, size, name)
+            _make_network(own[name], structures, values["size"], name)
 
 
 def _check_number(name, number):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.common import paths
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.study import readme
 from helpers.study.parameters import Names, find_notebooks, resolve
@@ -58,10 +58,7 @@ def publish(profile: str, only: Names = ()) -> list:
 
 def copy_files(files: Sequence[Path], place: Path) -> list:
     """Copy files to a folder, each whole or not at all; returns where they are now."""
-    for path in files:
-        with atomic_write(place / path.name) as file:
-            file.write(path.read_bytes())
-    return [place / path.name for path in files]
+    return [write_file(place / path.name, path.read_bytes()) for path in files]
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
@@ -105,9 +102,7 @@ def _renew_outputs(notebook, executed):
             output.get("data", {}).pop(WIDGET, None)
             if "execution_count" in output:
                 output["execution_count"] = count
-    with atomic_write(notebook, "w") as file:
-        file.write(json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
-    return notebook
+    return write_file(notebook, json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
 
 
 def _code_cells(notebook):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.common.paths import FIGURES, ROOT
 from helpers.tables import format_interval, markdown, side_by_side
 
@@ -50,8 +50,7 @@ def renew_readme(files: Sequence = READMES, figures: Path = FIGURES) -> list:
     for path in found:
         text = path.read_text(encoding="utf-8")
         marked = re.compile(r"<!-- (\S+\.csv|headline) -->.*?<!-- end -->", re.DOTALL)
-        with atomic_write(path, "w") as file:
-            file.write(marked.sub(renew, text))
+        write_file(path, marked.sub(renew, text))
     return found
 
 

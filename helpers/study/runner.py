@@ -6,17 +6,18 @@ import os
 import shlex
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers.common import paths, provenance
-from helpers.common.files import atomic_write, digest_bytes
+from helpers.common.files import digest_bytes, write_file
 from helpers.study.frames import FILE
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
@@ -39,16 +40,11 @@ class Kernel(AsyncKernelManager):
         if os.name == "posix":
             self.transport = "ipc"
             self.connection_file = f"{self.folder}/kernel.json"
-
-    async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Start it with the paths of the caller's folder made absolute, and a log to write to."""
-        own = os.environ | {
-            "PYTHONPATH": f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "STUDY_LOG": f"{self.folder}/progress.log",
-        }
-        if jsrt := own.get("JSRT_DIR"):
-            own["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
-        await super().start_kernel(env=own, **kwargs)
+        spec: Any = self.kernel_spec
+        spec.env["PYTHONPATH"] = f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        spec.env["STUDY_LOG"] = f"{self.folder}/progress.log"
+        if jsrt := os.environ.get("JSRT_DIR"):  # of the caller's folder
+            spec.env["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
 
     async def shutdown_kernel(  # type: ignore[override]
         self, now: bool = False, restart: bool = False
@@ -62,7 +58,7 @@ class Kernel(AsyncKernelManager):
 def _print_log(log):
     """Print the lines that a kernel writes to its log, as they come."""
     log.touch()
-    ended = threading.Event()
+    ended = Event()
 
     def follow():
         with log.open(encoding="utf-8") as file:
@@ -72,13 +68,12 @@ def _print_log(log):
                 for line in file:
                     print(f"  {line.rstrip()}")
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(follow)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
@@ -118,8 +113,7 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
     if not error and not all(cell.execution_count for cell in code):
         error = "Unfinished: the notebook stopped before its last cell"
     failed = output.with_suffix(".failed.ipynb")
-    with atomic_write(failed if error else output, "w") as file:
-        nbformat.write(result, file)
+    write_file(failed if error else output, nbformat.writes(result) + "\n")
     if error:
         return f"  notebook: {failed}\n  {_last_started(result)}\n  {error}\n"
     failed.unlink(missing_ok=True)
@@ -193,8 +187,7 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
             "versions": provenance.versions(),
             "files": {name: digest_file(folder / name) for name, _ in written},
         }
-        with atomic_write(marker, "w") as file:
-            json.dump(record, file, indent=1)
+        write_file(marker, json.dumps(record, indent=1))
     return 0
 
 

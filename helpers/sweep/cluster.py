@@ -161,5 +161,5 @@ def _check_reachable(address):
     try:
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
             pool.submit(asyncio.run, reach()).result()
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:
         raise LostEngine(f"no Dask scheduler answers at {address} ({error!r})") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -176,7 +176,7 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
         return partial(iou_loss, classes=experiment.classes)
     if experiment.loss in WIDTHS:
         return partial(ratio_loss, classes=experiment.classes, moved=WIDTHS[experiment.loss])
-    return margin_loss if experiment.loss == "margin" else cross_entropy
+    return {"margin": margin_loss, "cross-entropy": cross_entropy}[experiment.loss]
 
 
 def _adversarial(experiment, cases, attacked, networks):
@@ -256,7 +256,6 @@ def restore_images(images: Tensor, result: Result) -> Tensor:
     Returns:
         (N, C, H, W) within [−1, 1].
     """
-    kept = result.noise is not None
-    require(kept, "noise", None, "it was not kept: run the experiment again with noise=True")
-    scale = torch.from_numpy(result.linf / 127)[:, None, None, None]
-    return (images + (torch.from_numpy(result.noise) * scale).to(images)).clamp(-1, 1)
+    steps: Any = result.noise
+    noise = steps * (result.linf / 127)[:, None, None, None]
+    return (images + torch.from_numpy(noise).to(images)).clamp(-1, 1)

@@ -26,6 +26,7 @@ from helpers.targets import (
 from helpers.transfer import Transfer
 from helpers.weights import Trained
 
+Names = Sequence[str]
 CONTROLS = ("shuffled noise", "same spectrum")  # of the noise of "pgd"
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", *CONTROLS)
 LOSSES = ("iou", "cross-entropy", "margin", "heart width", "thorax width", "ratio")
@@ -63,9 +64,7 @@ class Goal:
         advice = "this is a file, which may change: give png_text(read_shape(…)) of it"
         require(not is_file, "shape", self.shape, advice)
 
-    def labels(
-        self, truth: Tensor, clean: Tensor | None, structures: Sequence[str], ids: Sequence[str]
-    ) -> Tensor:
+    def labels(self, truth: Tensor, clean: Tensor | None, structures: Names, ids: Names) -> Tensor:
         """The label maps to reach or, untargeted, to get away from.
 
         Args:
@@ -114,7 +113,7 @@ class Region:
     def __post_init__(self) -> None:
         require_choice("region", self.kind, ("everywhere", "around", "box"))
 
-    def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
+    def masks(self, truth: Tensor, structures: Names, ids: Names) -> Tensor:
         """Masks, bool (N, H, W), of label maps (N, H, W); never in the padding of a picture."""
         picture = truth != OUTSIDE
         if self.kind == "everywhere":
@@ -223,13 +222,14 @@ class Experiment:
     @classmethod
     def read(cls, values: dict) -> "Experiment":
         """The experiment of these `values`, also after a round trip through JSON."""
-        nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
-        tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
-        newest = values["version"] == newest_version(values["attack"])
-        later: dict = {"version": 0 if newest else values["version"]}
-        if found := values.get("transfer"):
-            later["transfer"] = Transfer(**found | {"others": tuple(found["others"])})
-        return cls(**values | nested | tuples | later)
+        if values["version"] == newest_version(values["attack"]):
+            values = values | {"version": 0}
+        transfer = values.get("transfer")
+        made: dict = {name: tuple(values[name]) for name in ("ids", "classes")}
+        made |= {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
+        if transfer:
+            made["transfer"] = Transfer(**transfer | {"others": tuple(transfer["others"])})
+        return cls(**values | made)
 
 
 def white_box(

@@ -39,7 +39,7 @@ def result_table(
     return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 
-def status(folder: str | Path) -> tuple[str, bool]:
+def status(folder: Path) -> tuple[str, bool]:
     """What a store holds and what failed, as text; and whether nothing failed."""
     store = Store(folder)
     found = _read_all(store)
@@ -54,7 +54,7 @@ def _read_all(store):
     return [pair for key in store.keys() if (pair := store.read_key(key))]
 
 
-def export(folder: str | Path) -> pd.DataFrame:
+def export(folder: Path) -> pd.DataFrame:
     """The table of all sound results of a store, with the fields of each experiment as columns."""
     found = _read_all(Store(folder))
     if not found:

@@ -37,7 +37,7 @@ def run(
     dataset: Dataset,
     networks: Networks,
     *,
-    store: str | Path = EXPERIMENTS,
+    store: Path = EXPERIMENTS,
     engine: Engine | str = "",
     names: Sequence[str] = ("attack", "epsilon"),
     noise: bool = False,
@@ -119,7 +119,7 @@ def _networks(networks, experiments, dataset):
 
 
 def load_images(
-    experiments: Mapping, dataset: Dataset, *, store: str | Path = EXPERIMENTS
+    experiments: Mapping, dataset: Dataset, *, store: Path = EXPERIMENTS
 ) -> tuple[dict, dict]:
     """What experiments look like that `run` has computed with noise=True.
 
@@ -188,7 +188,7 @@ def _attempts(experiments, engine, shared):
         yield task[0], results and results[0], error
 
 
-def rerun_failed(store: str | Path, key: str) -> Result:
+def rerun_failed(store: Path, key: str) -> Result:
     """Compute an experiment that failed once more, here; its error is not caught.
 
     Args:

@@ -216,10 +216,6 @@ profile = "quick"
         ("device=mps", "device 'mps' is unknown; choose one of auto, cpu, cuda"),
         ("device=cuda:0", "device 'cuda:0' is unknown; choose one of auto, cpu, cuda"),
         ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
-        (
-            "size=100",
-            "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
-        ),
         ("dataset=fantom", "dataset 'fantom' is unknown; choose one of phantom, jsrt, folder"),
         ("dataset=folder", "root is ''; name a folder that exists, as in -p root=FOLDER"),
         ("root=nowhere", "; name a folder that exists, as in -p root=FOLDER; phantom has none"),
@@ -341,24 +337,6 @@ def test_a_network_of_other_classes_than_a_folder_s_label_maps_is_told(place, tm
     told = capsys.readouterr().err
     assert "number of classes is 4; the data have 3 (background, heart, lung)" in told
     assert told.count("\n") == 1 and not place.runs.exists()
-
-
-SIZED = 'size = 36\ndepth = 3\nnetwork = ""\nsurrogate = ""\ndataset = "phantom"\nprofile = "quick"'
-
-
-@pytest.mark.parametrize(
-    ("given", "code"), [([], 2), (["network"], 2), (["network", "surrogate"], 0)]
-)
-def test_only_a_u_net_of_the_study_needs_a_size_that_its_depth_divides(
-    place, tmp_path, monkeypatch, capsys, given, code
-):
-    (tmp_path / "mine.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    place.write("01_first", "size", parameters=SIZED)
-    words = [word for name in given for word in ("-p", f"{name}=mine.py:build")]
-    assert place.main(*words) == code
-    told = "size is 36; it must be divisible by 8 (2**depth)"
-    assert (told in capsys.readouterr().err) == bool(code)
 
 
 def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):
