@@ -104,17 +104,18 @@ def adapt(
     Raises:
         ValueError: numbers of channels that do not agree, mean without std, or a range of nothing.
     """
-    together = (mean is None) == (std is None)
-    require(together, "mean, std", (mean, std), "give both or neither")
+    require((mean is None) == (std is None), "mean, std", (mean, std), "give both or neither")
     low, high = (torch.as_tensor(limit, dtype=torch.float32).flatten() for limit in value_range)
     if mean is not None:
         middle, spread = torch.as_tensor(mean).flatten(), torch.as_tensor(std).flatten()
         low, high = -middle / spread, (1 - middle) / spread
     number = channels or max(len(low), len(high))
-    fits = {len(low), len(high)} <= {1, number} and (low < high).all()
-    found = f"{low.tolist()} … {high.tolist()} for {number} channels"
-    wanted = "give one number, or one for each channel"
-    require(fits, "range of the network's images", found, wanted)
+    require(
+        {len(low), len(high)} <= {1, number} and (low < high).all(),
+        "range of the network's images",
+        f"{low.tolist()} … {high.tolist()} for {number} channels",
+        "give one number, or one for each channel",
+    )
     low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
     return Adapted(network, low, high, number, size, activation, structures)
 
@@ -186,8 +187,12 @@ def _match(what, spec, names, structures, count):
     own = [" ".join(str(name).lower().replace("_", " ").split()) for name in names]
     require(count == len(own) + 1, f"{what}: structures", names, f"it returns {count} classes")
     missing = [name for name in structures if name.lower() not in own]
-    wanted = f"the network knows {', '.join(own)}"
-    require(not missing, f"{what} {spec!r}: missing structures", missing, wanted)
+    require(
+        not missing,
+        f"{what} {spec!r}: missing structures",
+        missing,
+        f"the network knows {', '.join(own)}",
+    )
     return [0, *(own.index(name.lower()) + 1 for name in structures)]
 
 

@@ -27,6 +27,10 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
         whole = least - 1
-    fits = least <= whole == value and not isinstance(value, bool)
-    require(fits, name, value, f"give a whole number of {least} or more")
+    require(
+        least <= whole == value and not isinstance(value, bool),
+        name,
+        value,
+        f"give a whole number of {least} or more",
+    )
     return whole

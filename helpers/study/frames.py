@@ -41,7 +41,6 @@ def write_frames(
     adv_images: Mapping,
     predictions: Mapping,
     targets: Mapping,
-    *,
     structures: Sequence[str],
     structure: str,
 ) -> list:

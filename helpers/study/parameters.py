@@ -144,9 +144,12 @@ def _check_values(values):
 
 def _check_number(name, number):
     most = 2 if name.startswith("epsilon") else math.inf
-    fits = 0 < number <= most and number < math.inf or number == 0 and name in MAY_BE_0
-    wanted = f"it must be above 0 (or 0: {', '.join(MAY_BE_0)}), and finite; an ε at most 2"
-    require(fits, name, number, wanted)
+    require(
+        0 < number <= most and number < math.inf or number == 0 and name in MAY_BE_0,
+        name,
+        number,
+        f"it must be above 0 (or 0: {', '.join(MAY_BE_0)}), and finite; an ε at most 2",
+    )
 
 
 def check_truth(truth: str, network: str | None) -> bool:
@@ -158,8 +161,12 @@ def check_truth(truth: str, network: str | None) -> bool:
     """
     require_choice("truth", truth, ("masks", "network"))
     seen = truth == "network"
-    wanted = "it says what is true: name one, as file.py:function"
-    require(network or not seen, "network", network, wanted)
+    require(
+        network or not seen,
+        "network",
+        network,
+        "it says what is true: name one, as file.py:function",
+    )
     return seen
 
 

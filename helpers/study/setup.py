@@ -104,8 +104,12 @@ class Study:
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
-        advice = "take more test_cases, name another structure, or train for longer (epochs)"
-        require(ids, f"test images: {where}", ids, advice)
+        require(
+            ids,
+            f"test images: {where}",
+            ids,
+            "take more test_cases, name another structure, or train for longer (epochs)",
+        )
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
 
@@ -167,15 +171,9 @@ class Study:
             targets: label maps (N, H, W) by symbol.
             structure: the one that is to become a symbol.
         """
-        shown = write_frames(
-            self.results / FILE,
-            results["id"].unique(),
-            adv_images,
-            predictions,
-            targets,
-            structures=self.data.structures,
-            structure=structure,
-        )
+        ids = results["id"].unique()
+        path, structures = self.results / FILE, self.data.structures
+        shown = write_frames(path, ids, adv_images, predictions, targets, structures, structure)
         table = tabulate_frames(results[results["id"].isin(shown)], structure)
         self.write("frames", table, results)
 

@@ -28,8 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     folder, healthy = Path(options.store), True
     try:
-        is_store = (folder / "format.json").exists()
-        require(is_store, "store", options.store, "this is not a store of results")
+        require(
+            (folder / "format.json").exists(),
+            "store",
+            options.store,
+            "this is not a store of results",
+        )
         with warnings.catch_warnings(record=True, action="always") as caught:
             if options.command == "export":
                 export(folder).to_csv(sys.stdout, index=False, lineterminator="\n")

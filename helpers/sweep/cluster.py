@@ -129,8 +129,12 @@ def start_cluster(options: dict, device: torch.device) -> Iterator[DaskEngine]:
         if not found:
             log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
         elif gpu:
-            advice = "none of its workers has a GPU: start them with --resources GPU=1"
-            require(any(each["resources"].get("GPU") for each in found), "engine", place, advice)
+            require(
+                any(each["resources"].get("GPU") for each in found),
+                "engine",
+                place,
+                "none of its workers has a GPU: start them with --resources GPU=1",
+            )
         yield DaskEngine(client, device, threads)
 
 

@@ -113,8 +113,12 @@ def compute_results(
 def _prepare(experiment, images, truth, structures, networks):
     ids, goal, version = experiment.ids, experiment.goal, experiment.version
     newest = newest_version(experiment.attack)
-    advice = f"this machine has {newest}: update this software where it is older"
-    require(version in (0, newest), "version of the attacks", version, advice)
+    require(
+        version in (0, newest),
+        "version of the attacks",
+        version,
+        f"this machine has {newest}: update this software where it is older",
+    )
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None

@@ -61,8 +61,12 @@ class Goal:
         most = 1 if self.kind == "ratio" else math.inf
         require(0 < self.ratio < most, "ratio", self.ratio, f"it must be above 0 and below {most}")
         is_file = self.shape.lower().endswith((".png", ".svg"))
-        advice = "this is a file, which may change: give png_text(read_shape(…)) of it"
-        require(not is_file, "shape", self.shape, advice)
+        require(
+            not is_file,
+            "shape",
+            self.shape,
+            "this is a file, which may change: give png_text(read_shape(…)) of it",
+        )
 
     def labels(self, truth: Tensor, clean: Tensor | None, structures: Names, ids: Names) -> Tensor:
         """The label maps to reach or, untargeted, to get away from.
@@ -182,20 +186,36 @@ class Experiment:
         require_choice("attack", self.attack, ATTACKS)
         require_choice("loss", self.loss, LOSSES)
         require_choice("precision", self.precision, ("bf16", "fp32"))
-        fits = 0 <= self.epsilon < math.inf
-        require(fits, "epsilon", self.epsilon, "it must be 0 or more, in the units of the images")
+        require(
+            0 <= self.epsilon < math.inf,
+            "epsilon",
+            self.epsilon,
+            "it must be 0 or more, in the units of the images",
+        )
         if not (self.steps == "auto" and self.attack == "fast pgd"):
             whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
         whole_number("queries", self.queries, 0)
         advice = "only pgd and what is made of its noise take it"
-        takes = self.transfer is None or self.attack in ("pgd", *CONTROLS)
-        require(takes, "transfer of the attack", self.attack, advice)
-        ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
+        require(
+            self.transfer is None or self.attack in ("pgd", *CONTROLS),
+            "transfer of the attack",
+            self.attack,
+            advice,
+        )
         advice = "give an IoU from 0 to 100, and a goal with a structure"
-        require(ends, "stop_at", self.stop_at, advice)
-        once = len(set(self.ids)) == len(self.ids) > 0
-        require(once, "ids", self.ids, "name one case or more, each once")
+        require(
+            self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure),
+            "stop_at",
+            self.stop_at,
+            advice,
+        )
+        require(
+            len(set(self.ids)) == len(self.ids) > 0,
+            "ids",
+            self.ids,
+            "name one case or more, each once",
+        )
 
     @cached_property
     def key(self) -> str:
@@ -302,8 +322,12 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
         if part.kind not in ("untargeted", "everywhere"):
             require_choice("structure", part.structure, dataset.structures)
     for digest in (experiment.attacked, *experiment.surrogates):
-        advice = "there are no such weights: train that network again, or hand it in"
-        require(digest in weights, "digest of the weights", digest[:12], advice)
+        require(
+            digest in weights,
+            "digest of the weights",
+            digest[:12],
+            "there are no such weights: train that network again, or hand it in",
+        )
 
 
 def attack_of(experiment: Experiment) -> Experiment:

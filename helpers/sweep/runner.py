@@ -74,8 +74,12 @@ def run(
         LostEngine: the scheduler has gone. What is finished is kept.
     """
     named = {n if isinstance(n, tuple) else (n,): e for n, e in experiments.items()}
-    fits = all(len(name) == len(names) for name in named)
-    require(fits, "names", names, "give a column for each part of an experiment's name")
+    require(
+        all(len(name) == len(names) for name in named),
+        "names",
+        names,
+        "give a column for each part of an experiment's name",
+    )
     if batch_size is not None:
         whole_number("batch_size", batch_size)
     weights = _networks(networks, named.values(), dataset)
@@ -105,8 +109,12 @@ def _networks(networks, experiments, dataset):
     else:
         found = {}
         for trained in networks:
-            advice = "it was changed after its training: load it again"
-            require(trained.is_unchanged(), "network", trained.digest[:12], advice)
+            require(
+                trained.is_unchanged(),
+                "network",
+                trained.digest[:12],
+                "it was changed after its training: load it again",
+            )
             found[trained.digest] = trained.network
     asked = {digest for e in experiments for digest in (e.attacked, *e.surrogates)}
     for digest in asked - found.keys():
@@ -201,8 +209,12 @@ def rerun_failed(store: Path, key: str) -> Result:
     """
     shelf = Store(store)
     records = shelf.failures(key)
-    advice = f"{len(records)} experiments that failed begin so; `status` lists them"
-    require(len(records) == 1, "key", key, advice)
+    require(
+        len(records) == 1,
+        "key",
+        key,
+        f"{len(records)} experiments that failed begin so; `status` lists them",
+    )
     origin = records[0]["origin"]
     require(origin, "origin", origin, "the data were put together by hand: run that sweep again")
     experiment, data = Experiment.read(records[0]["cell"]), load(**origin)

@@ -36,8 +36,12 @@ class Store:
         if not mark.exists():
             write_file(mark, expected)
         found = mark.read_text(encoding="utf-8")
-        advice = "name another folder; update this software if it is newer, delete it if damaged"
-        require(found == expected, str(mark), found, advice)
+        require(
+            found == expected,
+            str(mark),
+            found,
+            "name another folder; update this software if it is newer, delete it if damaged",
+        )
 
     def path(self, key: str) -> Path:
         """The file of the experiment with a key."""

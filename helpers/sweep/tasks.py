@@ -77,6 +77,10 @@ def compute_task(shared: Shared, task: list[Experiment]) -> list[Result]:
 def _load(spec, digest):
     """A network of one's own, made in a worker; it must be the one that was asked for."""
     trained = load_network(*spec)
-    advice = "the worker makes another one of it: give it the same files and packages"
-    require(trained.digest == digest, "network", spec[0], advice)
+    require(
+        trained.digest == digest,
+        "network",
+        spec[0],
+        "the worker makes another one of it: give it the same files and packages",
+    )
     return trained.network
