@@ -1,10 +1,9 @@
 """Networks of one's own: made to take the study's images, found by name, matched to a dataset."""
 
-import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +16,13 @@ from torch.nn.functional import interpolate
 
 from helpers.common.arguments import require
 from helpers.common.files import digest_bytes
-from helpers.network import Network, predict
+from helpers.network import Network
 from helpers.outputs import to_logits, with_background
 from helpers.weights import Trained, state_digest
 
 Range = float | Sequence[float]
 _TEXTS: WeakKeyDictionary = WeakKeyDictionary()  # of modules, as they were imported
-FORM = "write file.py:function or package.module:function"
+FORM = "write file.py:function or package.module:function, of a function that returns a network"
 
 
 class Adapted(nn.Module):
@@ -38,14 +37,23 @@ class Adapted(nn.Module):
     factor: Tensor
     middle: Tensor
 
-    def __init__(self, network: Network, low: Tensor, high: Tensor, channels: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        low: Tensor,
+        high: Tensor,
+        channels: int,
+        size: int | None,
+        activation: str | None,
+        structures: Sequence[str] | None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.channels = channels
-        self.size: int | None = None
-        self.activation = getattr(network, "activation", None)
-        names = getattr(network, "structures", None)  # or something else of that name
-        self.structures: Sequence[str] | None = names if isinstance(names, list | tuple) else None
+        self.size = size
+        self.activation = activation or getattr(network, "activation", None)
+        names = list(structures) if structures else getattr(network, "structures", None)
+        self.structures = names if isinstance(names, list | tuple) else None  # or something else
         self.order: list | None = None
         self.spec: tuple | None = None
         self.register_buffer("factor", (high - low) / 2, persistent=False)
@@ -96,24 +104,20 @@ def adapt(
     Raises:
         ValueError: numbers of channels that do not agree, mean without std, or a range of nothing.
     """
-    together = (mean is None) == (std is None)
-    require(together, "mean, std", (mean, std), "give both or neither")
+    require((mean is None) == (std is None), "mean, std", (mean, std), "give both or neither")
     low, high = (torch.as_tensor(limit, dtype=torch.float32).flatten() for limit in value_range)
     if mean is not None:
-        middle, spread = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, std))
+        middle, spread = torch.as_tensor(mean).flatten(), torch.as_tensor(std).flatten()
         low, high = -middle / spread, (1 - middle) / spread
     number = channels or max(len(low), len(high))
-    fits = {len(low), len(high)} <= {1, number} and (low < high).all()
-    found = f"{low.tolist()} … {high.tolist()} for {number} channels"
     require(
-        fits, "range of the network's images", found, "give one number, or one for each channel"
+        {len(low), len(high)} <= {1, number} and (low < high).all(),
+        "range of the network's images",
+        f"{low.tolist()} … {high.tolist()} for {number} channels",
+        "give one number, or one for each channel",
     )
-    adapted = Adapted(network, low.view(1, -1, 1, 1), high.view(1, -1, 1, 1), number)
-    adapted.size = size
-    adapted.activation = activation or adapted.activation
-    if structures:
-        adapted.structures = list(structures)
-    return adapted
+    low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+    return Adapted(network, low, high, number, size, activation, structures)
 
 
 def load_network(spec: str, structures: tuple, size: int, what: str = "network") -> Trained:
@@ -136,50 +140,26 @@ def load_network(spec: str, structures: tuple, size: int, what: str = "network")
     Raises:
         ValueError: the text names no such function, it fails, or what it returns cannot be used.
     """
-    function = _find(spec, what)
-    try:
-        network = function()
-    except Exception as error:
-        raise _failure(what, spec, "the function", error) from error
-    wanted = "the function must return a torch module or a function of images"
-    require(callable(network), what, f"{spec} → {type(network).__name__}", wanted)
-    adapted = network if isinstance(network, Adapted) else adapt(network)
-    adapted.spec = spec, structures, size
+    place, colon, name = spec.rpartition(":")
+    require(colon and name.isidentifier(), what, spec, FORM)
     probe = torch.linspace(-1, 1, size * size).view(1, 1, size, size)
     try:
-        predict(adapted.eval(), probe)
+        is_file = place.endswith(".py")
+        module = _import_file(Path(place).expanduser()) if is_file else import_module(place)
+        function = getattr(module, name)
+        network = function()
+        adapted = network if isinstance(network, Adapted) else adapt(network)
         with torch.no_grad():
-            answer = with_background(adapted(probe))
+            answer = with_background(adapted.eval()(probe))
     except Exception as error:
-        raise _failure(what, spec, f"the network, for an image of {size}×{size},", error) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        told = f"{what} {spec!r} fails for an image of {size}×{size} ({reason}); {FORM}"
+        raise ValueError(told) from error
+    adapted.spec = spec, structures, size
     if structures:
         adapted.order = _match(what, spec, adapted.structures, structures, answer.shape[1])
     state = state_digest(adapted.state_dict())
     return Trained(adapted, _digest(adapted, function, spec, answer), None, (), state)
-
-
-def _failure(what, spec, who, error):
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return ValueError(f"{what} {spec!r}: {who} fails: {reason}")
-
-
-def _find(spec, what):
-    """The function that a spec names."""
-    place, colon, name = spec.rpartition(":")
-    require(colon and place and name.isidentifier(), what, spec, FORM)
-    is_file = place.endswith(".py")
-    require(not is_file or Path(place).expanduser().is_file(), what, spec, "there is no such file")
-    try:
-        module = (
-            _import_file(Path(place).expanduser()) if is_file else importlib.import_module(place)
-        )
-    except Exception as error:
-        raise _failure(what, spec, "the import", error) from error
-    function = getattr(module, name, None)
-    known = [k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
-    wanted = f"{place} has no such function; it has {', '.join(known) or 'none'}"
-    require(callable(function), what, spec, wanted)
-    return function
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -188,18 +168,13 @@ def _import_file(path: Path) -> ModuleType:
     about: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(about)
     sys.modules[name] = module
-    with _neighbours(path.resolve().parent):
-        about.loader.exec_module(module)
-    return module
-
-
-@contextmanager
-def _neighbours(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
+    neighbours = str(path.resolve().parent)
+    sys.path.insert(0, neighbours)
     try:
-        yield
+        about.loader.exec_module(module)
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(neighbours)
+    return module
 
 
 def _match(what, spec, names, structures, count):
@@ -210,12 +185,14 @@ def _match(what, spec, names, structures, count):
         require(count == number, f"{what}: number of classes", count, f"{advice} structures")
         return None
     own = [" ".join(str(name).lower().replace("_", " ").split()) for name in names]
-    require(
-        count == len(own) + 1, f"{what}: structures", list(names), f"it returns {count} classes"
-    )
+    require(count == len(own) + 1, f"{what}: structures", names, f"it returns {count} classes")
     missing = [name for name in structures if name.lower() not in own]
-    wanted = f"the network knows {', '.join(own)}"
-    require(not missing, f"{what} {spec!r}: missing structures", missing, wanted)
+    require(
+        not missing,
+        f"{what} {spec!r}: missing structures",
+        missing,
+        f"the network knows {', '.join(own)}",
+    )
     return [0, *(own.index(name.lower()) + 1 for name in structures)]
 
 

@@ -3,23 +3,22 @@
 import json
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from helpers.common.arguments import require
 from helpers.common.files import (
     DamagedFileError,
-    atomic_write,
     digest_bytes,
     digest_json,
     read_tensors,
+    write_file,
     write_tensors,
 )
 from helpers.common.paths import PUBLISHED, WEIGHTS
@@ -27,8 +26,6 @@ from helpers.common.provenance import commit, versions
 from helpers.network import UNet
 
 VERSION = 1  # of the training; raise it with a change that alters the weights
-# Fields that older recipes had not, with the values that stand for their absence
-LATER = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "mix": 1.0, "start": ""}
 
 
 @dataclass(frozen=True)
@@ -72,12 +69,13 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """SHA-256 of the canonical JSON of the recipe, without what `LATER` recipes only have."""
-        fields = asdict(self)
-        for name, default in LATER.items():
-            if fields[name] == default:
-                del fields[name]
-        return digest_json(fields)
+        """SHA-256 of the canonical JSON of the recipe, without what is as by default.
+
+        Older recipes had no such fields; but the version has always been there.
+        """
+        later = {each.name: each.default for each in fields(self) if each.name != "version"}
+        values = asdict(self).items()
+        return digest_json({name: value for name, value in values if value != later.get(name)})
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> No
     """
     state = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     if recipe.schedule == "growing":
-        state = {name: _rounded(value) for name, value in state.items()}
+        state = {n: x.half() if x.is_floating_point() else x for n, x in state.items()}
     card = {
         "weights": state_digest(state),
         "architecture": network.config,
@@ -148,10 +146,6 @@ def save_weights(path: Path, network: UNet, recipe: Recipe, history: list) -> No
     _write(path, save(state), json.dumps(card, indent=1).encode())
 
 
-def _rounded(value):
-    return value.half() if value.is_floating_point() else value
-
-
 def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> None:
     """Put a weights file and its side-car, trained elsewhere, where `train` looks for them."""
     if not (folder / name).exists():
@@ -160,9 +154,8 @@ def install(name: str, weights: bytes, card: bytes, folder: Path = WEIGHTS) -> N
 
 def _write(path, weights, card):
     """Both files, the weights last: where they are, the side-car is theirs."""
-    for place, content in ((path.with_suffix(".json"), card), (path, weights)):
-        with atomic_write(place) as file:
-            file.write(content)
+    write_file(path.with_suffix(".json"), card)
+    write_file(path, weights)
 
 
 def load_weights(path: Path) -> Trained:
@@ -190,7 +183,7 @@ def load_weights(path: Path) -> Trained:
         history = tuple(card["history"])
         in_memory = state_digest(network.state_dict())
         return Trained(network.eval(), digest, Recipe(**recipe | cases), history, in_memory)
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+    except Exception as error:
         raise ValueError(
             f"{path} is damaged or was altered ({shorten(str(error), 200)}): delete it and its "
             ".json, and train again"

@@ -448,7 +448,7 @@ def test_a_network_that_has_learned_nothing_is_told_in_a_line(tmp_path, capfd):
     ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
     assert runner.run([(path, values | {"profile": "weak"})], "weak", tmp_path) == 1
     told = capfd.readouterr().err
-    assert "no test image has heart in the truth and the clean prediction: take more" in told
+    assert "test images: heart in the truth and the clean prediction is []; take more" in told
 
 
 def test_every_set_up_cell_has_four_lines_and_prepares_the_same_way():

@@ -50,16 +50,6 @@ def on_disk(folder, n=16, size=32):
     return load("folder", size=size, root=folder)
 
 
-class Counting(Dataset):
-    """A dataset that counts how often its images are asked for."""
-
-    asked = []
-
-    def take(self, which):
-        self.asked.append(which)
-        return super().take(which)
-
-
 @torch.no_grad()
 def unet(seed=0):
     """A network of random weights that sees every class somewhere."""

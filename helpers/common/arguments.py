@@ -1,7 +1,6 @@
 """Checks of arguments: one line that names the value and says what is wanted."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 
@@ -15,9 +14,7 @@ def require_choice(name: str, value: object, choices: Iterable) -> None:
     """Raise a ValueError that lists the choices, unless the value is one of them."""
     listed = [str(choice) for choice in choices]
     if value not in listed:
-        close = get_close_matches(str(value), listed, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(listed)}{hint}")
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(listed)}")
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -30,6 +27,10 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
         whole = int(value)
     except (TypeError, ValueError, OverflowError):
         whole = least - 1
-    fits = least <= whole == value and not isinstance(value, bool)
-    require(fits, name, value, f"give a whole number of {least} or more")
+    require(
+        least <= whole == value and not isinstance(value, bool),
+        name,
+        value,
+        f"give a whole number of {least} or more",
+    )
     return whole

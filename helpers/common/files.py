@@ -43,12 +43,16 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         raise
 
 
+def write_file(path: Path, content: str | bytes) -> Path:
+    """Write a whole file by `atomic_write`; returns its path."""
+    with atomic_write(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+    return path
+
+
 def digest_bytes(*parts: bytes) -> str:
     """SHA-256 (hexadecimal) of byte strings, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def digest_json(value: Any) -> str:
@@ -57,7 +61,7 @@ def digest_json(value: Any) -> str:
     return digest_bytes(text.encode())
 
 
-def write_tensors(path: str | Path, arrays: Mapping, about: Mapping) -> None:
+def write_tensors(path: Path, arrays: Mapping, about: Mapping) -> None:
     """Write arrays and a description (JSON) as one safetensors file with a digest of both.
 
     Raises:
@@ -65,11 +69,10 @@ def write_tensors(path: str | Path, arrays: Mapping, about: Mapping) -> None:
     """
     text = json.dumps(about, sort_keys=True)
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with atomic_write(path) as file:
-        file.write(save(arrays, {"about": text, "digest": _digest(arrays, text)}))
+    write_file(path, save(arrays, {"about": text, "digest": _digest(arrays, text)}))
 
 
-def read_tensors(path: str | Path) -> tuple[dict, dict]:
+def read_tensors(path: Path) -> tuple[dict, dict]:
     """The arrays and the description of a file that `write_tensors` wrote.
 
     Raises:

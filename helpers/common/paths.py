@@ -21,6 +21,10 @@ def run_folder(profile: str) -> Path:
     Raises:
         ValueError: the name is not one of a folder in there.
     """
-    is_name = Path(profile).name == profile and profile not in ("", "..")
-    require(is_name, "profile", profile, "give the name of a folder, such as quick")
+    require(
+        Path(profile).name == profile and profile not in ("", ".."),
+        "profile",
+        profile,
+        "give the name of a folder, such as quick",
+    )
     return RUNS / profile

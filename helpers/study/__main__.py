@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from helpers import study
 from helpers.common import paths
-from helpers.study.page import renew_page, write_page
+from helpers.study.page import write_page
 from helpers.study.parameters import parse_override, plan, resolve
 from helpers.study.publish import publish
-from helpers.study.runner import run, summarise_run
+from helpers.study.runner import run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a parameter that replaces the profile's, e.g. steps=10",
     )
-    add("--page", metavar="PROFILE", help="write the page of a finished run again, and run nothing")
+    add("--page", metavar="PROFILE", help="write the page of a run again, and run nothing")
     add("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
     options = parser.parse_args(argv)
     if options.overrides and options.publish:
@@ -51,21 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         if options.publish:
-            written = publish(options.publish, options.only)
-            print(*written, sep="\n")
+            print(*publish(options.publish, options.only), sep="\n")
             return 0
+        profile = options.page or options.profile
+        folder = paths.RUNS / profile
+        wanted = (paths.NOTEBOOKS, profile, options.overrides, options.only)
+        others = resolve(*wanted)
         if options.page:
-            print(renew_page(options.page, options.overrides, options.only))
+            print(write_page(folder, others))
             return 0
-        wanted = (paths.NOTEBOOKS, options.profile, options.overrides, options.only)
-        steps, others = plan(*wanted), resolve(*wanted)
+        steps = plan(*wanted)
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2
-    folder = paths.RUNS / options.profile
-    code = run(steps, options.profile, folder, options.overrides)
+    code = run(steps, profile, folder, options.overrides)
     if not code:
-        print(summarise_run(folder, steps, others))
         print("\nThe run as a page, to look at or to send:", write_page(folder, others), sep="\n")
     return code
 

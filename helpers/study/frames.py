@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from skimage.measure import approximate_polygon, find_contours
 
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 
 FILE, NUMBERS = "frames.json", "frames.csv"
 SHOWN = ("no attack", "white-box", "black-box")
@@ -41,7 +41,6 @@ def write_frames(
     adv_images: Mapping,
     predictions: Mapping,
     targets: Mapping,
-    *,
     structures: Sequence[str],
     structure: str,
 ) -> list:
@@ -73,15 +72,14 @@ def write_frames(
             labels = np.asarray(predictions[key][k])
             noise = np.asarray(images[k, 0] - clean[k, 0]) / (epsilon or 1)
             frame = dict(zip(KEYS, (id, *key), strict=True))
-            frame["noise"] = _pack((noise * SHADES).round(), np.int8)
+            frame["noise"] = _pack(noise * SHADES, np.int8)
             frame["outlines"] = [_outline(labels == c) for c in classes]
             frame["target"] = _outline(np.asarray(targets[symbol][k]) == own)
             frames.append(frame)
             pictures[id] = _pack((np.asarray(clean[k, 0]) + 1) * 127.5, np.uint8)
     about = {"structures": structures, "structure": structure, "size": size, "total": len(ids)}
-    about |= {"colours": list(map(to_hex, COLOURS)), "pictures": pictures, "frames": frames}
-    with atomic_write(path, "w") as file:
-        json.dump(about, file)
+    about |= {"colours": [*map(to_hex, COLOURS)], "pictures": pictures, "frames": frames}
+    write_file(path, json.dumps(about))
     return shown
 
 

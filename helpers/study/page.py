@@ -13,13 +13,11 @@ import pandas as pd
 from PIL import Image
 
 from helpers.claims import CLAIMS, evaluate
-from helpers.common import paths
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.plots import COLOURS
 from helpers.study.frames import FILE, NUMBERS, read_frames
-from helpers.study.parameters import Names, Overrides, find_notebooks, resolve
 from helpers.study.readme import readable_table
-from helpers.study.runner import find_fault, finished_files, read_record
+from helpers.study.runner import find_fault, read_record
 from helpers.tables import format_interval
 
 TEMPLATES = Path(__file__).with_name("template")
@@ -64,25 +62,7 @@ def write_page(folder: Path, wanted: Mapping) -> Path:
         page = _render(about, partial(_read_figure, folder, private, quality))
         if len(page.encode()) <= LIMIT:
             break
-    return _write(folder / "index.html", page)
-
-
-def renew_page(profile: str, overrides: Overrides = (), only: Names = ()) -> Path:
-    """Write the page of a finished run again.
-
-    Args:
-        profile: the run's.
-        overrides: those that it was made with.
-        only: numbers or names of the notebooks that must have finished; empty for all.
-
-    Raises:
-        ValueError: one of them has not finished with these parameters, or is unknown.
-    """
-    folder = paths.RUNS / profile
-    values = resolve(paths.NOTEBOOKS, profile, overrides, only)
-    for notebook in find_notebooks(paths.NOTEBOOKS, only):
-        finished_files(folder, notebook, values[notebook], overrides)
-    return write_page(folder, values)
+    return write_file(folder / "index.html", page)
 
 
 def _render(about, read_figure):
@@ -98,19 +78,13 @@ def _render(about, read_figure):
     return environment.get_template("page.html").render(about, read_figure=read_figure)
 
 
-def _write(path, text):
-    with atomic_write(path, "w") as file:
-        file.write(text)
-    return path
-
-
 def _write_notebook(path, private):
     """Write an executed notebook as HTML; if private without its outputs."""
     from nbconvert import HTMLExporter
 
     template = str(TEMPLATES / "notebook.html")
     exporter = HTMLExporter(template_file=template, exclude_output=private)
-    _write(path.with_suffix(".html"), exporter.from_filename(path.with_suffix(".ipynb"))[0])
+    write_file(path.with_suffix(".html"), exporter.from_filename(path.with_suffix(".ipynb"))[0])
 
 
 def _read_chapter(folder, stem, record):

@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
 from helpers.common.progress import log
@@ -32,12 +31,7 @@ STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # dat
 NETWORKS = ("network", "surrogate")
 MAY_BE_0 = ("seed", "epsilons", "margins", "variant_epochs")
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 010 is ten."""
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_make_network = lru_cache(maxsize=2)(load_network)  # once for all notebooks
 
 
 def find_notebooks(notebooks: Path, only: Names = ()) -> list:
@@ -65,28 +59,18 @@ def _read_profile(name, notebooks):
     if name not in files:
         return {}
     try:
-        values = yaml.load(files[name].read_text(encoding="utf-8"), _Loader) or {}
+        return dict(yaml.load(files[name].read_text(encoding="utf-8"), yaml.BaseLoader) or {})
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"profile {name}.yaml: not valid YAML: {reason}") from error
-    is_mapping = isinstance(values, dict)
-    require(is_mapping, f"profile {name}.yaml", values, "write lines `name: value`")
-    return values
+        raise ValueError(f"profile {name}.yaml: write lines `name: value`: {reason}") from error
 
 
 def _read_cells(notebook):
-    """(type, tags, source) of each cell of a notebook file.
-
-    Raises:
-        ValueError: it is not a notebook.
-    """
-    try:
-        return [
-            (cell["cell_type"], cell["metadata"].get("tags", []), "".join(cell["source"]))
-            for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{notebook} is not a notebook: {error!r}") from error
+    """(type, tags, source) of each cell of a notebook file."""
+    return [
+        (cell["cell_type"], cell["metadata"].get("tags", []), "".join(cell["source"]))
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    ]
 
 
 def source_digest(notebook: Path) -> str:
@@ -98,38 +82,35 @@ def read_parameters(notebook: Path) -> Parameters:
     """{name: default} of a notebook's parameters cell.
 
     Raises:
-        ValueError: a line of it is not `name = literal`.
+        ValueError: it is not a notebook, or a line of the cell is not `name = literal`.
     """
-    source = "\n".join(source for _, tags, source in _read_cells(notebook) if "parameters" in tags)
     found = {}
     try:
-        body: Any = ast.parse(source).body
-        for node in body:  # a plain or an annotated assignment
-            target = node.target if hasattr(node, "target") else node.targets[0]
-            found[target.id] = ast.literal_eval(node.value)
-    except (SyntaxError, AttributeError, ValueError) as error:
-        advice = f"{notebook.name}: a parameter is not declared as `name = literal`"
-        raise ValueError(f"{advice}: {error}") from error
+        cells = [source for _, tags, source in _read_cells(notebook) if "parameters" in tags]
+        body: Any = ast.parse("\n".join(cells)).body
+        for node in body:
+            found[node.targets[0].id] = ast.literal_eval(node.value)
+    except (SyntaxError, AttributeError, ValueError, KeyError) as error:
+        advice = "not a notebook whose parameters are declared as `name = literal`"
+        raise ValueError(f"{notebook.name}: {advice}: {error}") from error
     return found
 
 
 def convert(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the declared `default`; text is read as YAML unless text is declared.
+    """`value` in the type of the declared `default`; a list is read as YAML.
 
     Raises:
         ValueError: it is of another type.
     """
     kind = type(default)
-    with suppress(yaml.YAMLError, TypeError, ValueError):
-        if isinstance(value, str) and kind is not str:
-            value = yaml.load(value, _Loader)
-        if kind is float and not isinstance(value, bool):
-            value = float(value)
-    if kind is list and isinstance(value, list):
-        return [convert(name, item, default[0]) for item in value]
-    wanted = f"it must be of type {kind.__name__} like {default!r}"
-    require(type(value) is kind, name, value, wanted)
-    return value
+    with suppress(yaml.YAMLError, ValueError):
+        if kind is list:
+            items = yaml.load(str(value), yaml.BaseLoader)
+            require(isinstance(items, list), name, value, "give a list")
+            return [convert(name, item, default[0]) for item in items]
+        if kind in (int, float, str):
+            return kind(str(value))
+    raise ValueError(f"{name} is {value!r}; it must be of type {kind.__name__} like {default!r}")
 
 
 def _check_values(values):
@@ -149,51 +130,55 @@ def _check_values(values):
     require(any(levels), "epsilons", levels, "give at least one noise level above 0")
     find_device(values.get("device", "auto"))
     find_precision(values.get("precision", "auto"))
-    truth = values.get("truth", "masks")
-    require_choice("truth", truth, ("masks", "network"))
-    wanted = "it says what is true: name one, as file.py:function"
-    require(truth == "masks" or values["network"], "network", values.get("network"), wanted)
-    for word in values.get("augmentation", "").split():
-        require_choice("augmentation", word, AUGMENTATIONS)
-    size = values.get("size", 0)
     own = {name: values[name] for name in NETWORKS if name in values}
-    if not own or not all(own.values()):  # a U-Net takes part
-        multiple = 2 ** values.get("depth", 0)
-        advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
-        require(size % multiple == 0, "size", size, advice)
+    seen = check_truth(values.get("truth", "masks"), own.get("network"))
     if "dataset" in values:
         structures = _check_dataset(values["dataset"], values.get("root", ""))
-        if truth == "network":
+        if seen:
             structures = ()  # of the network, which has not been made yet
         if values.get("structure") and structures:
             require_choice("structure", values["structure"], structures)
         for name in filter(own.get, own):
-            _check_network(name, own[name], structures, size)
+            _make_network(own[name], structures, values["size"], name)
 
 
 def _check_number(name, number):
-    least = "0 or more" if name in MAY_BE_0 else "above 0"
-    fits = 0 < number < math.inf or number == 0 and name in MAY_BE_0
-    require(fits, name, number, f"it must be {least}, and finite")
-    if name.startswith("epsilon"):
-        require(number <= 2, name, number, "it must be at most 2, the range of intensities")
+    most = 2 if name.startswith("epsilon") else math.inf
+    require(
+        0 < number <= most and number < math.inf or number == 0 and name in MAY_BE_0,
+        name,
+        number,
+        f"it must be above 0 (or 0: {', '.join(MAY_BE_0)}), and finite; an ε at most 2",
+    )
+
+
+def check_truth(truth: str, network: str | None) -> bool:
+    """Whether it is the network that says what is true; a ValueError if that cannot be.
+
+    Args:
+        truth: "masks" or "network".
+        network: the parameter.
+    """
+    require_choice("truth", truth, ("masks", "network"))
+    seen = truth == "network"
+    require(
+        network or not seen,
+        "network",
+        network,
+        "it says what is true: name one, as file.py:function",
+    )
+    return seen
 
 
 def _check_dataset(dataset, root):
     """Names of a dataset's structures; none where its files do not say them."""
     require_choice("dataset", dataset, STRUCTURES_OF)
-    if root:
-        require(dataset != "phantom", "root", root, "leave it out, or choose jsrt or folder")
-        require(Path(root).is_dir(), "root", root, "there is no such folder")
+    if dataset == "phantom":
+        fits = not root
     else:
-        require(dataset != "folder", "root", root, "name the folder, as in -p root=FOLDER")
+        fits = Path(root).is_dir() if root else dataset == "jsrt"
+    require(fits, "root", root, "name a folder that exists, as in -p root=FOLDER; phantom has none")
     return STRUCTURES_OF[dataset] or tuple(scan(dataset, root).masks)
-
-
-@lru_cache(maxsize=2)
-def _check_network(name, spec, structures, size):
-    """Make a network of one's own, once for all notebooks; a ValueError if it cannot be used."""
-    load_network(spec, structures, size, name)
 
 
 def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Names = ()) -> dict:
@@ -206,11 +191,12 @@ def resolve(notebooks: Path, profile: str, overrides: Overrides = (), only: Name
     """
     values = _read_profile(profile, notebooks)
     own = dict(overrides)
-    if "profile" in values | own:
-        raise ValueError("parameter profile is set by --profile")
     declared = {path: read_parameters(path) for path in find_notebooks(notebooks)}
-    _check_names(values, declared.values(), f"profile {profile}")
-    _check_names(own, [declared[path] for path in find_notebooks(notebooks, only)], "-p")
+    chosen = find_notebooks(notebooks, only)
+    for source, names, among in ((f"profile {profile}", values, declared), ("-p", own, chosen)):
+        known = sorted({name for path in among for name in declared[path]} - {"profile"})
+        for name in names:
+            require_choice(f"{source}: parameter", name, known)
     values |= own | {"profile": profile}
     _resolve_paths(values)
     for parameters in declared.values():
@@ -260,23 +246,19 @@ def parse_override(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _check_names(names, declared, source):
-    known = sorted(set().union(*declared))
-    for name in names:
-        require_choice(f"{source}: parameter", name, known)
-
-
 def _resolve_paths(values):
     """Make paths absolute, since notebooks run in their own folder."""
     engine = values.get("engine", "")
-    names = ["root"]
-    if parse_engine(engine)[0] == "slurm":
+    if "path" in parse_engine(engine):
         require(Path(engine).expanduser().exists(), "engine", engine, "there is no such file")
-        names.append("engine")
+        values["engine"] = _absolute(engine)
+    if values.get("root"):
+        values["root"] = _absolute(values["root"])
     for name in NETWORKS:
-        if ".py:" in values.get(name, ""):
-            path, _, function = values[name].rpartition(":")
-            values[name] = f"{Path(path).expanduser().resolve()}:{function}"
-    for name in names:
-        if values.get(name):
-            values[name] = str(Path(str(values[name])).expanduser().resolve())
+        path, _, function = values.get(name, "").rpartition(":")
+        if path.endswith(".py"):
+            values[name] = f"{_absolute(path)}:{function}"
+
+
+def _absolute(path):
+    return str(Path(path).expanduser().resolve())

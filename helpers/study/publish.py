@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.common import paths
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.common.paths import PUBLISHED, WEIGHTS
 from helpers.study import readme
 from helpers.study.parameters import Names, find_notebooks, resolve
@@ -58,16 +58,11 @@ def publish(profile: str, only: Names = ()) -> list:
 
 def copy_files(files: Sequence[Path], place: Path) -> list:
     """Copy files to a folder, each whole or not at all; returns where they are now."""
-    for path in files:
-        with atomic_write(place / path.name) as file:
-            file.write(path.read_bytes())
-    return [place / path.name for path in files]
+    return [write_file(place / path.name, path.read_bytes()) for path in files]
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
-    """Ship the networks of a run's clean.csv and transfer_networks.csv, instead of earlier ones.
-
-    Those that they replace are of the same size, depth, augmentation, seed, ε and number of cases.
+    """Ship the networks of a run's clean.csv and transfer_networks.csv.
 
     Args:
         folder: of the run.
@@ -81,7 +76,6 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         ValueError: one is missing.
     """
     files: list = []
-    kinds = set()
     digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
     if (further := folder / "transfer_networks.csv").exists():
         digests += [*pd.read_csv(further, dtype=str)["digest"]]
@@ -89,21 +83,8 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
         path = find_weights(digest, weights)
         if path is None:
             raise ValueError(f"{weights} lacks the network {digest}: train it again")
-        card = path.with_suffix(".json")
-        kinds.add(_kind(card))
-        files += [path, card]
-    written = copy_files(files, place)
-    for card in place.glob("*.json"):
-        if card not in written and _kind(card) in kinds:
-            card.with_suffix(".safetensors").unlink(missing_ok=True)
-            card.unlink()
-    return written
-
-
-def _kind(card):
-    recipe = _read_json(card)["recipe"]
-    names = "size", "depth", "augmentation", "seed", "epsilon"
-    return *map(recipe.get, names), len(recipe["training"])
+        files += [path, path.with_suffix(".json")]
+    return copy_files(files, place)
 
 
 def _renew_outputs(notebook, executed):
@@ -121,9 +102,7 @@ def _renew_outputs(notebook, executed):
             output.get("data", {}).pop(WIDGET, None)
             if "execution_count" in output:
                 output["execution_count"] = count
-    with atomic_write(notebook, "w") as file:
-        file.write(json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
-    return notebook
+    return write_file(notebook, json.dumps(renewed, indent=1, ensure_ascii=False) + "\n")
 
 
 def _code_cells(notebook):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.common.files import atomic_write
+from helpers.common.files import write_file
 from helpers.common.paths import FIGURES, ROOT
 from helpers.tables import format_interval, markdown, side_by_side
 
@@ -23,31 +23,7 @@ ACROSS = {  # what becomes columns
     "table4": "factor",
     "resizing_ways": "factor",
 }
-HEADLINE = {  # what stands in a row: its table and its place there
-    "clean IoU, mean of the structures": ("clean", "network == 'target' and structure == 'mean'"),
-    "untargeted, white-box, ε = 0.02": ("table1", "attack == 'white-box' and epsilon == 0.02"),
-    "untargeted, black-box, ε = 0.04": ("table1", "attack == 'black-box' and epsilon == 0.04"),
-    "random noise (control), ε = 0.04": ("table1", "attack == 'random-noise' and epsilon == 0.04"),
-    "small symbol, white-box, ε = 0.04": (
-        "table2",
-        "compared_with == 'target' and symbol == 'small' and attack == 'white-box' "
-        "and epsilon == 0.04",
-    ),
-    "large symbol, white-box, ε = 0.04": (
-        "table2",
-        "compared_with == 'target' and symbol == 'large' and attack == 'white-box' "
-        "and epsilon == 0.04",
-    ),
-    "the other structures, large symbol, white-box, ε = 0.04": (
-        "table3",
-        "symbol == 'large' and attack == 'white-box' and epsilon == 0.04",
-    ),
-    "large symbol, black-box, ε = 0.04": (
-        "table2",
-        "compared_with == 'target' and symbol == 'large' and attack == 'black-box' "
-        "and epsilon == 0.04",
-    ),
-}
+HEADLINE = Path(__file__).with_name("template") / "headline.csv"  # rows, and where they are
 
 
 def renew_readme(files: Sequence = READMES, figures: Path = FIGURES) -> list:
@@ -74,8 +50,7 @@ def renew_readme(files: Sequence = READMES, figures: Path = FIGURES) -> list:
     for path in found:
         text = path.read_text(encoding="utf-8")
         marked = re.compile(r"<!-- (\S+\.csv|headline) -->.*?<!-- end -->", re.DOTALL)
-        with atomic_write(path, "w") as file:
-            file.write(marked.sub(renew, text))
+        write_file(path, marked.sub(renew, text))
     return found
 
 
@@ -86,14 +61,13 @@ def headline(figures: Path) -> str:
         FileNotFoundError: clean.csv or one of tables 1 to 3 is not in `figures`.
     """
     rows = []
-    for what, (name, place) in HEADLINE.items():
-        table = pd.read_csv(figures / f"{name}.csv")
-        row = table.query(place).iloc[0]
+    for line in pd.read_csv(HEADLINE).fillna("").itertuples():
+        table = pd.read_csv(figures / f"{line.table}.csv")
+        row = table.query(line.row).iloc[0]
         here = format_interval(row["iou"], row["low"], row["high"])
-        if what.startswith("large symbol, black-box"):
-            start = table.query(place.replace("black-box", "no attack").replace("0.04", "0"))
-            here += f"; without attack {start['iou'].item():.1f}"
-        rows.append({"IoU × 100": what, "paper": row["paper"], "here (profile full)": here})
+        if line.without:
+            here += f"; without attack {table.query(line.without)['iou'].item():.1f}"
+        rows.append({"IoU × 100": line.what, "paper": row["paper"], "here (profile full)": here})
     return markdown(pd.DataFrame(rows))
 
 

@@ -1,4 +1,4 @@
-"""Run notebooks one after the other through papermill, record what each made, and sum up."""
+"""Run notebooks one after the other through papermill, and record what each made."""
 
 import json
 import logging
@@ -6,24 +6,23 @@ import os
 import shlex
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-import pandas as pd
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers.common import paths, provenance
-from helpers.common.files import atomic_write, digest_bytes
+from helpers.common.files import digest_bytes, write_file
 from helpers.study.frames import FILE
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
 NO_RESULT = ("root", "engine", "device")  # parameters that do not change a result
-LONGEST = 72  # bytes of a path below which Unix sockets can lie: they end at 103 to 107
+SHORT = "/tmp" if os.name == "posix" else None  # Unix sockets have paths of 103 bytes at most
 
 
 class Kernel(AsyncKernelManager):
@@ -41,16 +40,11 @@ class Kernel(AsyncKernelManager):
         if os.name == "posix":
             self.transport = "ipc"
             self.connection_file = f"{self.folder}/kernel.json"
-
-    async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Start it with the paths of the caller's folder made absolute, and a log to write to."""
-        own = os.environ | {
-            "PYTHONPATH": f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "STUDY_LOG": f"{self.folder}/progress.log",
-        }
-        if jsrt := own.get("JSRT_DIR"):
-            own["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
-        await super().start_kernel(env=own, **kwargs)
+        spec: Any = self.kernel_spec
+        spec.env["PYTHONPATH"] = f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        spec.env["STUDY_LOG"] = f"{self.folder}/progress.log"
+        if jsrt := os.environ.get("JSRT_DIR"):  # of the caller's folder
+            spec.env["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
 
     async def shutdown_kernel(  # type: ignore[override]
         self, now: bool = False, restart: bool = False
@@ -64,7 +58,7 @@ class Kernel(AsyncKernelManager):
 def _print_log(log):
     """Print the lines that a kernel writes to its log, as they come."""
     log.touch()
-    ended = threading.Event()
+    ended = Event()
 
     def follow():
         with log.open(encoding="utf-8") as file:
@@ -74,13 +68,12 @@ def _print_log(log):
                 for line in file:
                     print(f"  {line.rstrip()}")
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(follow)
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
@@ -94,9 +87,7 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
     error = ""
-    too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.name == "posix"
-    place = "/tmp" if too_long else None
-    with tempfile.TemporaryDirectory(prefix="study-", dir=place) as folder:
+    with tempfile.TemporaryDirectory(prefix="study-", dir=SHORT) as folder:
         Kernel.folder = folder
         draft = Path(folder, output.name)
         try:
@@ -113,18 +104,16 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
                     store_widget_state=False,
                     progress_bar=False,
                 )
-        except papermill.PapermillExecutionError as problem:
-            error = f"{problem.ename}: {problem.evalue}"
         except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            name = getattr(problem, "ename", type(problem).__name__)  # of the error in a cell
+            error = f"{name}: {getattr(problem, 'evalue', problem)}"
         result = nbformat.read(draft if draft.exists() else notebook, as_version=4)
     result.metadata.papermill = {"parameters": parameters}
     code = [cell for cell in result.cells if cell.cell_type == "code" and cell.source.strip()]
     if not error and not all(cell.execution_count for cell in code):
         error = "Unfinished: the notebook stopped before its last cell"
     failed = output.with_suffix(".failed.ipynb")
-    with atomic_write(failed if error else output, "w") as file:
-        nbformat.write(result, file)
+    write_file(failed if error else output, nbformat.writes(result) + "\n")
     if error:
         return f"  notebook: {failed}\n  {_last_started(result)}\n  {error}\n"
     failed.unlink(missing_ok=True)
@@ -132,15 +121,13 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
 
 
 def _last_started(notebook):
-    """Number (in the notebook as committed), label and first line of the last cell begun."""
-    added = {"papermill-error-cell-tag", "injected-parameters"}
-    own = [cell for cell in notebook.cells if not added & set(cell.metadata.get("tags", []))]
-    found = "cell: none was started"
-    for number, cell in enumerate(own, 1):
+    """Label and first line of the last cell begun."""
+    line = "no cell was started"
+    for cell in notebook.cells:
         if cell.metadata.get("papermill", {}).get("start_time"):
-            line = cell.source.strip().partition("\n")[0]
-            found = f"cell {number} (In [{cell.get('execution_count') or ' '}]): {line}"
-    return found
+            first = cell.source.strip().partition("\n")[0]
+            line = f"cell In [{cell.get('execution_count') or ' '}]: {first}"
+    return line
 
 
 def _find_results(folder):
@@ -200,8 +187,7 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
             "versions": provenance.versions(),
             "files": {name: digest_file(folder / name) for name, _ in written},
         }
-        with atomic_write(marker, "w") as file:
-            json.dump(record, file, indent=1)
+        write_file(marker, json.dumps(record, indent=1))
     return 0
 
 
@@ -211,66 +197,26 @@ def read_record(folder: Path, notebook: Path) -> dict:
     return json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
 
 
-def find_changes(ran: Parameters, wanted: Parameters) -> list:
-    """Names of the parameters with which a run gave other results than it would with `wanted`."""
-    differing = [name for name in ran | wanted if ran.get(name) != wanted.get(name)]
-    return [name for name in differing if name not in NO_RESULT]
-
-
 def find_fault(folder: Path, notebook: Path, wanted: Parameters) -> str:
     """Why a folder does not hold what a notebook would make with these parameters, or nothing."""
     record = read_record(folder, notebook)
     if not record:
         return "has not finished"
-    if record["source"] != source_digest(notebook) or find_changes(record["parameters"], wanted):
+    ran, files = record["parameters"], record["files"]
+    differing = {name for name in ran | wanted if ran.get(name) != wanted.get(name)}
+    if record["source"] != source_digest(notebook) or differing - set(NO_RESULT):
         return "ran with other parameters or cells"
-    files = record["files"]
     changed = [name for name in files if digest_file(folder / name) != files[name]]
     return f"wrote another {changed[0]}" if changed else ""
 
 
-def finished_files(
-    folder: Path, notebook: Path, wanted: Parameters, overrides: Overrides = ()
-) -> list:
+def finished_files(folder: Path, notebook: Path, wanted: Parameters) -> list:
     """Names of the files that a notebook made.
 
     Raises:
         ValueError: it did not finish as it would now; the message says what to run.
     """
     if problem := find_fault(folder, notebook, wanted):
-        command = resume_command(folder.name, [notebook.stem[:2]], overrides)
+        command = resume_command(folder.name, [notebook.stem[:2]])
         raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
     return list(read_record(folder, notebook)["files"])
-
-
-def summarise_run(folder: Path, steps: Steps, others: Mapping) -> str:
-    """Text that says what a run has made, with Table 1 if it did; and what is there of other runs.
-
-    Args:
-        folder: of the results.
-        steps: the run's notebooks with their parameters.
-        others: every notebook of the study with the parameters that this run would have given it.
-    """
-    made, earlier = [], []
-    for notebook, wanted in others.items():
-        record = read_record(folder, notebook)
-        if notebook in dict(steps):
-            made += record["files"]
-        elif record:
-            ran = record["parameters"]
-            changes = ", ".join(f"{name} {ran.get(name)}" for name in find_changes(ran, wanted))
-            files = ", ".join(record["files"]) or "no table or figure"
-            about = (
-                f"  {notebook.stem}, finished {record['finished']}, with {changes}:\n    {files}"
-            )
-            earlier += [about] if changes else []
-    lines = [f"\n{folder} holds the executed notebooks and"]
-    lines += [f"  {name}" for name in made] or ["  no table or figure"]
-    if "table1.csv" in made:
-        columns = ["attack", "epsilon", "n", "iou", "low", "high", "paper"]
-        table = pd.read_csv(folder / "table1.csv", dtype=str)[columns].fillna("–")
-        title = "Table 1: mean IoU x 100, untargeted attack, 95 % interval, and the paper's value"
-        lines += ["", title, table.to_string(index=False)]
-    if earlier:
-        lines += ["\nOf earlier runs with other parameters, and not comparable:", *earlier]
-    return "\n".join(lines)

@@ -11,7 +11,7 @@ from pandas import DataFrame
 from torch import Tensor, stack
 
 from helpers import patients, plots
-from helpers.common.arguments import require, require_choice
+from helpers.common.arguments import require
 from helpers.common.paths import run_folder
 from helpers.common.provenance import origin_of, provenance
 from helpers.data import Dataset, load
@@ -19,6 +19,7 @@ from helpers.labels import OUTSIDE
 from helpers.network import find_depth, find_device, find_precision, predict
 from helpers.own import load_network
 from helpers.study.frames import FILE, tabulate_frames, write_frames
+from helpers.study.parameters import check_truth
 from helpers.sweep import Experiment, load_images, open_engine, run, white_box
 from helpers.tables import EXACT, write_table
 from helpers.training import train_all
@@ -65,19 +66,17 @@ class Study:
         images = self.data.take("test")[0][:4].to(self.engine.device)
         return find_depth(self.target.network, images)
 
-    def train(self, *roles: Any, data: Dataset | None = None, **changes: Any) -> dict:
+    def train(self, *roles: Any, **changes: Any) -> dict:
         """Further networks, trained as the study's own but for the changes.
 
         Args:
             *roles: as of `training.train_all`: "surrogate", or ("target", seed).
-            data: with the cases to train on; default the study's.
             **changes: of the settings, such as depth.
 
         Returns:
             The networks by role.
         """
-        settings = self.training | changes
-        return train_all(data or self.data, roles, engine=self.engine, **settings)
+        return train_all(self.data, roles, engine=self.engine, **self.training | changes)
 
     def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
@@ -105,9 +104,12 @@ class Study:
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
         ids = list(compress(self.data.split["test"], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
-        if not ids:
-            advice = "take more test_cases, name another structure, or train for longer (epochs)"
-            raise ValueError(f"no test image has {where}: {advice}")
+        require(
+            ids,
+            f"test images: {where}",
+            ids,
+            "take more test_cases, name another structure, or train for longer (epochs)",
+        )
         print(f"{len(ids)} of {len(truth)} test images: {where}")
         return ids
 
@@ -117,8 +119,7 @@ class Study:
 
     def run(self, experiments: Mapping, **options: Any) -> DataFrame:
         """Results of experiments, computed or taken from the store; see `sweep.run`."""
-        networks = self.networks.values()
-        return run(experiments, self.data, networks, engine=self.engine, **options)
+        return run(experiments, self.data, self.networks.values(), engine=self.engine, **options)
 
     def load_images(self, experiments: Mapping) -> tuple:
         """Attacked images and predictions of experiments that ran with noise=True."""
@@ -170,15 +171,9 @@ class Study:
             targets: label maps (N, H, W) by symbol.
             structure: the one that is to become a symbol.
         """
-        shown = write_frames(
-            self.results / FILE,
-            results["id"].unique(),
-            adv_images,
-            predictions,
-            targets,
-            structures=self.data.structures,
-            structure=structure,
-        )
+        ids = results["id"].unique()
+        path, structures = self.results / FILE, self.data.structures
+        shown = write_frames(path, ids, adv_images, predictions, targets, structures, structure)
         table = tabulate_frames(results[results["id"].isin(shown)], structure)
         self.write("frames", table, results)
 
@@ -198,10 +193,8 @@ class Study:
         """The explorer as a widget; see `explorer.explore`."""
         from helpers.explorer import explore  # widgets are slow to import, and few ask for them
 
-        also = [self.on_a_patient()]
-        return explore(
-            self.data, self.target, self.surrogate, **self.attack | {"also": also} | options
-        )
+        settings = self.attack | {"also": [self.on_a_patient()]} | options
+        return explore(self.data, self.target, self.surrogate, **settings)
 
 
 def prepare(
@@ -237,44 +230,30 @@ def prepare(
         ValueError: a value is wrong; the message names it.
     """
     plots.use_style()
-    structure = parameters.pop("structure", "")
-    data, seen = _load_data(parameters, seed, network, structure)
+    seen = check_truth(parameters.pop("truth", "masks"), network)
+    asked = parameters.keys() & {"size", "root", "test_cases"}
+    chosen = {name: parameters.pop(name) for name in asked}
+    data = load(parameters.pop("dataset"), seed=seed, masks=not seen, **chosen)
     place = open_engine(engine, device=find_device(device))
     own = {"target": network, "surrogate": surrogate}
-    missing = [role for role in roles if not own[role]]
-    parameters |= {"precision": precision, "seed": seed}
-    trained = train_all(data, missing, engine=place, **parameters) if missing else {}
     networks = {}
-    for role in roles:
-        spec = own[role]
-        structures = data.structures
-        networks[role] = load_network(spec, structures, data.size, role) if spec else trained[role]
+    for role in filter(own.get, roles):
+        networks[role] = load_network(own[role], data.structures, data.size, role)
         networks[role].network.to(place.device)
         if seen and role == "target":
             data = patients.outline(data, networks[role])
-    if structure:
-        data.class_of(structure)
+    if structure := parameters.pop("structure", ""):
+        data.class_of(structure)  # or an error before anything is trained
+    missing = [role for role in roles if not own[role]]
+    parameters |= {"precision": precision, "seed": seed}
+    networks |= train_all(data, missing, engine=place, **parameters)
+    networks = {role: networks[role] for role in roles}
     attack: dict = {"seed": seed, "device": place.device.type}
     if steps is not None:
         attack |= {"steps": steps, "precision": find_precision(precision, place.device)}
     source = provenance(data, networks.values(), **attack)
-    if missing != list(roles):
-        source["networks"] = "/".join(
-            Path(own[role] or "U-Net trained here").name for role in roles
-        )
+    if len(missing) < len(roles):
+        names = [Path(own[role] or "U-Net trained here").name for role in roles]
+        source["networks"] = "/".join(names)
     print(" · ".join(f"{name} {value}" for name, value in source.items() if value != ""))
     return Study(run_folder(profile), data, networks, place, source, attack, parameters)
-
-
-def _load_data(parameters, seed, network, structure):
-    """The dataset, and whether it is the network that says what is true."""
-    truth = parameters.pop("truth", "masks")
-    require_choice("truth", truth, ("masks", "network"))
-    seen = truth == "network"
-    require(network or not seen, "network", network, "it says what is true: name one")
-    names = parameters.keys() & {"size", "root", "test_cases"}
-    chosen = {name: parameters.pop(name) for name in names} | ({"masks": False} if seen else {})
-    data = load(parameters.pop("dataset"), seed=seed, **chosen)
-    if structure and not seen:
-        data.class_of(structure)
-    return data, seen

@@ -1,7 +1,6 @@
 """``python -m helpers.sweep status STORE`` ; with ``--help`` the rest."""
 
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -29,8 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     folder, healthy = Path(options.store), True
     try:
-        is_store = (folder / "format.json").exists()
-        require(is_store, "store", options.store, "this is not a store of results")
+        require(
+            (folder / "format.json").exists(),
+            "store",
+            options.store,
+            "this is not a store of results",
+        )
         with warnings.catch_warnings(record=True, action="always") as caught:
             if options.command == "export":
                 export(folder).to_csv(sys.stdout, index=False, lineterminator="\n")
@@ -40,9 +43,6 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 text, healthy = status(folder)
                 print(text)
-    except BrokenPipeError:  # whoever reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ValueError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2

@@ -5,10 +5,8 @@ file names another.
 """
 
 import asyncio
-import multiprocessing
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,14 +16,17 @@ import dask
 import torch
 from distributed import Client, LocalCluster, Security, wait
 from distributed.comm import connect
-from distributed.utils import get_mp_context
 
 from helpers.common.arguments import require
 from helpers.common.progress import log
 from helpers.sweep.engine import Done, Engine, LostEngine, keep_memory
 
-TIMEOUT = 10  # seconds that a scheduler may take to answer, and be out of sight
+TIMEOUT = 10  # seconds that a scheduler may take to answer, or to close
 BROKEN = (OSError, CancelledError, asyncio.CancelledError)  # what a lost connection raises
+SETTINGS = {  # of schedulers that are started here
+    "distributed.scheduler.active-memory-manager.start": False,  # see the README beside
+    "distributed.nanny.pre-spawn-environ": {},  # Dask would set it in this process too
+}
 
 
 class DaskEngine(Engine):
@@ -47,26 +48,12 @@ class DaskEngine(Engine):
     def lost(self) -> bool:  # type: ignore[override]
         return self.client.status != "running"
 
-    def workers(self) -> list:
-        """What the scheduler knows of each worker; nothing, if it has gone.
-
-        Not `client.scheduler_info`, which at times returns the client's own periodic question,
-        without workers.
-        """
-        if not self.lost:
-            with suppress(*BROKEN):
-                found = self.client.sync(self.client.scheduler.identity, n_workers=-1)
-                return list(found["workers"].values())
-        return []
-
     @property
     def slots(self) -> int:  # type: ignore[override]
-        """Tasks at a time: the threads of all workers, or their GPUs."""
-        counts = [
-            worker["resources"].get("GPU", 0) if self.resources else worker["nthreads"]
-            for worker in self.workers()
-        ]
-        return max(1, int(sum(counts)))
+        """Tasks at a time: the threads of all workers; one while there is none."""
+        with suppress(*BROKEN):
+            return max(1, sum(self.client.nthreads().values()))
+        return 1
 
     def map(self, function: Callable, next_task: Callable, shared: Any = None) -> Iterator[Done]:
         """See `Engine.map`."""
@@ -76,7 +63,8 @@ class DaskEngine(Engine):
             # and prefer the worker that holds `common` to idle ones
             group = secrets.token_hex(8)
             # a task, not scattered data: it is made again if the worker that holds it dies
-            common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+                common = self.client.submit(_same, shared, key=(f"shared{group}", 0))
             while True:
                 slots = self.slots
                 while len(running) < slots and (task := next_task()) is not None:
@@ -86,34 +74,20 @@ class DaskEngine(Engine):
                     running[future] = task
                 if not running:
                     return
-                for future in self._wait(list(running)):
+                with self.client.as_current(), suppress(TimeoutError):
+                    wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
+                for future in [each for each in running if each.done()]:
                     error = future.exception()
                     result = None if error else future.result()
                     if future.cancelled():
                         raise CancelledError
                     yield running.pop(future), result, error
         except BROKEN as error:
+            self.client.close(TIMEOUT)  # or it goes on asking for the scheduler
             raise LostEngine("the Dask scheduler has gone") from error
         finally:
-            with suppress(*BROKEN):
-                if self.lost:
-                    self.client.close(TIMEOUT)  # or it goes on asking for the scheduler
-                else:
-                    self.client.cancel(list(running), force=True)
-
-    def _wait(self, futures):
-        """Those that are done after a second at most; an error if the scheduler stays away."""
-        try:
-            with self.client.as_current():
-                done = wait(futures, timeout=1, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
-            done = set()
-        end = time.monotonic() + TIMEOUT
-        while self.client.status == "connecting" and time.monotonic() < end:
-            time.sleep(0.2)
-        if self.lost:
-            raise CancelledError
-        return done
+            if not self.lost:
+                self.client.cancel(list(running), force=True)
 
 
 def _same(value):
@@ -127,79 +101,54 @@ def _work(function, shared, task, threads):
 
 
 @contextmanager
-def start_cluster(kind: str, options: dict, device: torch.device) -> Iterator[DaskEngine]:
+def start_cluster(options: dict, device: torch.device) -> Iterator[DaskEngine]:
     """An engine of workers, see `engine.start_engine`.
 
     Args:
-        kind, options: from `engine.parse_engine`.
+        options: from `engine.parse_engine`.
         device: where tasks compute.
     """
     gpu = device.type == "cuda"
     threads = options.get("threads", 1)
     place: Any
     with ExitStack() as stack:
-        if kind == "workers":
-            workers = options["workers"]
-            threads = options.get("threads", max(1, (os.cpu_count() or 1) // workers))
-            place = stack.enter_context(_local_cluster(workers, gpu))
-        elif kind == "slurm":
-            from helpers.sweep.slurm import slurm_cluster
+        with dask.config.set(SETTINGS):
+            if workers := options.get("workers"):
+                threads = options.get("threads", max(1, (os.cpu_count() or 1) // workers))
+                place = _local_cluster(workers, gpu)
+                stack.callback(place.close, timeout=TIMEOUT)
+            elif path := options.get("path"):
+                from helpers.sweep.slurm import slurm_cluster
 
-            place, threads = stack.enter_context(slurm_cluster(options["path"], gpu))
-        else:
-            place = options["address"]
-            _check_reachable(place)
+                place, threads = stack.enter_context(slurm_cluster(path, gpu))
+            else:
+                place = options["address"]
+                _check_reachable(place)
         client = stack.enter_context(Client(place, timeout=TIMEOUT, set_as_default=False))
-        engine = DaskEngine(client, device, threads)
-        found = engine.workers()
+        found = client.scheduler_info(n_workers=-1)["workers"].values()
         if not found:
             log("no worker yet; waiting (squeue shows Slurm's jobs, slurm-*.out why one ended)")
         elif gpu:
-            advice = "none of its workers has a GPU: start them with --resources GPU=1"
-            require(any(w["resources"].get("GPU") for w in found), "engine", place, advice)
-        yield engine
-
-
-@contextmanager
-def _local_cluster(workers, gpu):
-    """Workers are forked, where the system can, from one process that has imported torch."""
-    settings = {
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.scheduler.active-memory-manager.start": False,  # see the README beside
-    }
-    forking = "forkserver" in multiprocessing.get_all_start_methods()
-    if forking:
-        settings["distributed.worker.multiprocessing-method"] = "forkserver"
-    with _environment_restored(), dask.config.set(settings):
-        if forking:
-            get_mp_context().set_forkserver_preload(["distributed", "helpers.sweep"])
-        with _environment_restored():  # what is started meanwhile shall not inherit it either
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address=None,
-                memory_limit=0,
-                resources={"GPU": 1} if gpu else None,
-                silence_logs=50,
+            require(
+                any(each["resources"].get("GPU") for each in found),
+                "engine",
+                place,
+                "none of its workers has a GPU: start them with --resources GPU=1",
             )
-        try:
-            yield cluster
-        finally:
-            cluster.close(timeout=TIMEOUT)
+        yield DaskEngine(client, device, threads)
 
 
-@contextmanager
-def _environment_restored():
-    """Undo what Dask sets for its workers in this process too, such as OMP_NUM_THREADS=1."""
-    names = [*dask.config.get("distributed.nanny.pre-spawn-environ")]
-    names += ["PYTHONHASHSEED", "__DASK_PARENT_PID"]
-    added = [name for name in names if name not in os.environ]
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+def _local_cluster(workers, gpu):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            resources={"GPU": 1} if gpu else None,
+            silence_logs=50,
+        )
 
 
 def _check_reachable(address):
@@ -216,5 +165,5 @@ def _check_reachable(address):
     try:
         with ThreadPoolExecutor(1) as pool:  # a notebook's own thread has an event loop already
             pool.submit(asyncio.run, reach()).result()
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except Exception as error:
         raise LostEngine(f"no Dask scheduler answers at {address} ({error!r})") from None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,8 +113,12 @@ def compute_results(
 def _prepare(experiment, images, truth, structures, networks):
     ids, goal, version = experiment.ids, experiment.goal, experiment.version
     newest = newest_version(experiment.attack)
-    advice = f"this machine has {newest}: update this software where it is older"
-    require(version in (0, newest), "version of the attacks", version, advice)
+    require(
+        version in (0, newest),
+        "version of the attacks",
+        version,
+        f"this machine has {newest}: update this software where it is older",
+    )
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None
@@ -176,7 +180,7 @@ def loss_of(experiment: Experiment) -> Callable[[Tensor, Tensor], Tensor]:
         return partial(iou_loss, classes=experiment.classes)
     if experiment.loss in WIDTHS:
         return partial(ratio_loss, classes=experiment.classes, moved=WIDTHS[experiment.loss])
-    return margin_loss if experiment.loss == "margin" else cross_entropy
+    return {"margin": margin_loss, "cross-entropy": cross_entropy}[experiment.loss]
 
 
 def _adversarial(experiment, cases, attacked, networks):
@@ -256,7 +260,6 @@ def restore_images(images: Tensor, result: Result) -> Tensor:
     Returns:
         (N, C, H, W) within [−1, 1].
     """
-    kept = result.noise is not None
-    require(kept, "noise", None, "it was not kept: run the experiment again with noise=True")
-    scale = torch.from_numpy(result.linf / 127)[:, None, None, None]
-    return (images + (torch.from_numpy(result.noise) * scale).to(images)).clamp(-1, 1)
+    steps: Any = result.noise
+    noise = steps * (result.linf / 127)[:, None, None, None]
+    return (images + torch.from_numpy(noise).to(images)).clamp(-1, 1)

@@ -18,7 +18,6 @@ import ctypes
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Lock
 from typing import Any
 
 import torch
@@ -26,8 +25,10 @@ import torch
 from helpers.network import find_device
 
 _OPEN: dict = {}
-_LOCK = Lock()
-WORKERS = re.compile(r"(?:workers=([1-9]\d*)|((?:tcp|tls)://\S+:\d+))(?: +threads=([1-9]\d*))?")
+ENGINE = re.compile(
+    r"(?P<path>.+\.ya?ml)|(?:workers=(?P<workers>[1-9]\d*)|(?P<address>(?:tcp|tls)://\S+:\d+))"
+    r"(?: +threads=(?P<threads>[1-9]\d*))?|"
+)
 Done = tuple[Any, Any, BaseException | None]  # task, result, error
 
 
@@ -75,28 +76,20 @@ class Engine:
                 yield task, None, error
 
 
-def parse_engine(text: str) -> tuple[str, dict]:
-    """Kind and options of an engine's text: "here", "workers", "scheduler" or "slurm".
+def parse_engine(text: str) -> dict:
+    """What the text of an engine says: path, or workers or address, and threads; nothing for here.
 
     Raises:
-        ValueError: it is none of them; the message says what can be given.
+        ValueError: it is no such text; the message says what can be given.
     """
-    text = str(text).strip()
-    if not text:
-        return "here", {}
-    if text.endswith((".yaml", ".yml")):
-        return "slurm", {"path": text}
-    found = WORKERS.fullmatch(text)
+    found = ENGINE.fullmatch(str(text).strip())
     if found is None:
         raise ValueError(
-            f'engine {text!r} is unknown; give "" for this process, "workers=2", '
+            f'engine {str(text)!r} is unknown; give "" for this process, "workers=2", '
             '"tcp://host:port" of a Dask scheduler, or a YAML file for Slurm'
         )
-    workers, address, threads = found.groups()
-    options = {"threads": int(threads)} if threads else {}
-    if address:
-        return "scheduler", options | {"address": address}
-    return "workers", options | {"workers": int(workers)}
+    said = {name: value for name, value in found.groupdict().items() if value}
+    return {name: int(value) if value.isdigit() else value for name, value in said.items()}
 
 
 @contextmanager
@@ -113,16 +106,16 @@ def start_engine(text: str = "", *, device: str | torch.device = "cpu") -> Itera
             extra `cluster` is not installed, or no worker has a GPU.
         LostEngine: no scheduler answers.
     """
-    kind, options = parse_engine(text)
+    options = parse_engine(text)
     found = find_device(device)
-    if kind == "here":
+    if not options:
         yield Engine(found)
         return
     try:
         from helpers.sweep import cluster
     except ImportError:
         raise ValueError(f"engine {text!r} needs Dask: pip install -e '.[cluster]'") from None
-    with cluster.start_cluster(kind, options, found) as engine:
+    with cluster.start_cluster(options, found) as engine:
         yield engine
 
 
@@ -132,15 +125,14 @@ def open_engine(text: str = "", *, device: str | torch.device = "cpu") -> Engine
     An engine that was lost is started anew.
     """
     found = find_device(device)
-    key = str(text).strip(), str(found)
-    with _LOCK:
-        if key in _OPEN and _OPEN[key][0].lost:
-            _OPEN.pop(key)[1].close()
-        if key not in _OPEN:
-            stack = ExitStack()
-            _OPEN[key] = stack.enter_context(start_engine(text, device=found)), stack
-            atexit.register(stack.close)
-        return _OPEN[key][0]
+    key = str(text).strip(), found
+    if key in _OPEN and _OPEN[key][0].lost:
+        _OPEN.pop(key)[1].close()
+    if key not in _OPEN:
+        stack = ExitStack()
+        _OPEN[key] = stack.enter_context(start_engine(text, device=found)), stack
+        atexit.register(stack.close)
+    return _OPEN[key][0]
 
 
 def keep_memory() -> None:

@@ -15,11 +15,10 @@ from helpers.common.files import digest_json
 from helpers.data import Dataset
 from helpers.labels import OUTSIDE
 from helpers.network import find_device, find_precision
-from helpers.ratio import HEART, ratio_classes, stretch_heart
+from helpers.ratio import HEART, stretch_heart
 from helpers.shapes import heart_curve, read_shape
 from helpers.targets import (
     bounding_box,
-    everywhere,
     place_shape,
     receptive_field_region,
     resize_structure,
@@ -27,6 +26,7 @@ from helpers.targets import (
 from helpers.transfer import Transfer
 from helpers.weights import Trained
 
+Names = Sequence[str]
 CONTROLS = ("shuffled noise", "same spectrum")  # of the noise of "pgd"
 ATTACKS = ("pgd", "fast pgd", "fgsm", "no attack", "random noise", *CONTROLS)
 LOSSES = ("iou", "cross-entropy", "margin", "heart width", "thorax width", "ratio")
@@ -58,17 +58,17 @@ class Goal:
         require_choice("basis", self.basis, ("truth", "prediction"))
         if self.kind == "ratio":
             require_choice("structure", self.structure, [HEART])
-            fits = 0 < self.ratio < 1
-            require(fits, "cardiothoracic ratio", self.ratio, "give one between 0 and 1")
-        name = "factor" if self.kind == "resize" else "area ratio"
-        require(0 < self.ratio < math.inf, name, self.ratio, "it must be above 0")
+        most = 1 if self.kind == "ratio" else math.inf
+        require(0 < self.ratio < most, "ratio", self.ratio, f"it must be above 0 and below {most}")
         is_file = self.shape.lower().endswith((".png", ".svg"))
-        advice = "this is a file, which may change: give png_text(read_shape(…)) of it"
-        require(not is_file, "shape", self.shape, advice)
+        require(
+            not is_file,
+            "shape",
+            self.shape,
+            "this is a file, which may change: give png_text(read_shape(…)) of it",
+        )
 
-    def labels(
-        self, truth: Tensor, clean: Tensor | None, structures: Sequence[str], ids: Sequence[str]
-    ) -> Tensor:
+    def labels(self, truth: Tensor, clean: Tensor | None, structures: Names, ids: Names) -> Tensor:
         """The label maps to reach or, untargeted, to get away from.
 
         Args:
@@ -117,11 +117,11 @@ class Region:
     def __post_init__(self) -> None:
         require_choice("region", self.kind, ("everywhere", "around", "box"))
 
-    def masks(self, truth: Tensor, structures: Sequence[str], ids: Sequence[str]) -> Tensor:
+    def masks(self, truth: Tensor, structures: Names, ids: Names) -> Tensor:
         """Masks, bool (N, H, W), of label maps (N, H, W); never in the padding of a picture."""
         picture = truth != OUTSIDE
         if self.kind == "everywhere":
-            return everywhere(truth) & picture
+            return picture
         masks = truth == structures.index(self.structure) + 1
         if self.kind == "box":
             return bounding_box(masks, margin=self.extent, ids=ids) & picture
@@ -188,20 +188,36 @@ class Experiment:
         require_choice("attack", self.attack, ATTACKS)
         require_choice("loss", self.loss, LOSSES)
         require_choice("precision", self.precision, ("bf16", "fp32"))
-        fits = 0 <= self.epsilon < math.inf
-        require(fits, "epsilon", self.epsilon, "it must be 0 or more, in the units of the images")
+        require(
+            0 <= self.epsilon < math.inf,
+            "epsilon",
+            self.epsilon,
+            "it must be 0 or more, in the units of the images",
+        )
         if not (self.steps == "auto" and self.attack == "fast pgd"):
             whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
         whole_number("queries", self.queries, 0)
         advice = "only pgd and what is made of its noise take it"
-        takes = self.transfer is None or self.attack in ("pgd", *CONTROLS)
-        require(takes, "transfer of the attack", self.attack, advice)
-        ends = self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure)
+        require(
+            self.transfer is None or self.attack in ("pgd", *CONTROLS),
+            "transfer of the attack",
+            self.attack,
+            advice,
+        )
         advice = "give an IoU from 0 to 100, and a goal with a structure"
-        require(ends, "stop_at", self.stop_at, advice)
-        once = len(set(self.ids)) == len(self.ids) > 0
-        require(once, "ids", self.ids, "name one case or more, each once")
+        require(
+            self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure),
+            "stop_at",
+            self.stop_at,
+            advice,
+        )
+        require(
+            len(set(self.ids)) == len(self.ids) > 0,
+            "ids",
+            self.ids,
+            "name one case or more, each once",
+        )
 
     @cached_property
     def key(self) -> str:
@@ -228,13 +244,14 @@ class Experiment:
     @classmethod
     def read(cls, values: dict) -> "Experiment":
         """The experiment of these `values`, also after a round trip through JSON."""
-        nested = {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
-        tuples = {name: tuple(values[name]) for name in ("ids", "classes")}
-        newest = values["version"] == newest_version(values["attack"])
-        later: dict = {"version": 0 if newest else values["version"]}
-        if found := values.get("transfer"):
-            later["transfer"] = Transfer(**found | {"others": tuple(found["others"])})
-        return cls(**values | nested | tuples | later)
+        if values["version"] == newest_version(values["attack"]):
+            values = values | {"version": 0}
+        transfer = values.get("transfer")
+        made: dict = {name: tuple(values[name]) for name in ("ids", "classes")}
+        made |= {"goal": Goal(**values["goal"]), "region": Region(**values["region"])}
+        if transfer:
+            made["transfer"] = Transfer(**transfer | {"others": tuple(transfer["others"])})
+        return cls(**values | made)
 
 
 def white_box(
@@ -284,11 +301,12 @@ def standard_grid(experiment: Experiment, surrogate: Trained, epsilons: Sequence
         "random-noise": {"attack": "random noise"},
         "shuffled-noise": {"attack": "shuffled noise"},
     }
-    grid = {("no attack", 0.0): replace(experiment, attack="no attack", epsilon=0.0)}
-    for name, change in changes.items():
-        for epsilon in epsilons:
-            grid[name, epsilon] = replace(experiment, epsilon=epsilon, **change)
-    return grid
+    clean = replace(experiment, attack="no attack", epsilon=0.0)
+    return {("no attack", 0.0): clean} | {
+        (name, epsilon): replace(experiment, epsilon=epsilon, **change)
+        for name, change in changes.items()
+        for epsilon in epsilons
+    }
 
 
 def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collection[str]) -> None:
@@ -302,19 +320,16 @@ def check_experiment(experiment: Experiment, dataset: Dataset, weights: Collecti
     own = dataset.name, dataset.digest, dataset.size
     asked = experiment.dataset, experiment.source, experiment.size
     require(asked == own, "dataset of an experiment", asked, f"the dataset at hand is {own}")
-    missing = [id for id in experiment.ids if id not in dataset.ids]
-    require(not missing, "ids", missing, f"dataset {dataset.name} has no such case")
     for part in (experiment.goal, experiment.region):
         if part.kind not in ("untargeted", "everywhere"):
             require_choice("structure", part.structure, dataset.structures)
-    if experiment.goal.kind == "ratio":
-        ratio_classes(dataset.structures)
-    most = len(dataset.structures)
-    known = set(experiment.classes) <= set(range(most + 1))
-    require(known, "classes", experiment.classes, f"this dataset has 0 … {most}")
     for digest in (experiment.attacked, *experiment.surrogates):
-        advice = "there are no such weights: train that network again, or hand it in"
-        require(digest in weights, "digest of the weights", digest[:12], advice)
+        require(
+            digest in weights,
+            "digest of the weights",
+            digest[:12],
+            "there are no such weights: train that network again, or hand it in",
+        )
 
 
 def attack_of(experiment: Experiment) -> Experiment:

@@ -39,32 +39,30 @@ def result_table(
     return table.astype(dict.fromkeys(("iou", "linf", "loss", "seconds"), "float32"))
 
 
-def status(folder: str | Path) -> tuple[str, bool]:
+def status(folder: Path) -> tuple[str, bool]:
     """What a store holds and what failed, as text; and whether nothing failed."""
     store = Store(folder)
-    found = [pair for key in store.keys() if (pair := store.read_key(key))]
-    cases = sum(len(e.ids) for e, _ in found)
-    failed = store.failures()
-    damaged = list(store.folder.glob("damaged/*"))
-    lines = [
-        f"{store.folder}: {len(found)} experiments, {cases} attacked cases, {len(failed)} failed, "
-        f"{len(damaged)} damaged"
-    ]
-    lines += [describe_failure(store, record) for record in failed]
-    return "\n  ".join(lines), not failed
+    found = _read_all(store)
+    cases = sum(len(experiment.ids) for experiment, _ in found)
+    failed = [describe_failure(store, record) for record in store.failures()]
+    damaged = len(list(store.folder.glob("damaged/*")))
+    counts = f"{len(found)} experiments, {cases} attacked cases, {len(failed)} failed"
+    return "\n  ".join([f"{store.folder}: {counts}, {damaged} damaged", *failed]), not failed
 
 
-def export(folder: str | Path) -> pd.DataFrame:
+def _read_all(store):
+    return [pair for key in store.keys() if (pair := store.read_key(key))]
+
+
+def export(folder: Path) -> pd.DataFrame:
     """The table of all sound results of a store, with the fields of each experiment as columns."""
-    store = Store(folder)
-    found = [pair for key in store.keys() if (pair := store.read_key(key))]
+    found = _read_all(Store(folder))
     if not found:
         return result_table([], [])
     fields = pd.json_normalize([experiment.values() for experiment, _ in found], sep="_")
     fields["classes"] = [" ".join(map(str, classes)) for classes in fields["classes"]]
     fields = fields.drop(columns="ids").rename(columns={"loss": "loss_function"})
-    names = fields.itertuples(index=False, name=None)
-    rows = ((name, *pair) for name, pair in zip(names, found, strict=True))
+    rows = ((name, *pair) for name, pair in zip(fields.values, found, strict=True))
     return result_table(rows, list(fields))
 
 

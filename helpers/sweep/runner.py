@@ -1,9 +1,9 @@
 """A grid of experiments: finished results come from the store, an engine computes the rest."""
 
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +15,13 @@ from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
 from helpers.labels import OUTSIDE
+from helpers.own import Adapted
 from helpers.sweep.compute import Result, restore_images
 from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
 from helpers.sweep.report import describe_failure, result_table
 from helpers.sweep.store import Store
-from helpers.sweep.tasks import Shared, Task, compute_task, for_worker, make_tasks
+from helpers.sweep.tasks import Shared, compute_task, make_tasks
 from helpers.weights import Trained, find_weights, load_weights
 
 BATCH = {"cpu": 8, "cuda": 64}  # images of 256×256 at a time
@@ -36,7 +37,7 @@ def run(
     dataset: Dataset,
     networks: Networks,
     *,
-    store: str | Path = EXPERIMENTS,
+    store: Path = EXPERIMENTS,
     engine: Engine | str = "",
     names: Sequence[str] = ("attack", "epsilon"),
     noise: bool = False,
@@ -73,8 +74,12 @@ def run(
         LostEngine: the scheduler has gone. What is finished is kept.
     """
     named = {n if isinstance(n, tuple) else (n,): e for n, e in experiments.items()}
-    fits = all(len(name) == len(names) for name in named)
-    require(fits, "names", names, "give a column for each part of an experiment's name")
+    require(
+        all(len(name) == len(names) for name in named),
+        "names",
+        names,
+        "give a column for each part of an experiment's name",
+    )
     if batch_size is not None:
         whole_number("batch_size", batch_size)
     weights = _networks(networks, named.values(), dataset)
@@ -85,7 +90,13 @@ def run(
         engine = open_engine(engine) if isinstance(engine, str) else engine
         most = BATCH[engine.device.type]
         usual = max(1, min(4 * most, most * 256**2 // dataset.size**2))
-        shared = Shared(dataset, weights, engine.device, batch_size or usual)
+        if not engine.in_process:  # each worker makes networks of one's own anew
+            own = {key: net.spec for key, net in weights.items() if isinstance(net, Adapted)}
+            weights |= {key: spec for key, spec in own.items() if spec}
+        ids = tuple({id: None for e in missing.values() for id in e.ids})
+        images, labels = dataset.take(ids)
+        cases = replace(dataset, ids=ids, images=images, labels=labels)
+        shared = Shared(cases, weights, engine.device, batch_size or usual)
         results |= _compute(missing, engine, shared, shelf, noise, len(results))
     rows = [(name, e, results[e.key]) for name, e in named.items()]
     return result_table(rows, names, dataset.structures)
@@ -98,8 +109,12 @@ def _networks(networks, experiments, dataset):
     else:
         found = {}
         for trained in networks:
-            advice = "it was changed after its training: load it again"
-            require(trained.is_unchanged(), "network", trained.digest[:12], advice)
+            require(
+                trained.is_unchanged(),
+                "network",
+                trained.digest[:12],
+                "it was changed after its training: load it again",
+            )
             found[trained.digest] = trained.network
     asked = {digest for e in experiments for digest in (e.attacked, *e.surrogates)}
     for digest in asked - found.keys():
@@ -112,7 +127,7 @@ def _networks(networks, experiments, dataset):
 
 
 def load_images(
-    experiments: Mapping, dataset: Dataset, *, store: str | Path = EXPERIMENTS
+    experiments: Mapping, dataset: Dataset, *, store: Path = EXPERIMENTS
 ) -> tuple[dict, dict]:
     """What experiments look like that `run` has computed with noise=True.
 
@@ -169,35 +184,19 @@ def _compute(missing, engine, shared, store, noise, total):
 
 def _attempts(experiments, engine, shared):
     """Experiment, result and error of each; those that fail are retried at the end, alone."""
-    failed = []
+    failed: list = []
     tasks = make_tasks(experiments, shared.batch_size, engine.slots)
-    for attempt in _process(tasks, engine, shared):
-        experiment, _, error = attempt
+    for task, results, error in engine.map(compute_task, lambda: next(tasks, None), shared):
         if error:
-            failed.append(experiment)
+            failed += task
         else:
-            yield attempt
-    for experiment in failed:
-        yield from _process([Task([experiment])], engine, shared)
+            yield from zip(task, results, repeat(None))
+    alone = ([experiment] for experiment in failed)
+    for task, results, error in engine.map(compute_task, lambda: next(alone, None), shared):
+        yield task[0], results and results[0], error
 
 
-def _process(tasks, engine, shared):
-    """Experiment, result and error of each experiment of the tasks."""
-    queue, dataset = deque(tasks), shared.dataset
-    if not engine.in_process:  # a worker loads its own copy
-        sent = {digest: for_worker(network) for digest, network in shared.networks.items()}
-        data = replace(dataset, images=None, labels=None)
-        shared = shared._replace(dataset=data, networks=sent)
-    found = engine.map(compute_task, lambda: queue.popleft() if queue else None, shared)
-    for task, results, error in found:
-        if not results and not error:  # a worker without the data
-            queue.appendleft(task._replace(cases=dataset.take(task.ids())))
-            continue
-        for k, experiment in enumerate(task.experiments):
-            yield experiment, results and results[k], error
-
-
-def rerun_failed(store: str | Path, key: str) -> Result:
+def rerun_failed(store: Path, key: str) -> Result:
     """Compute an experiment that failed once more, here; its error is not caught.
 
     Args:
@@ -210,13 +209,17 @@ def rerun_failed(store: str | Path, key: str) -> Result:
     """
     shelf = Store(store)
     records = shelf.failures(key)
-    advice = f"{len(records)} experiments that failed begin so; `status` lists them"
-    require(len(records) == 1, "key", key, advice)
+    require(
+        len(records) == 1,
+        "key",
+        key,
+        f"{len(records)} experiments that failed begin so; `status` lists them",
+    )
     origin = records[0]["origin"]
     require(origin, "origin", origin, "the data were put together by hand: run that sweep again")
     experiment, data = Experiment.read(records[0]["cell"]), load(**origin)
     networks = _networks({}, [experiment], data)
     shared = Shared(data, networks, torch.device("cpu"), BATCH["cpu"])
-    (result,) = compute_task(shared, Task([experiment]))
+    (result,) = compute_task(shared, [experiment])
     shelf.write(experiment, result, noise=True)
     return result

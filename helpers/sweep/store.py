@@ -2,15 +2,15 @@
 
 import json
 import time
-import traceback
 import warnings
 import zlib
 from pathlib import Path
+from traceback import format_exception
 
 import numpy as np
 
 from helpers.common.arguments import require
-from helpers.common.files import atomic_write, digest_json, read_tensors, write_tensors
+from helpers.common.files import digest_json, read_tensors, write_file, write_tensors
 from helpers.sweep.compute import Result
 from helpers.sweep.experiment import Experiment
 
@@ -25,25 +25,23 @@ class Store:
     files are replaced whole.
 
     Raises:
-        ValueError: the folder cannot be written, or holds a newer format; or (on reading) a file
-            cannot be read.
+        ValueError: the folder holds a newer format.
+        OSError: the folder or a file cannot be read or written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         mark = self.folder / "format.json"
         expected = json.dumps({"format": FORMAT})
-        try:
-            if not mark.exists():
-                with atomic_write(mark, "w") as file:
-                    file.write(expected)
-            found = mark.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(
-                f"store {self.folder} cannot be used ({error.strerror}): name another folder"
-            ) from None
-        advice = "name another folder; update this software if it is newer, delete it if damaged"
-        require(found == expected, str(mark), found, advice)
+        if not mark.exists():
+            write_file(mark, expected)
+        found = mark.read_text(encoding="utf-8")
+        require(
+            found == expected,
+            str(mark),
+            found,
+            "name another folder; update this software if it is newer, delete it if damaged",
+        )
 
     def path(self, key: str) -> Path:
         """The file of the experiment with a key."""
@@ -112,9 +110,6 @@ class Store:
                 raise ValueError("it is the file of another experiment")
         except FileNotFoundError:
             return None
-        except OSError as error:
-            why = error.strerror or error
-            raise ValueError(f"{path} cannot be read ({why}): mend that, or move it away") from None
         except (ValueError, KeyError) as error:
             place = self.folder / "damaged" / f"{key}.{time.time_ns()}.safetensors"
             place.parent.mkdir(exist_ok=True)
@@ -148,33 +143,29 @@ class Store:
         Raises:
             OSError: no space, or no permission.
         """
-        text = "".join(traceback.format_exception(error))
+        text = "".join(format_exception(error))
         record = {"cell": experiment.values(), "error": text, "origin": origin}
-        with atomic_write(self._failure(experiment.key), "w") as file:
-            json.dump(record, file, indent=1)
+        write_file(self._failure(experiment.key), json.dumps(record, indent=1))
         return record
 
 
 def _result(found, whole):
     arrays, about = found
-    unpacked = {}
-    if whole:
-        for name, shape in about["shapes"].items():
-            kind = np.int8 if name == "noise" else np.uint8
-            values = np.frombuffer(zlib.decompress(arrays[name].tobytes()), kind)
-            unpacked[name] = values.reshape(shape).copy()
+    unpacked: dict = {"predictions": None, "noise": None}
+    for name, shape in about["shapes"].items() if whole else ():
+        kind = np.int8 if name == "noise" else np.uint8
+        values = np.frombuffer(bytearray(zlib.decompress(arrays[name])), kind)
+        unpacked[name] = values.reshape(shape)
     return Result(
-        {name: arrays[f"iou.{name}"] for name in ("target", "truth")},
-        arrays["linf"],
-        arrays["loss"],
-        tuple(about["warnings"]),
-        unpacked.get("predictions"),
-        unpacked.get("noise"),
-        about["seconds"],
-        about["about"],
+        iou={name: arrays[f"iou.{name}"] for name in ("target", "truth")},
+        linf=arrays["linf"],
+        loss=arrays["loss"],
+        warnings=tuple(about["warnings"]),
+        seconds=about["seconds"],
+        about=about["about"],
+        **unpacked,
     )
 
 
 def _pack(array):
-    compressed = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-    return np.frombuffer(compressed, np.uint8)
+    return np.frombuffer(zlib.compress(np.ascontiguousarray(array), 1), np.uint8)

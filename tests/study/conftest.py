@@ -10,9 +10,7 @@ from helpers.common import paths
 from helpers.study import readme
 from helpers.study.__main__ import main
 
-PARAMETERS = (
-    'size: int = 128  # pixels\nepsilon = 0.01  # of 1\nroot = ""  # folder\nprofile = "quick"'
-)
+PARAMETERS = 'size = 128  # pixels\nepsilon = 0.01  # of 1\nroot = ""  # folder\nprofile = "quick"'
 COMMAND = """
 import pathlib, runpy, signal, sys
 from helpers.common import paths

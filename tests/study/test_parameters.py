@@ -54,19 +54,22 @@ def test_each_notebook_gets_only_what_it_declares(place):
     [
         (
             ["-p", "sise=3"],
-            "-p: parameter 'sise' is unknown; choose one of epsilon, profile, root, size",
+            "-p: parameter 'sise' is unknown; choose one of epsilon, root, size",
         ),
         (["-p", "size=abc"], "size is 'abc'; it must be of type int like 128"),
-        (["-p", "size=1.5"], "size is 1.5; it must be of type int like 128"),
-        (["-p", "size=true"], "size is True; it must be of type int like 128"),
-        (["-p", "size="], "size is None; it must be of type int like 128"),
-        (["-p", "epsilon=[1]"], "epsilon is [1]; it must be of type float like 0.01"),
-        (["-p", "epsilon=0"], "epsilon is 0.0; it must be above 0, and finite"),
-        (["-p", "epsilon=.nan"], "epsilon is nan; it must be above 0"),
-        (["-p", "epsilon=.inf"], "epsilon is inf; it must be above 0"),
-        (["-p", "size=0"], "size is 0; it must be above 0, and finite"),
+        (["-p", "size=1.5"], "size is '1.5'; it must be of type int like 128"),
+        (["-p", "size=true"], "size is 'true'; it must be of type int like 128"),
+        (["-p", "size="], "size is ''; it must be of type int like 128"),
+        (["-p", "epsilon=[1]"], "epsilon is '[1]'; it must be of type float like 0.01"),
+        (["-p", "epsilon=0"], "epsilon is 0.0; it must be above 0 (or 0: "),
+        (["-p", "epsilon=nan"], "epsilon is nan; it must be above 0"),
+        (["-p", "epsilon=inf"], "epsilon is inf; it must be above 0"),
+        (["-p", "size=0"], "size is 0; it must be above 0"),
         (["-p", "size"], "expected name=value, found 'size'"),
-        (["-p", "profile=full"], "parameter profile is set by --profile"),
+        (
+            ["-p", "profile=full"],
+            "-p: parameter 'profile' is unknown; choose one of epsilon, root, size",
+        ),
         (
             ["--profile", "ful"],
             "profile 'ful' is unknown; choose one of quick, broken, full, list, odd, wrong",
@@ -77,8 +80,8 @@ def test_each_notebook_gets_only_what_it_declares(place):
             "profile odd: parameter 'sizes' is unknown; choose one of epsilon, ",
         ),
         (["--profile", "wrong"], "size is 'big'; it must be of type int like 128"),
-        (["--profile", "broken"], "broken.yaml: not valid YAML"),
-        (["--profile", "list"], "list.yaml is ['size']; write lines `name: value`"),
+        (["--profile", "broken"], "profile broken.yaml: write lines `name: value`: "),
+        (["--profile", "list"], "profile list.yaml: write lines `name: value`: "),
         (["--only", "9"], "notebook '09' is unknown; choose one of 01, 01_first, 02, 02_second"),
         (["--only", "01,"], "notebook '00' is unknown; choose one of 01, 01_first, 02"),
         (["--only", "02", "-p", "size=3"], "-p: parameter 'size' is unknown; choose one of steps"),
@@ -112,7 +115,11 @@ def test_bad_usage_is_one_line_and_runs_nothing(place, capsys, words, told):
 
 
 @pytest.mark.parametrize(
-    "text, told", [("[0.01, -1]", "it must be 0 or more"), ("[0.0]", "at least one noise level")]
+    "text, told",
+    [
+        ("[0.01, -1]", "it must be above 0 (or 0: seed, epsilons"),
+        ("[0.0]", "at least one noise level"),
+    ],
 )
 def test_a_list_of_noise_levels_is_looked_through(place, capsys, text, told):
     place.write("01_first", "1/0", parameters="epsilons = [0.0, 0.01]")
@@ -129,7 +136,7 @@ def test_a_default_that_is_not_a_literal_is_an_error(place, capsys):
     place.write("01_first", parameters="size = 2 * 64")
     assert place.main() == 2
     assert (
-        "01_first.ipynb: a parameter is not declared as `name = literal`: "
+        "01_first.ipynb: not a notebook whose parameters are declared as `name = literal`: "
         in capsys.readouterr().err
     )
 
@@ -137,7 +144,7 @@ def test_a_default_that_is_not_a_literal_is_an_error(place, capsys):
 def test_a_file_that_is_no_notebook_is_an_error(place, capsys):
     (place.notebooks / "01_first.ipynb").write_text('{"cells": [')
     assert place.main() == 2
-    assert "01_first.ipynb is not a notebook: JSONDecodeError" in capsys.readouterr().err
+    assert "01_first.ipynb: not a notebook whose" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -162,14 +169,15 @@ def test_a_parameter_may_hold_an_equals_sign_and_take_several_lines(place):
         ("(1)", (1,), None),
         ("[0.01, abc]", [0.5], None),
         ("[1, 3.5]", [1], None),
+        ("12", [1], None),
         ("2", 0.5, 2.0),
-        ("no", True, False),
+        ("no", True, None),
         ("no", "", "no"),
     ],
 )
 def test_a_value_takes_the_declared_type(value, default, result):
     if result is None:
-        with pytest.raises(ValueError, match="must be of type (tuple|float|int)"):
+        with pytest.raises(ValueError, match="must be of type (tuple|list|bool)"):
             parameters.convert("name", value, default)
     else:
         found = parameters.convert("name", value, default)
@@ -202,23 +210,15 @@ profile = "quick"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("epsilons=[5]", "epsilons is 5.0; it must be at most 2, the range of intensities"),
-        ("epsilons=[010]", "epsilons is 10.0; it must be at most 2, the range of intensities"),
+        ("epsilons=[5]", "epsilons is 5.0; it must be above 0 (or 0: seed, "),
+        ("epsilons=[010]", "epsilons is 10.0; it must be above 0"),
         ("structure=Heart", "structure 'Heart' is unknown; choose one of heart, left clavicle, r"),
         ("device=mps", "device 'mps' is unknown; choose one of auto, cpu, cuda"),
         ("device=cuda:0", "device 'cuda:0' is unknown; choose one of auto, cpu, cuda"),
         ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
-        (
-            "augmentation=elastik affine",
-            "augmentation 'elastik' is unknown; choose one of elastic, affine",
-        ),
-        (
-            "size=100",
-            "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
-        ),
         ("dataset=fantom", "dataset 'fantom' is unknown; choose one of phantom, jsrt, folder"),
-        ("dataset=folder", "root is ''; name the folder, as in -p root=FOLDER"),
-        ("root=nowhere", "; leave it out, or choose jsrt or folder"),
+        ("dataset=folder", "root is ''; name a folder that exists, as in -p root=FOLDER"),
+        ("root=nowhere", "; name a folder that exists, as in -p root=FOLDER; phantom has none"),
         ("steps=0x10", "steps is '0x10'; it must be of type int like 100"),
         ("steps=1:30", "steps is '1:30'; it must be of type int like 100"),
     ],
@@ -233,7 +233,7 @@ def test_what_no_run_can_use_is_refused_before_anything_runs(place, capsys, text
 def test_a_root_that_is_not_there_is_refused(place, capsys):
     place.write("01_first", "1/0", parameters=JUDGED)
     assert place.main("-p", "dataset=jsrt", "-p", "root=nowhere") == 2
-    assert "nowhere'; there is no such folder" in capsys.readouterr().err
+    assert "nowhere'; name a folder that exists" in capsys.readouterr().err
 
 
 def test_a_number_that_begins_with_zero_is_decimal(place):
@@ -297,13 +297,13 @@ WITH_NETWORK = 'dataset = "phantom"\nsize = 16\nnetwork = ""\nsurrogate = ""\npr
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("none.py:build", "none.py:build'; there is no such file"),
+        ("none.py:build", "none.py:build' fails"),
         ("mine.py", "is 'mine.py'; write file.py:function or package.module:function"),
-        ("mine.py:bild", "has no such function; it has build, four, text, failing"),
-        ("mine.py:failing", "the function fails: OSError: no weights"),
-        ("mine.py:text", "→ str'; the function must return a torch module"),
+        ("mine.py:bild", "no attribute 'bild'"),
+        ("mine.py:failing", "OSError: no weights"),
+        ("mine.py:text", "'str' object is not callable"),
         ("mine.py:four", "number of classes is 4; the data have 6"),
-        ("no.such.package:build", "the import fails: ModuleNotFoundError"),
+        ("no.such.package:build", "ModuleNotFoundError"),
     ],
 )
 def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
@@ -337,24 +337,6 @@ def test_a_network_of_other_classes_than_a_folder_s_label_maps_is_told(place, tm
     told = capsys.readouterr().err
     assert "number of classes is 4; the data have 3 (background, heart, lung)" in told
     assert told.count("\n") == 1 and not place.runs.exists()
-
-
-SIZED = 'size = 36\ndepth = 3\nnetwork = ""\nsurrogate = ""\ndataset = "phantom"\nprofile = "quick"'
-
-
-@pytest.mark.parametrize(
-    ("given", "code"), [([], 2), (["network"], 2), (["network", "surrogate"], 0)]
-)
-def test_only_a_u_net_of_the_study_needs_a_size_that_its_depth_divides(
-    place, tmp_path, monkeypatch, capsys, given, code
-):
-    (tmp_path / "mine.py").write_text(NETWORK)
-    monkeypatch.chdir(tmp_path)
-    place.write("01_first", "size", parameters=SIZED)
-    words = [word for name in given for word in ("-p", f"{name}=mine.py:build")]
-    assert place.main(*words) == code
-    told = "size is 36; it must be divisible by 8 (2**depth)"
-    assert (told in capsys.readouterr().err) == bool(code)
 
 
 def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, monkeypatch):

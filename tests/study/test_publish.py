@@ -1,8 +1,7 @@
 """What is published of a run."""
 
-import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import nbformat
 import pandas as pd
@@ -183,29 +182,18 @@ def test_the_networks_of_the_transfer_notebook_are_published_too(tmp_path, small
     assert found == {each.digest for each in trained}
 
 
-def test_the_networks_of_a_full_run_replace_those_that_were_published(tmp_path, small):
+def test_the_networks_of_a_run_are_published_all_or_none(tmp_path, small):
     settings = {"depth": 1, "features": 2, "epochs": 1, "folder": tmp_path / "weights"}
     trained = [train(small, role, **settings) for role in ("target", "surrogate")]
     write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), provenance(small, trained))
     place = tmp_path / "published"
-    place.mkdir()
-    for name, size, augmentation in (
-        ("old", small.size, "elastic"),
-        ("of another profile", 2 * small.size, "elastic"),
-        ("for patients", small.size, "world"),
-    ):
-        recipe = asdict(trained[0].recipe) | {"size": size, "augmentation": augmentation}
-        (place / f"{name}.json").write_text(json.dumps({"recipe": recipe}))
-        (place / f"{name}.safetensors").touch()
-    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
-    kept = ("of another profile", "for patients")
-    others = {place / f"{name}.{end}" for name in kept for end in ("json", "safetensors")}
-    assert set(place.iterdir()) == {*written, *others} and len(written) == 4
-    found = {load_weights(path).digest for path in written if path.suffix != ".json"}
-    assert found == {each.digest for each in trained}
     with pytest.raises(ValueError, match="lacks the network"):
         publish_weights(tmp_path, weights=tmp_path / "none", place=place)
-    assert len(list(place.iterdir())) == 8
+    assert not place.exists()
+    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
+    assert set(place.iterdir()) == set(written) and len(written) == 4
+    found = {load_weights(path).digest for path in written if path.suffix != ".json"}
+    assert found == {each.digest for each in trained}
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])

@@ -52,7 +52,7 @@ def test_only_cases_that_have_a_structure_take_part(study):
 def test_a_structure_that_no_case_has_is_told_with_what_to_do(study):
     study.data.labels[study.data.labels == 1] = 0
     with pytest.raises(
-        ValueError, match="no test image has heart in the truth: take more test_cases"
+        ValueError, match="test images: heart in the truth is ..; take more test_cases"
     ):
         study.cases("heart")
     with pytest.raises(ValueError, match="spleen"):
@@ -63,7 +63,7 @@ def test_a_structure_that_the_network_sees_nowhere_is_told_with_what_to_do(study
     bias = study.target.network.head.bias
     with torch.no_grad():
         bias.copy_(torch.tensor([1e6, 0, 0]))
-    told = "no test image has heart in the truth and the clean prediction: take more test_cases"
+    told = "test images: heart in the truth and the clean prediction is ..; take more"
     with pytest.raises(ValueError, match=told):
         study.cases("heart", predicted=True)
 
