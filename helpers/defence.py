@@ -61,23 +61,28 @@ class Averaged(nn.Module):
         return torch.stack(answers).mean(dim=0).clamp(min=1e-12).log()
 
 
+def parse_defence(text: str) -> tuple[str, float]:
+    """Kind and strength of a defence: a filter of `FILTERS`, such as "jpeg 75", or "average 0.03".
+
+    Raises:
+        ValueError: there is no such defence, or it has no strength above 0.
+    """
+    kind, _, number = text.partition(" ")
+    require_choice("defence", kind, (*FILTERS, "average"))
+    fits = number.replace(".", "", 1).isdigit() and float(number) > 0
+    require(fits, "defence", text, "give a strength above 0 after its name, as in jpeg 75")
+    return kind, float(number)
+
+
 def guard(trained: Trained, defence: str, *, seed: int = 0) -> Trained:
     """A network behind a defence, for `sweep.run` like any other.
 
     Args:
         trained: the network.
-        defence: a filter and its strength, such as "jpeg 75", see `FILTERS`; or "average" and the
-            sigma of `Averaged`.
+        defence: as of `parse_defence`; the strength of "average" is the sigma of `Averaged`.
         seed: of the noise of "average".
-
-    Raises:
-        ValueError: there is no such defence.
     """
-    kind, _, number = defence.partition(" ")
-    require_choice("defence", kind, (*FILTERS, "average"))
-    fits = number.replace(".", "", 1).isdigit() and float(number) > 0
-    require(fits, "defence", defence, "give a strength above 0 after its name, as in jpeg 75")
-    strength = float(number)
+    kind, strength = parse_defence(defence)
     if kind == "average":
         guarded: nn.Module = Averaged(trained.network, strength, seed=seed)
     else:

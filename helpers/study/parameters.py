@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 
+from helpers.augmentation import AUGMENTATIONS
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
 from helpers.common.progress import log
 from helpers.data import scan
+from helpers.defence import parse_defence
 from helpers.network import find_device, find_precision
 from helpers.own import load_network
 from helpers.phantom import STRUCTURES
@@ -130,8 +132,16 @@ def _check_values(values):
     require(any(levels), "epsilons", levels, "give at least one noise level above 0")
     find_device(values.get("device", "auto"))
     find_precision(values.get("precision", "auto"))
+    for word in values.get("augmentation", "").split():
+        require_choice("augmentation", word, AUGMENTATIONS)
+    for text in values.get("filters", ()):
+        parse_defence(text)
     own = {name: values[name] for name in NETWORKS if name in values}
     seen = check_truth(values.get("truth", "masks"), own.get("network"))
+    if not own or not all(own.values()):  # a U-Net takes part
+        multiple = 2 ** values.get("depth", 0)
+        advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
+        require(values.get("size", 0) % multiple == 0, "size", values.get("size"), advice)
     if "dataset" in values:
         structures = _check_dataset(values["dataset"], values.get("root", ""))
         if seen:
@@ -143,13 +153,11 @@ def _check_values(values):
 
 
 def _check_number(name, number):
-    most = 2 if name.startswith("epsilon") else math.inf
-    require(
-        0 < number <= most and number < math.inf or number == 0 and name in MAY_BE_0,
-        name,
-        number,
-        f"it must be above 0 (or 0: {', '.join(MAY_BE_0)}), and finite; an ε at most 2",
-    )
+    least = "0 or more" if name in MAY_BE_0 else "above 0"
+    fits = 0 < number < math.inf or number == 0 and name in MAY_BE_0
+    require(fits, name, number, f"it must be {least}, and finite")
+    if name.startswith("epsilon"):
+        require(number <= 2, name, number, "it must be at most 2, the range of intensities")
 
 
 def check_truth(truth: str, network: str | None) -> bool:

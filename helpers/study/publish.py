@@ -16,6 +16,7 @@ from helpers.weights import find_weights
 
 PATIENT = "_on_a_patient.png"  # pictures of somebody, shown in notebooks and the README alone
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FURTHER = ("transfer_networks.csv", "robust.csv")  # tables of further networks, by their digests
 
 
 def publish(profile: str, only: Names = ()) -> list:
@@ -62,7 +63,7 @@ def copy_files(files: Sequence[Path], place: Path) -> list:
 
 
 def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
-    """Ship the networks of a run's clean.csv and transfer_networks.csv.
+    """Ship the networks of a run's clean.csv and of its `FURTHER` tables.
 
     Args:
         folder: of the run.
@@ -77,7 +78,7 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
     """
     files: list = []
     digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
-    if (further := folder / "transfer_networks.csv").exists():
+    for further in filter(Path.exists, map(folder.joinpath, FURTHER)):
         digests += [*pd.read_csv(further, dtype=str)["digest"]]
     for digest in dict.fromkeys(digests):
         path = find_weights(digest, weights)

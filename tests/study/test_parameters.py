@@ -61,7 +61,7 @@ def test_each_notebook_gets_only_what_it_declares(place):
         (["-p", "size=true"], "size is 'true'; it must be of type int like 128"),
         (["-p", "size="], "size is ''; it must be of type int like 128"),
         (["-p", "epsilon=[1]"], "epsilon is '[1]'; it must be of type float like 0.01"),
-        (["-p", "epsilon=0"], "epsilon is 0.0; it must be above 0 (or 0: "),
+        (["-p", "epsilon=0"], "epsilon is 0.0; it must be above 0, and finite"),
         (["-p", "epsilon=nan"], "epsilon is nan; it must be above 0"),
         (["-p", "epsilon=inf"], "epsilon is inf; it must be above 0"),
         (["-p", "size=0"], "size is 0; it must be above 0"),
@@ -117,7 +117,7 @@ def test_bad_usage_is_one_line_and_runs_nothing(place, capsys, words, told):
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("[0.01, -1]", "it must be above 0 (or 0: seed, epsilons"),
+        ("[0.01, -1]", "it must be 0 or more"),
         ("[0.0]", "at least one noise level"),
     ],
 )
@@ -192,6 +192,7 @@ def test_a_relative_root_is_the_callers(place, monkeypatch, tmp_path):
 
 
 JUDGED = """
+filters = ["jpeg 75"]
 dataset = "phantom"
 root = ""
 size = 128
@@ -210,13 +211,23 @@ profile = "quick"
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("epsilons=[5]", "epsilons is 5.0; it must be above 0 (or 0: seed, "),
-        ("epsilons=[010]", "epsilons is 10.0; it must be above 0"),
+        ("epsilons=[5]", "epsilons is 5.0; it must be at most 2, the range of intensities"),
+        ("epsilons=[010]", "epsilons is 10.0; it must be at most 2, the range of intensities"),
         ("structure=Heart", "structure 'Heart' is unknown; choose one of heart, left clavicle, r"),
         ("device=mps", "device 'mps' is unknown; choose one of auto, cpu, cuda"),
         ("device=cuda:0", "device 'cuda:0' is unknown; choose one of auto, cpu, cuda"),
         ("precision=fp16", "precision 'fp16' is unknown; choose one of auto, bf16, fp32"),
         ("dataset=fantom", "dataset 'fantom' is unknown; choose one of phantom, jsrt, folder"),
+        (
+            "augmentation=elastik affine",
+            "augmentation 'elastik' is unknown; choose one of elastic, affine",
+        ),
+        (
+            "size=100",
+            "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
+        ),
+        ("filters=[jpg 75]", "defence 'jpg' is unknown; choose one of bits, jpeg"),
+        ("filters=[jpeg]", "defence is 'jpeg'; give a strength above 0 after its name"),
         ("dataset=folder", "root is ''; name a folder that exists, as in -p root=FOLDER"),
         ("root=nowhere", "; name a folder that exists, as in -p root=FOLDER; phantom has none"),
         ("steps=0x10", "steps is '0x10'; it must be of type int like 100"),
@@ -359,3 +370,21 @@ def test_the_notebook_of_the_ratio_is_left_out_where_there_is_no_heart(tmp_path,
     assert left_out in capsys.readouterr().out
     asked = parameters.plan(paths.NOTEBOOKS, "quick", own[:2], ["09"])
     assert [path.stem[:2] for path, _ in asked] == ["09"]
+
+
+SIZED = 'size = 36\ndepth = 3\nnetwork = ""\nsurrogate = ""\ndataset = "phantom"\nprofile = "quick"'
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [([], 2), (["network"], 2), (["network", "surrogate"], 0)]
+)
+def test_only_a_u_net_of_the_study_needs_a_size_that_its_depth_divides(
+    place, tmp_path, monkeypatch, capsys, given, code
+):
+    (tmp_path / "mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    place.write("01_first", "size", parameters=SIZED)
+    words = [word for name in given for word in ("-p", f"{name}=mine.py:build")]
+    assert place.main(*words) == code
+    told = "size is 36; it must be divisible by 8 (2**depth)"
+    assert (told in capsys.readouterr().err) == bool(code)
