@@ -155,7 +155,10 @@ def state(network):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_attacked_on_the_fastest_copy_that_answers_like_it(name):
     make, expected = NETWORKS[name]
-    network, (images, labels) = make(), make_case(4)
+    with torch.random.fork_rng():  # the vectors of a spectral norm are random
+        torch.manual_seed(0)
+        network = make()
+    images, labels = make_case(4)
     answer = network(images.double() if name == "double" else images).float()
     before = state(network)
     results = {

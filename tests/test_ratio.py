@@ -293,7 +293,7 @@ def test_a_case_without_a_lung_is_named():
 def test_other_wrong_values_are_told():
     with pytest.raises(ValueError, match="choose another case"):
         other_side(math.nan, margin=0.1)
-    with pytest.raises(ValueError, match="cardiothoracic ratio is 1.0; give one between 0 and 1"):
+    with pytest.raises(ValueError, match="ratio is 1.0; it must be above 0 and below 1"):
         Goal("ratio", "heart", other_side(0.4, margin=0.5))
     with pytest.raises(ValueError, match="classes is .*heart and of two lungs"):
         ratio_loss(logits_of(chest()), chest(), classes=(1, 2))
