@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.stats import binom, norm
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 
 from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_json
@@ -28,6 +29,8 @@ class Guarded(nn.Module):
     Source: Athalye et al., arXiv:1802.00420 (straight-through estimate of a gradient).
     """
 
+    spec: tuple | None = None
+
     def __init__(self, network: nn.Module, kind: str, strength: float) -> None:
         """See `FILTERS` for the kinds and their strengths."""
         super().__init__()
@@ -46,6 +49,8 @@ class Averaged(nn.Module):
     with what, is averaged.
     """
 
+    spec: tuple | None = None
+
     def __init__(self, network: nn.Module, sigma: float, copies: int = 8, seed: int = 0) -> None:
         """Sigma of the noise in units of the images."""
         super().__init__()
@@ -56,9 +61,12 @@ class Averaged(nn.Module):
         answers = []
         for generator in generators(self.seed, self.copies):
             noise = self.sigma * torch.randn(images.shape[1:], generator=generator).to(images)
-            logits = with_background(logits_of(self.network, images + noise))
-            answers.append(logits.float().softmax(dim=1))
+            answers.append(checkpoint(self._answer, images + noise, use_reentrant=False))
         return torch.stack(answers).mean(dim=0).clamp(min=1e-12).log()
+
+    def _answer(self, images):
+        """Probabilities; `checkpoint` computes them again rather than keep what made them."""
+        return with_background(logits_of(self.network, images)).float().softmax(dim=1)
 
 
 def parse_defence(text: str) -> tuple[str, float]:
@@ -71,23 +79,29 @@ def parse_defence(text: str) -> tuple[str, float]:
     require_choice("defence", kind, (*FILTERS, "average"))
     fits = number.replace(".", "", 1).isdigit() and float(number) > 0
     require(fits, "defence", text, "give a strength above 0 after its name, as in jpeg 75")
-    return kind, float(number)
+    strength = float(number)
+    if kind in ("bits", "jpeg", "median"):
+        fits = strength == int(strength) <= 100
+        require(fits, "defence", text, "give a whole number, 100 at most")
+    return kind, strength
 
 
-def guard(trained: Trained, defence: str, *, seed: int = 0) -> Trained:
+def guard(trained: Trained, defence: str, *, seed: int = 0, copies: int = 8) -> Trained:
     """A network behind a defence, for `sweep.run` like any other.
 
     Args:
         trained: the network.
         defence: as of `parse_defence`; the strength of "average" is the sigma of `Averaged`.
-        seed: of the noise of "average".
+        seed, copies: of the noise of "average".
     """
     kind, strength = parse_defence(defence)
     if kind == "average":
-        guarded: nn.Module = Averaged(trained.network, strength, seed=seed)
+        guarded: Guarded | Averaged = Averaged(trained.network, strength, copies, seed)
     else:
-        guarded, seed = Guarded(trained.network, kind, strength), 0
-    digest = digest_json([trained.digest, kind, strength, seed])
+        guarded, seed, copies = Guarded(trained.network, kind, strength), 0, 0
+    own = getattr(trained.network, "spec", None)
+    guarded.spec = own and (*own, defence, seed, copies)  # a worker makes it anew
+    digest = digest_json([trained.digest, kind, strength, seed, copies])
     return Trained(guarded.eval(), digest, None, (), state_digest(guarded.state_dict()))
 
 
@@ -166,7 +180,7 @@ def certify(
     maps = []
     for image, generator in zip(images, generators(seed, len(images)), strict=True):
         noise = sigma * torch.randn(first + number, *image.shape, generator=generator)
-        seen = predict(network, image + noise.to(image), batch_size=50)
+        seen = predict(network, image + noise.to(image))
         guess = seen[:first].mode(dim=0).values
         hits = (seen[first:] == guess).sum(dim=0).cpu().numpy()
         p = binom.sf(hits - 1, number, tau)  # of so many or more, if the share were tau

@@ -1,7 +1,7 @@
 """Detectors of attacked images, and an attacker who knows them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from helpers.attack import pgd
 from helpers.common.arguments import require
+from helpers.labels import OUTSIDE
 from helpers.loss import cross_entropy, iou_loss, with_background
 from helpers.outputs import logits_of
 from helpers.recorder import AttackResult
@@ -20,6 +21,8 @@ from helpers.transfer import smoother
 # (N, K, H, W) that returns (N,), higher for what looks more like an attack.
 Detector = Callable[[Tensor, Tensor], Tensor]
 
+TOGETHER = "all together"  # the detector that goes by the highest score of all
+ALMOST = 0.8  # of an alarm: below it, an attacker leaves a score alone
 SHIFTS = ((0, 5), (5, 0))  # [pixels], not multiples of what a U-Net pools
 
 
@@ -115,43 +118,58 @@ def _features(outlines):
 
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """Detectors with what they say of images without attack.
+    """Detectors, with what they say of images without attack.
 
     Attributes:
         detectors: by name.
-        middle, spread: median of each score on clean images, and how far above it an alarm is.
+        middle, spread: median of each score on clean images, and how far above it the alarm is.
+        together: how high the highest of these scores is at the alarm of `TOGETHER`.
     """
 
     detectors: Mapping[str, Detector]
     middle: Mapping[str, float]
     spread: Mapping[str, float]
+    together: float = 1.0
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls, detectors: Mapping[str, Detector], images: Tensor, logits: Tensor, alarms: float = 0.05
     ) -> "Watch":
-        """Detectors that raise an alarm at so large a share of these images without attack."""
-        logits = with_background(logits)
-        with torch.no_grad():
-            scores = {name: score(images, logits) for name, score in detectors.items()}
-        middle = {name: float(found.median()) for name, found in scores.items()}
-        limits = {name: float(found.quantile(1 - alarms)) for name, found in scores.items()}
-        spread = {name: max(limits[name] - middle[name], 1e-9) for name in scores}
-        return cls(detectors, middle, spread)
+        """Detectors, alone and together, that raise an alarm at most at so large a share of these.
+
+        Args:
+            detectors: by name.
+            images, logits: of clean cases, (N, C, H, W) and the network's answer.
+            alarms: the share.
+        """
+        found = {n: score(images, with_background(logits)) for n, score in detectors.items()}
+        middle = {name: float(scores.median()) for name, scores in found.items()}
+        spread = {name: _limit(scores - middle[name], alarms) for name, scores in found.items()}
+        watch = cls(detectors, middle, spread)
+        highest = watch.score(TOGETHER, images, logits)
+        return replace(watch, together=_limit(highest, alarms))
+
+    def scores(self, name: str, images: Tensor, logits: Tensor) -> Tensor:
+        """(K, N): the scores that a detector goes by; it raises an alarm if one is above 1."""
+        alone = name != TOGETHER
+        rows = []
+        for each in [name] if alone else self.detectors:
+            found = self.detectors[each](images, with_background(logits)).float()
+            rows.append((found - self.middle[each]) / self.spread[each])
+        return torch.stack(rows) / (1.0 if alone else self.together)
 
     def score(self, name: str, images: Tensor, logits: Tensor) -> Tensor:
-        """(N,): 0 for the median clean image, 1 at the alarm; "all together" is the highest."""
-        if name == TOGETHER:
-            return torch.stack([self.score(n, images, logits) for n in self.detectors]).amax(dim=0)
-        found = self.detectors[name](images, with_background(logits)).float()
-        return (found - self.middle[name]) / self.spread[name]
+        """(N,): the highest of `scores`."""
+        return self.scores(name, images, logits).amax(dim=0)
 
 
-TOGETHER = "all together"
+def _limit(scores, alarms):
+    return max(float(scores.quantile(1 - alarms, interpolation="higher")), 1e-9)
 
 
 class _Watched(nn.Module):
-    """A network whose last channel is a detector's score, the same at each pixel."""
+    """A network whose last channel is how close scores are to an alarm, the same at each pixel."""
 
     def __init__(self, network: nn.Module, watch: Watch, name: str) -> None:
         super().__init__()
@@ -159,7 +177,8 @@ class _Watched(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = with_background(logits_of(self.network, images)).float()
-        score = self.watch.score(self.name, images, logits)
+        scores = self.watch.scores(self.name, images, logits)
+        score = (scores - ALMOST).clamp(min=0).sum(dim=0)
         return torch.cat([logits, score[:, None, None, None].expand_as(logits[:, :1])], dim=1)
 
 
@@ -184,7 +203,7 @@ def evade(
         name: of the one to evade, or `TOGETHER`.
         images, labels, epsilon, steps, **options: as in `attack.pgd`; labels are the target.
         classes: class indices whose IoU counts.
-        weight: of the score where it is above that of the median clean image.
+        weight: of the score where it is above `ALMOST`.
 
     Source: Carlini and Wagner, arXiv:1705.07263 (a detector's score as a term of the loss).
     """
@@ -193,7 +212,7 @@ def evade(
     def loss(logits, labels):
         own, score = logits[:, :-1], logits[:, -1].mean(dim=(1, 2))
         fit = iou_loss(own, labels, classes=classes) + 3 * cross_entropy(own, labels)
-        return fit + weight * score.clamp(min=0)
+        return fit + weight * score
 
     return pgd(
         _Watched(network, watch, name).eval(),
@@ -206,6 +225,7 @@ def evade(
         direction="adam",
         momentum=0.5,
         schedule=lambda progress: 20 * (1 - progress),
+        region=labels != OUTSIDE,
         **options,
     )
 

@@ -86,6 +86,8 @@ def test_guarded_networks_are_told_apart():
         ("blur 3", "defence 'blur' is unknown; choose one of bits, jpeg"),
         ("jpeg", "defence is '?jpeg'?; give a strength above 0"),
         ("median x", "defence is 'median x'; give a strength above 0"),
+        ("median 0.5", "defence is 'median 0.5'; give a whole number"),
+        ("jpeg 300", "defence is 'jpeg 300'; give a whole number, 100 at most"),
         ("bits 0", "defence is 'bits 0'; give a strength above 0"),
     ],
 )

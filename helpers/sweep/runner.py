@@ -15,7 +15,6 @@ from helpers.common.paths import EXPERIMENTS
 from helpers.common.progress import log, progress_bar
 from helpers.data import Dataset, load
 from helpers.labels import OUTSIDE
-from helpers.own import Adapted
 from helpers.sweep.compute import Result, restore_images
 from helpers.sweep.engine import Engine, open_engine
 from helpers.sweep.experiment import Experiment, check_experiment
@@ -91,7 +90,7 @@ def run(
         most = BATCH[engine.device.type]
         usual = max(1, min(4 * most, most * 256**2 // dataset.size**2))
         if not engine.in_process:  # each worker makes networks of one's own anew
-            own = {key: net.spec for key, net in weights.items() if isinstance(net, Adapted)}
+            own = {key: getattr(network, "spec", None) for key, network in weights.items()}
             weights |= {key: spec for key, spec in own.items() if spec}
         ids = tuple({id: None for e in missing.values() for id in e.ids})
         images, labels = dataset.take(ids)

@@ -9,7 +9,9 @@ from helpers.weights import Trained
 
 
 def suite(experiment: Experiment, other: Trained | None = None) -> dict[str, Experiment]:
-    """Attacks that differ in loss, steps, start and knowledge; a case counts by its worst of them.
+    """Attacks that differ in loss, step size, start and knowledge.
+
+    A case counts by the worst of them.
 
     Args:
         experiment: the white-box attack with the paper's PGD; it is the first.
@@ -26,6 +28,7 @@ def suite(experiment: Experiment, other: Trained | None = None) -> dict[str, Exp
         "faster PGD": fast,
         "faster PGD, random start": fast | {"random_start": True},
         "margin": fast | {"loss": "margin"},
+        "one step": {"attack": "fgsm"},
         "random noise": {"attack": "random noise"},
     }
     if other:

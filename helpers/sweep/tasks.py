@@ -9,6 +9,7 @@ import torch
 
 from helpers.common.arguments import require
 from helpers.data import Dataset
+from helpers.defence import guard
 from helpers.own import load_network
 from helpers.sweep.compute import Result, batch_settings, compute_results
 from helpers.sweep.experiment import Experiment, attack_of
@@ -76,7 +77,10 @@ def compute_task(shared: Shared, task: list[Experiment]) -> list[Result]:
 @lru_cache(maxsize=8)
 def _load(spec, digest):
     """A network of one's own, made in a worker; it must be the one that was asked for."""
-    trained = load_network(*spec)
+    trained = load_network(*spec[:3])
+    if spec[3:]:
+        defence, seed, copies = spec[3:]
+        trained = guard(trained, defence, seed=seed, copies=copies)
     require(
         trained.digest == digest,
         "network",

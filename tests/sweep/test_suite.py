@@ -15,7 +15,7 @@ def test_the_worst_of_a_suite_is_no_better_than_any_of_its_attacks(tmp_path):
     )
     attack = white_box(data, own, goal=Goal("shape", "heart", 0.5), epsilon=0.2, steps=3)
     attacks = suite(attack, other)
-    assert attacks["PGD"] == attack and len({e.key for e in attacks.values()}) == 7
+    assert attacks["PGD"] == attack and len({e.key for e in attacks.values()}) == 8
     table = run(attacks, data, [own, other], store=tmp_path, names=["attack"])
     scored = table[(table["compared_with"] == "target") & (table["structure"] == "heart")]
     means = scored.groupby(["attack", "id"])["iou"].mean().unstack("attack")
