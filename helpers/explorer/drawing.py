@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from skimage.measure import regionprops
 
 from helpers.labels import OUTSIDE
@@ -63,10 +64,19 @@ def draw(
     return figure
 
 
-def png(figure: Figure, **options: Any) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG."""
     file = io.BytesIO()
-    figure.savefig(file, **options)
+    figure.savefig(file)
+    return file.getvalue()
+
+
+def small_png(figure: Figure, colours: int = 128) -> bytes:
+    """Likewise, cropped and in few colours, to be kept in a notebook."""
+    whole, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, bbox_inches="tight")
+    few = Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

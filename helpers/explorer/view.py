@@ -50,7 +50,7 @@ class View:
         """The picture of a frame with its words, as PNG."""
         figure = self._draw(frame)
         figure.suptitle(self._words(frame), y=1.05, fontsize=10)
-        return drawing.png(figure, bbox_inches="tight")
+        return drawing.small_png(figure)
 
     def _draw(self, frame):
         (id,) = frame.experiment.ids
