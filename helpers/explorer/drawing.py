@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterable
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
