@@ -191,8 +191,6 @@ def evade(
     *,
     classes: Sequence[int],
     weight: float,
-    epsilon: float,
-    steps: int = 100,
     **options: Any,
 ) -> AttackResult:
     """The targeted faster attack, with a detector's score in its loss.
@@ -201,7 +199,7 @@ def evade(
         network: to attack, from images to logits.
         watch: the detectors.
         name: of the one to evade, or `TOGETHER`.
-        images, labels, epsilon, steps, **options: as in `attack.pgd`; labels are the target.
+        images, labels, **options: as in `attack.pgd`; labels are the target.
         classes: class indices whose IoU counts.
         weight: of the score where it is above `ALMOST`.
 
@@ -219,9 +217,7 @@ def evade(
         images,
         labels,
         loss=loss,
-        epsilon=epsilon,
         targeted=True,
-        steps=steps,
         direction="adam",
         momentum=0.5,
         schedule=lambda progress: 20 * (1 - progress),

@@ -95,11 +95,10 @@ def make_recipe(
 
 def _find_numbers(**given):
     """The numbers of a recipe, checked; without an ε there are no steps of attacks."""
-    found = {"features": 16, "batch_size": 4, "epsilon": 0.0, "attack_steps": 3} | given
+    found = {"features": 16, "batch_size": 4, "epsilon": 0.0, "attack_steps": 3, "mix": 1.0} | given
     epsilon = found["epsilon"] = float(found["epsilon"])
     require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
-    mix = found.get("mix", 1.0)
-    require(0 < mix <= 1, "mix", mix, "give the share of the images to attack, above 0 up to 1")
+    require(0 < found["mix"] <= 1, "mix", found["mix"], "give a share above 0, up to 1")
     for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
         whole_number(name, found[name])
     return found if epsilon else found | {"attack_steps": 0}
@@ -117,14 +116,13 @@ def train(
 
     Soft-IoU loss over all classes with the background, Adadelta(lr=1.0), the weights of the best
     validation epoch. With the augmentation world, the cases of validation are changed by it too,
-    once; with an ε, all images of training and validation are attacked by the network as it is. A
-    checkpoint is written after each epoch: killed at any moment, the same call goes on and ends
-    with the same weights. If another process trains the same network, its weights are waited for.
+    once; with an ε, images of training (`mix` of each batch) and validation are attacked. After
+    each epoch a checkpoint is written: the same call goes on and ends with the same weights. If
+    another process trains the same network, its weights are waited for.
 
     Args:
         role: "target" or "surrogate".
-        folder: of weights and checkpoints, each under the key of its recipe. Weights that come with
-            the study are found too.
+        folder: of weights and checkpoints; those that come with the study are found too.
         device: where to train, as in `network.find_device`.
         **settings: depth, epochs and the other arguments of `make_recipe`.
 
@@ -134,11 +132,9 @@ def train(
     Raises:
         ValueError: a setting is wrong, or a weights file is damaged.
 
-    Source: paper, section 2.4. Differs: batch size and number of epochs, which the paper does not
-    say.
+    Source: paper, section 2.4; batch size and number of epochs are ours.
     """
-    recipe = make_recipe(dataset, role, **settings)
-    device = find_device(device)
+    recipe, device = make_recipe(dataset, role, **settings), find_device(device)
     path = weights_path(recipe, folder)
     if not path.exists():
         lock = path.with_suffix(".lock")
@@ -289,7 +285,7 @@ def _take_cases(dataset, recipe, device):
 
 def _find_network(digest, folder):
     path = find_weights(digest, folder)
-    require(path and digest, "start", digest[:12], "there are no such weights: train them first")
+    require(path, "start", digest[:12], "there are no such weights: train them first")
     return load_weights(path).network
 
 
@@ -303,9 +299,8 @@ def _epoch(state, images, labels, recipe, autocast, step):
         x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
         if recipe.epsilon:
             seed = int(torch.randint(2**31, (), generator=generator))
-            number = math.ceil(recipe.mix * len(x))
-            attacked = _attacked(network, x[:number], y[:number], recipe, seed)
-            x = torch.cat([attacked, x[number:]])
+            some = slice(math.ceil(recipe.mix * len(x)))
+            x[some] = _attacked(network, x[some], y[some], recipe, seed)
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))

@@ -51,7 +51,8 @@ def status(folder: Path) -> tuple[str, bool]:
 
 
 def _read_all(store):
-    return [pair for key in store.keys() if (pair := store.read_key(key))]
+    pairs = map(store.read_key, store.keys())
+    return list(filter(None, pairs))
 
 
 def export(folder: Path) -> pd.DataFrame:
@@ -61,7 +62,8 @@ def export(folder: Path) -> pd.DataFrame:
         return result_table([], [])
     fields = pd.json_normalize([experiment.values() for experiment, _ in found], sep="_")
     fields["classes"] = [" ".join(map(str, classes)) for classes in fields["classes"]]
-    fields = fields.drop(columns="ids").rename(columns={"loss": "loss_function"})
+    fields = fields.drop(columns="ids")
+    fields = fields.rename(columns={"loss": "loss_function"})
     rows = ((name, *pair) for name, pair in zip(fields.values, found, strict=True))
     return result_table(rows, list(fields))
 
