@@ -15,8 +15,10 @@ TEXTS = ("size", "depth", "weights", "steps", "seed", "commit")  # columns that 
 ACROSS = {  # what becomes columns
     "attack_strength": "attack",
     "clean": "structure",
+    "filters": "attacker",
     "networks": "network",
     "steps": "steps",
+    "suite": "network",
     "table1": "epsilon",
     "table2": "epsilon",
     "table3": "epsilon",
@@ -97,7 +99,7 @@ def readable_table(path: Path) -> tuple[pd.DataFrame, list]:
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts.insert(0, f"n = {table['n'].max()}")
-        table = table.drop(columns="others", errors="ignore")
+        table = table.drop(columns=["others", "won"], errors="ignore")
         table = side_by_side(table, columns=across).reset_index()
     return table, facts
 
