@@ -299,8 +299,8 @@ def _epoch(state, images, labels, recipe, autocast, step):
         x, y = augment(x, labels[chosen, ::step, ::step], generator, recipe.augmentation)
         if recipe.epsilon:
             seed = int(torch.randint(2**31, (), generator=generator))
-            some = slice(math.ceil(recipe.mix * len(x)))
-            x[some] = _attacked(network, x[some], y[some], recipe, seed)
+            k = math.ceil(recipe.mix * len(x))
+            x = torch.cat([_attacked(network, x[:k], y[:k], recipe, seed), x[k:]])
         optimizer.zero_grad()
         with autocast:
             logits = network(x.contiguous(memory_format=torch.channels_last))

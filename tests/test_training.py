@@ -108,7 +108,7 @@ def test_every_part_of_a_recipe_changes_its_key():
 
 def test_a_recipe_of_before_schedules_and_attacks_keeps_its_key():
     recipe = make_recipe(toy(), "target", **SETTINGS)
-    later = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "start": ""}
+    later = {"schedule": "constant", "epsilon": 0.0, "attack_steps": 0, "mix": 1.0, "start": ""}
     assert asdict(recipe).items() >= later.items()
     before = {name: value for name, value in asdict(recipe).items() if name not in later}
     assert recipe.key == digest_json(before)
@@ -218,6 +218,22 @@ def test_training_against_attacks_sees_nothing_but_attacked_images(tmp_path, mon
     for images, made, before, after in seen:
         assert 0.1 < (made - images).abs().max() <= 0.2 + 1e-6 and made.abs().max() <= 1
         assert after > before
+
+
+def test_of_each_batch_a_share_is_attacked(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(network, images, labels, recipe, seed):
+        seen.append(len(images))
+        return images
+
+    monkeypatch.setattr(training, "_attacked", spy)
+    train(toy(), "target", folder=tmp_path, **SETTINGS | {"epsilon": 0.2, "mix": 0.5, "epochs": 1})
+    batch = SETTINGS.get("batch_size", 4)
+    assert max(seen[:-1]) == batch / 2 and len(seen) == 3
+    for mix in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"mix is {mix}; give a share above 0"):
+            make_recipe(toy(), "target", **SETTINGS, epsilon=0.1, mix=mix)
 
 
 def test_epochs_without_attacks_go_on_from_the_weights_that_they_start_from(tmp_path):

@@ -22,6 +22,7 @@ from toys import NETWORKS, Acting, single_experiments
 
 from helpers.common import paths
 from helpers.common.files import digest_json
+from helpers.defence import guard
 from helpers.evaluation import iou
 from helpers.network import predict
 from helpers.own import load_network
@@ -902,10 +903,11 @@ def module():
 """
 
 
-@pytest.mark.parametrize("function", ["build", "module"])
-def test_a_network_of_one_s_own_is_made_anew_in_workers(tmp_path, function):
+@pytest.mark.parametrize("function, defence", [("build", ""), ("module", "average 0.1")])
+def test_a_network_of_one_s_own_is_made_anew_in_workers(tmp_path, function, defence):
     (tmp_path / "mine.py").write_text(OWN)
     own = load_network(f"{tmp_path / 'mine.py'}:{function}", DATA.structures, DATA.size)
+    own = guard(own, defence, copies=2) if defence else own
     experiments = {("pgd", 0.1): white_box(DATA, own, steps=2, epsilon=0.1, precision="fp32")}
     with start_engine("workers=2") as place:
         there = run(experiments, DATA, [own], store=tmp_path / "there", engine=place)
