@@ -35,6 +35,15 @@ TINY = {
     "ratio_cases": 3,
     "ratio_epsilons": [0.01, 0.02],
     "ratio_steps": 2,
+    "transfer_steps": [2],
+    "large_steps": 2,
+    "queries": [2],
+    "robust_epsilons": [0.04],
+    "hardening_epochs": 1,
+    "suite_steps": 2,
+    "detector_steps": 2,
+    "filters": ["median 3", "average 0.03"],
+    "sigmas": [0.1],
     "seed": 1,
 }
 ORDER = ("heart", "left clavicle", "right clavicle", "left lung", "right lung")
@@ -305,6 +314,35 @@ def test_the_numbers_behind_the_other_figures_are_kept(tiny):
         rows, names = table(tiny, f"{name}.csv"), first.split("," if "," in first else " ")
         others = [column for column in PROVENANCE if column not in names]
         assert rows and list(rows[0]) == names + others, name
+
+
+def test_the_defences_have_their_tables_with_both_attackers(tiny):
+    firsts = {
+        "filters": "defence attacker n iou low high clean epsilon",
+        "robust": "network n iou low high clean untargeted single,untargeted single,digest "
+        "untargeted_low untargeted_high least epsilon away",
+        "suite": "aim network attack n iou low high won",
+        "prey": "network structure n iou low high area clean epsilon",
+        "detection": "detector aim attacker weight n false auc caught iou evaded epsilon",
+        "certified": "network sigma n certified abstained l2 linf least",
+        "hygiene": "asked answer",
+        "defence_verdicts": "claim paper ours rule verdict",
+    }
+    for name, first in firsts.items():
+        rows = table(tiny, f"{name}.csv")
+        expected = [
+            word
+            for part in first.split(",")
+            for word in ([part] if part == "untargeted single" else part.split())
+        ]
+        assert rows and [*rows[0]][: len(expected)] == expected, name
+    attackers = {row["attacker"] for row in table(tiny, "filters.csv")}
+    assert attackers == {"none", "oblivious", "adaptive"}
+    networks = ["plain", "ε 0.04", "ε 0.04, one step", "ε 0.04, half clean"]
+    assert [row["network"] for row in table(tiny, "robust.csv")] == networks
+    for row in table(tiny, "robust.csv"):
+        won = [float(r["won"]) for r in table(tiny, "suite.csv") if r["network"] == row["network"]]
+        assert sum(won) == pytest.approx(200, abs=0.1)  # of the symbol, and untargeted
 
 
 def test_every_way_is_tried_at_the_smallest_and_the_largest_factor(tiny):

@@ -23,6 +23,12 @@ NAMES = ("heart", "left lung", "right lung")
 SIZE = 44  # of no use to the study's U-Net, which wants a multiple of 8
 FEW = {"size": SIZE, "test_cases": 3, "steps": 4, "step_counts": [4], "epsilons": [0.04]}
 FEW |= {"ratio_cases": 3, "ratio_epsilons": [0.04], "ratio_steps": 4}
+FEW |= {
+    "suite_steps": 4,
+    "detector_steps": 4,
+    "large_steps": 4,
+    "filters": ["jpeg 75", "average 0.03"],
+}
 FEW |= {"factors": [0.8], "margins": [0.5], "windows": [2.0], "precision": "fp32"}
 PARAMETERS = (
     'profile = "quick"\nnetwork = ""\ndataset = "phantom"\nroot = ""\nstructure = "heart"\nsize = 8'
@@ -139,12 +145,13 @@ def shown(folder):
 @pytest.mark.slow
 def test_all_notebooks_run_and_every_table_names_the_data_and_the_networks(audit):
     folder, _ = audit
-    assert len(list(folder.glob("*.ok.json"))) == 8
+    assert len(list(folder.glob("*.ok.json"))) == 9
     names = (
         "clean table1 table2 table3 table4 heart_attack_ways steps smallest_epsilon frames".split()
     )
     names += "resizing_ways noise_restriction noise_energy visibility verdicts".split()
     names += "transfer transfer_surrogates transfer_queries transfer_universal".split()
+    names += "filters robust suite prey detection certified".split()
     for name in names:
         found = table(folder, name)
         assert set(found["dataset"]) == {"folder-audit-own"}, name

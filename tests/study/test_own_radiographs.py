@@ -171,7 +171,7 @@ def test_what_the_explorer_saves_has_the_shape_of_the_picture_and_reads_back_as_
     explorer.controls.epsilon.value = 0.2
     assert explorer.wait() and not explorer.error
     shown = explorer.shown
-    for kind in ("image", "dicom", "figure"):
+    for kind in ("image", "dicom"):
         getattr(explorer.controls, f"save_{kind}").click()
         assert not explorer.error
     (png,) = (tmp_path / "saved").glob("*image.png")

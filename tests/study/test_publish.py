@@ -217,4 +217,6 @@ def test_the_published_networks_are_those_of_the_published_outputs_and_are_found
         assert path.parent == paths.PUBLISHED and path == find_weights(digest, tmp_path)
         assert train(data, role, folder=tmp_path, **asked).digest.startswith(digest)
     assert list(tmp_path.iterdir()) == []
-    assert len(list(paths.PUBLISHED.iterdir())) == 8 + 10 + 8  # 07's five, and four for patients
+    assert (
+        len(list(paths.PUBLISHED.iterdir())) == 8 + 10 + 8 + 8
+    )  # 07's five, four for patients, and four of 08

@@ -72,6 +72,7 @@ OTHER = {
     "version": 2,
     "transfer": Transfer(momentum=1.0),
     "queries": 10,
+    "random_start": True,
 }
 
 
@@ -304,7 +305,7 @@ def test_a_case_s_random_noise_depends_on_its_id_and_the_seed_only():
 
 
 def test_a_key_is_that_of_the_experiment_s_canonical_json_and_never_changes():
-    later = {"transfer": None, "queries": 0}  # of no experiment of before
+    later = {"transfer": None, "queries": 0, "random_start": False}  # of no experiment of before
     assert LITERAL.values() | later == asdict(LITERAL)
     text = json.dumps(LITERAL.values(), sort_keys=True, separators=(",", ":"))
     assert LITERAL.key == digest_json(json.loads(text)) == PINNED
