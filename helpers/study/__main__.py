@@ -10,7 +10,7 @@ from helpers.common import paths
 from helpers.study.page import write_page
 from helpers.study.parameters import parse_override, plan, resolve
 from helpers.study.publish import publish
-from helpers.study.runner import run
+from helpers.study.runner import finished_files, run
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a parameter that replaces the profile's, e.g. steps=10",
     )
-    add("--page", metavar="PROFILE", help="write the page of a run again, and run nothing")
+    add("--page", metavar="PROFILE", help="write the page of a finished run again, and run nothing")
     add("--publish", metavar="PROFILE", help="copy a finished run's tables and figures to figures/")
     options = parser.parse_args(argv)
     if options.overrides and options.publish:
@@ -57,10 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = paths.RUNS / profile
         wanted = (paths.NOTEBOOKS, profile, options.overrides, options.only)
         others = resolve(*wanted)
+        steps = plan(*wanted)
         if options.page:
+            for notebook, values in steps:
+                finished_files(folder, notebook, values)
             print(write_page(folder, others))
             return 0
-        steps = plan(*wanted)
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2

@@ -414,15 +414,26 @@ def test_verdicts_are_those_of_the_runs_own_tables(made):
 
 def test_a_run_that_has_not_finished_is_told_in_a_line(made, capsys):
     made.write("05_resizing", "1 / 0")
-    text = written(made)
+    assert made.main("--page", "quick") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("study: 05_resizing has not finished in ") and error.count("\n") == 1
+    assert not (made.runs / "quick/index.html").exists()
+    text = written(made, "--only", "04")
     assert capsys.readouterr().out == f"{made.runs}/quick/index.html\n"
     assert "Not on this page: 05_resizing, which has not finished." in text
 
 
-def test_what_was_changed_since_takes_no_part(made):
+def test_what_was_changed_since_takes_no_part(made, capsys):
     path = made.runs / "quick/table2.csv"
     path.write_text(path.read_text().replace("white-box", "grey-box"))
-    text = written(made)
+    assert made.main("--page", "quick") == 2
+    assert "04_heart_attack wrote another table2.csv in" in capsys.readouterr().err
+    made.write("05_resizing")
+    page.write_page(
+        made.runs / "quick",
+        {made.notebooks / "04_heart_attack.ipynb": {"dataset": "phantom", "size": 16}},
+    )
+    text = text_of(made.runs / "quick/index.html")
     assert "grey-box" not in text and "04_heart_attack, which wrote another table2.csv" in text
 
 

@@ -227,6 +227,7 @@ profile = "quick"
             "size is 100; it must be divisible by 8 (2**depth): choose another or a smaller",
         ),
         ("filters=[jpg 75]", "defence 'jpg' is unknown; choose one of bits, jpeg"),
+        ("filters=[]", "filters is []; give one or more"),
         ("filters=[jpeg]", "defence is 'jpeg'; give a strength above 0 after its name"),
         ("dataset=folder", "root is ''; name a folder that exists, as in -p root=FOLDER"),
         ("root=nowhere", "; name a folder that exists, as in -p root=FOLDER; phantom has none"),
