@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from helpers import study
 from helpers.common import paths
 from helpers.study.page import write_page
-from helpers.study.parameters import parse_override, plan, resolve
+from helpers.study.parameters import find_notebooks, parse_override, plan, resolve
 from helpers.study.publish import publish
 from helpers.study.runner import finished_files, run
 
@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = paths.RUNS / profile
         wanted = (paths.NOTEBOOKS, profile, options.overrides, options.only)
         others = resolve(*wanted)
-        steps = plan(*wanted)
         if options.page:
-            for notebook, values in steps:
-                finished_files(folder, notebook, values)
+            for notebook in find_notebooks(paths.NOTEBOOKS, options.only):
+                finished_files(folder, notebook, others[notebook])
             print(write_page(folder, others))
             return 0
+        steps = plan(*wanted)
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2
