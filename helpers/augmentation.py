@@ -1,4 +1,4 @@
-"""Random changes to training images: the paper's elastic deformation, affine maps, intensities."""
+"""Random changes to training images: the paper's elastic deformation, and others."""
 
 import math
 from functools import partial
@@ -13,7 +13,8 @@ from helpers.world import randomise
 
 GRID = 32  # side of the coarse grid of elastic fields; its cells are 1/6 of the filter's sigma
 MILD = ("elastic", "affine", "intensity")
-AUGMENTATIONS = (*MILD, "world")
+GRAIN = 0.06  # largest standard deviation of the noise of grain
+AUGMENTATIONS = (*MILD, "grain", "world")
 
 
 # (GRID, GRID): smooths a line of grid values as `gaussian_filter1d` with the paper's sigma does.
@@ -89,15 +90,17 @@ def augment(
     generator: Generator,
     augmentation: str,
 ) -> tuple[Tensor, Tensor]:
-    """Random changes to a batch: world to all samples, each of the others to half of them.
+    """Random changes to a batch: grain and world to all samples, each of the others to half.
 
     elastic: the paper's deformation. affine: rotation ±10°, scale .87–1.15, aspect ±5 %, shift
-    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2. world: `world.randomise`.
+    ±8 %. intensity: gamma .63–1.6, contrast .7–1.3, brightness ±.2. grain: Gaussian noise, its
+    standard deviation 0–.06 in each image. world: `world.randomise`.
 
     Args:
         images, labels: (N, 1, H, H) in [−1, 1] and (N, H, H).
-        generator: the same numbers are drawn whatever is switched on; more of them for world.
-        augmentation: words of "elastic affine intensity world".
+        generator: the same numbers are drawn whatever is switched on; more of them for grain and
+            world.
+        augmentation: words of "elastic affine intensity grain world".
 
     Returns:
         The changed images and labels.
@@ -115,7 +118,16 @@ def augment(
         images = torch.where(moving[:, None], moved, images)
         labels = torch.where(moving, classes, labels)
     images = change_intensity(images, draw[:, 5:], intensity)
+    if "grain" in augmentation:
+        images = add_grain(images, generator)
     return randomise(images, labels, generator) if "world" in augmentation else (images, labels)
+
+
+def add_grain(images: Tensor, generator: Generator) -> Tensor:
+    """Images (N, 1, H, W) with Gaussian noise, its standard deviation 0–GRAIN in each image."""
+    deviation = GRAIN * torch.rand(len(images), 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator) * deviation
+    return (images + noise.to(images)).clamp(-1, 1)
 
 
 def change_intensity(images: Tensor, draw: Tensor, chosen: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Recipe:
         dataset: name of the dataset; `source` is the digest of its files.
         training, validation: ids of the cases.
         seed: of the initial weights and the augmentation; each role has its own.
-        augmentation: words of "elastic affine intensity world", as of `augmentation.augment`.
+        augmentation: words of "elastic affine intensity grain world", as of `augmentation.augment`.
         precision: "bf16" (autocast) or "fp32".
         schedule: "constant"; "falling", a learning rate that falls to 0 over the last 40 % of the
             epochs; or "growing", images of half the size for half of the epochs, and the

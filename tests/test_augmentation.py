@@ -180,6 +180,27 @@ def test_no_augmentation_gives_back_the_batch_and_none_changes_what_it_was_given
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1])
 
 
+def test_grain_differs_in_strength_from_image_to_image_and_moves_nothing():
+    images, labels = torch.zeros(400, 1, 32, 32), make_batch(400, 32)[1]
+    changed, classes = augment(images, labels, torch.Generator().manual_seed(1), "grain")
+    deviations = changed.flatten(1).std(dim=1) / augmentation.GRAIN
+    assert torch.equal(classes, labels)
+    assert deviations.min() < 0.05 and 0.95 < deviations.max() < 1.1
+    assert abs(deviations.mean() - 0.5) < 0.05 and abs(changed.mean()) < 1e-3
+    again, _ = augment(images, labels, torch.Generator().manual_seed(1), "grain")
+    assert torch.equal(again, changed)
+
+
+def test_grain_is_added_after_what_moves_and_stays_within_the_range():
+    images, labels = make_batch(20, 32)
+    mild = " ".join(augmentation.MILD)
+    generator = torch.Generator().manual_seed(1)
+    moved, _ = augment(images, labels, generator, mild)
+    expected = augmentation.add_grain(moved, generator)
+    changed, _ = augment(images, labels, torch.Generator().manual_seed(1), f"grain {mild}")
+    assert torch.equal(changed, expected) and changed.abs().max() <= 1
+
+
 def test_the_word_world_changes_every_sample_after_the_others():
     images, labels = (
         part.repeat_interleave(2, -1).repeat_interleave(2, -2) for part in make_batch(8)
