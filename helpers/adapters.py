@@ -91,7 +91,8 @@ def frozen_copy(network: Network, *, example: Tensor, precision: str = "auto") -
         A module from images to logits.
 
     Raises:
-        ValueError: unknown precision, or the network's answer cannot be turned into logits.
+        ValueError: unknown precision, or the network asserts another number of images, or its
+            answer cannot be turned into logits.
         Exception: what the network itself raises.
     """
     form = AS_IT_IS
@@ -109,7 +110,11 @@ def _tensors(network):
 def _find_form(network, example, bf16):
     """The fastest form of a network that gives its own answer to the example."""
     with _in_form(network, AS_IT_IS) as itself:
-        expected = _answer(itself, example)
+        try:
+            expected = _answer(itself, example)
+        except AssertionError as error:  # of an exported program, for one
+            refused = f"the network refuses images of shape {tuple(example.shape)}: {error}"
+            raise ValueError(f"{refused}; hand in one that takes any number of images") from error
     for form in FORMS:
         if _proves(network, form, example, expected):
             fast = replace(form, bf16=True)
