@@ -1,10 +1,19 @@
 """Settings of all tests: repeatable properties, no windows. A process that only hands out tests imports no torch."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("study", derandomize=True, deadline=None)
 settings.load_profile("study")
+
+
+def pytest_configure(config):
+    """What workers side by side start, such as kernels, shares the cores: twice the threads take three times as long."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // workers)))
 
 
 def pytest_collection_modifyitems(items):

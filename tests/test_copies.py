@@ -317,6 +317,8 @@ def test_a_range_of_each_channel_limits_each_channel():
 def test_a_program_of_a_fixed_batch_is_refused_with_its_shape(batch_size):
     images, labels = make_case(4)
     network = torch.export.export(layers(), (images,)).module()
-    with pytest.raises(ValueError, match=r"refuses images of shape .*any number of images") as error:
+    with pytest.raises(
+        ValueError, match=r"refuses images of shape .*any number of images"
+    ) as error:
         pgd(network, images, labels, loss=IOU, epsilon=0.1, steps=2, batch_size=batch_size)
     assert "\n" not in str(error.value)

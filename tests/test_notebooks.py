@@ -29,6 +29,7 @@ TINY = {
     "size": 48,
     "depth": 2,
     "epochs": 2,
+    "precision": "fp32",
     "test_cases": 3,
     "steps": 2,
     "step_counts": [1, 2],
@@ -430,49 +431,50 @@ def test_every_figure_of_the_paper_has_its_counterpart(tiny):
         assert (tiny / f"{name}.png").stat().st_size > 10_000
 
 
+def run_04(profile, changed):
+    """Run notebook 04 with parameters of a profile of this name; the folder of its results."""
+    (notebook,) = paths.NOTEBOOKS.glob("04_*.ipynb")
+    known = parameters.read_parameters(notebook)
+    overrides = [(name, str(value)) for name, value in changed.items() if name in known]
+    ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
+    folder = paths.RUNS / profile
+    assert runner.run([(path, values | {"profile": profile})], profile, folder) == 0
+    return folder
+
+
 @pytest.mark.slow
 def test_a_notebook_submits_its_slurm_jobs_once(tiny, tmp_path, monkeypatch):
     """Notebook 04 trains, sweeps five times and searches the least noise by bisection."""
     clusters.slurm(tmp_path, monkeypatch)
     options = f"cores: 1\nmemory: 4GB\njobs: 1\nlocal_directory: {tmp_path}\n"
     (tmp_path / "slurm.yaml").write_text(options)
-    changed = TINY | {"seed": 2, "step_counts": [2], "engine": str(tmp_path / "slurm.yaml")}
-    (notebook,) = paths.NOTEBOOKS.glob("04_*.ipynb")
-    known = parameters.read_parameters(notebook)
-    overrides = [(name, str(value)) for name, value in changed.items() if name in known]
-    ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
-    folder = paths.RUNS / "slurm"
-    assert runner.run([(path, values | {"profile": "slurm"})], "slurm", folder) == 0
+    engine = str(tmp_path / "slurm.yaml")
+    folder = run_04("slurm", TINY | {"seed": 2, "step_counts": [2], "engine": engine})
     assert len((tmp_path / "jobs").read_text().split()) == 1
     assert (folder / "smallest_epsilon.csv").exists()
 
 
 OWN = """
-from helpers.common.paths import PUBLISHED
+from pathlib import Path
 from helpers.weights import load_weights
 
 def build():
-    network = load_weights(PUBLISHED / "{name}").network
+    network = load_weights(Path("{path}")).network
     return lambda images: {{"out": network(images)}}
 """
 
 
 @pytest.mark.slow
-def test_a_network_of_one_s_own_gets_the_tables_of_the_study_s_with_the_same_weights(tmp_path):
-    few = {"steps": 2, "step_counts": [2], "epsilons": [0.04], "test_cases": 2, "precision": "fp32"}
-    overrides = [(name, str(value)) for name, value in few.items()]
-    found = {}
-    for profile in ("theirs", "own"):
-        ((path, values),) = parameters.plan(paths.NOTEBOOKS, "quick", overrides, ["04"])
-        folder = paths.RUNS / profile
-        assert runner.run([(path, values | {"profile": profile})], profile, folder) == 0
-        found[profile] = table(folder, "table2.csv")
-        if profile == "theirs":
-            digest = found[profile][0]["weights"].split("/")[0]
-            (tmp_path / "mine.py").write_text(OWN.format(name=find_weights(digest).name))
-            overrides.append(("network", f"{tmp_path / 'mine.py'}:build"))
-    theirs, own = found.values()
-    assert len({rows[0]["weights"] for rows in found.values()}) == 2
+def test_a_network_of_one_s_own_gets_the_tables_of_the_study_s_with_the_same_weights(
+    tiny, tmp_path
+):
+    theirs = table(tiny, "table2.csv")
+    target, _ = theirs[0]["weights"].split("/")
+    network = tmp_path / "mine.py"
+    network.write_text(OWN.format(path=find_weights(target)))
+    changed = TINY | {"step_counts": [2], "network": f"{network}:build"}
+    own = table(run_04("own", changed), "table2.csv")
+    assert {row["weights"].split("/")[0] for row in own}.isdisjoint({target})
     for mine, other in zip(own, theirs, strict=True):
         assert [mine[name] for name in ("attack", "symbol")] == [
             other[name] for name in ("attack", "symbol")
