@@ -40,6 +40,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "surrogate": {"depth": 4, "features": 8},
 }
 LUNGS = ("left lung", "right lung")
+# Observers of lungs alone draw them on behind these, which the study's label maps cut out of them.
+COVERS = {"left lung": "heart", "right lung": "right clavicle"}
 AREA = (3, 14)  # of a plausible heart [percent of the image]
 
 
@@ -104,7 +106,7 @@ def outline(dataset: Dataset, trained: Trained) -> Dataset:
 
 
 def compare(drawn: Dataset, trained: Trained) -> tuple:
-    """How a network's outlines agree with an observer's, whose left lung goes on behind the heart.
+    """How a network's outlines agree with an observer's, whose lungs go on behind heart and bones.
 
     Args:
         drawn: all its cases count; lungs as an observer drew them, and no heart.
@@ -113,7 +115,8 @@ def compare(drawn: Dataset, trained: Trained) -> tuple:
     Returns:
         A table with a row for each case and structure (id, structure, iou × 100), and that of
         `find_hearts`; (None, None) if there are no such structures. The structure "left lung with
-        the heart" counts what the network calls heart within the observer's left lung as found.
+        the heart" counts what the network calls heart within the observer's left lung as found,
+        "right lung with the right clavicle" likewise.
     """
     known = getattr(trained.network, "structures", None) or ()
     if not {"heart", *LUNGS} <= set(known) or set(drawn.structures) != set(LUNGS):
@@ -122,15 +125,16 @@ def compare(drawn: Dataset, trained: Trained) -> tuple:
     maps = torch.zeros_like(drawn.labels)
     for name in LUNGS:
         maps[seen.labels == seen.class_of(name)] = drawn.class_of(name)
-    left = drawn.class_of("left lung")
-    behind = (seen.labels == seen.class_of("heart")) & (drawn.labels == left)
     about = {"ids": drawn.ids, "structures": drawn.structures}
-    table = iou_table(maps, drawn.labels, **about)
-    whole = iou_table(maps.masked_fill(behind, left), drawn.labels, **about)
-    whole = whole[whole["structure"] == "left lung"]
-    return concat([table, whole.replace("left lung", "left lung with the heart")]), find_hearts(
-        seen
-    )
+    tables = [iou_table(maps, drawn.labels, **about)]
+    for lung, cover in COVERS.items():
+        if cover in known:
+            number = drawn.class_of(lung)
+            covered = (seen.labels == seen.class_of(cover)) & (drawn.labels == number)
+            whole = iou_table(maps.masked_fill(covered, number), drawn.labels, **about)
+            whole = whole[whole["structure"] == lung]
+            tables.append(whole.replace(lung, f"{lung} with the {cover}"))
+    return concat(tables), find_hearts(seen)
 
 
 def find_hearts(seen: Dataset) -> DataFrame:

@@ -91,6 +91,14 @@ def test_the_heart_before_the_left_lung_counts_as_found(lungs):
     )
 
 
+def test_the_clavicle_before_the_right_lung_counts_as_found_where_it_crosses_it(lungs):
+    labels = chest()
+    labels[12:16, :20] = 3  # 14 of its 20 columns cross the lung
+    found = patients.compare(lungs, trained(labels))[0].groupby("structure")["iou"].mean()
+    assert found["right lung"] == pytest.approx(100 * (40 * 20 - 4 * 14) / (40 * 20))
+    assert found["right lung with the right clavicle"] == 100
+
+
 def test_no_table_without_lungs_or_without_a_network_that_knows_the_heart(lungs):
     phantoms = load("phantom", size=SIZE, test_cases=2)
     assert patients.compare(phantoms, trained(chest())) == (None, None)
