@@ -332,7 +332,10 @@ def _validate(network, images, labels, recipe, autocast):
     """Mean soft IoU of the structures."""
     scores = []
     if recipe.epsilon:
-        images = _attacked(network, images, labels, recipe, recipe.seed)
+        keys = [(recipe.seed, place) for place in range(len(images))]
+        parts = [slice(k, k + recipe.batch_size) for k in range(0, len(keys), recipe.batch_size)]
+        attacked = [_attacked(network, images[p], labels[p], recipe, keys[p]) for p in parts]
+        images = torch.cat(attacked)
     with evaluating(network), autocast:
         for x, y in zip(images.split(16), labels.split(16), strict=True):
             logits = network(x)
