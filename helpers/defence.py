@@ -17,7 +17,7 @@ from helpers.loss import with_background
 from helpers.network import Network, predict
 from helpers.noise import generators, round_to_bits
 from helpers.outputs import logits_of
-from helpers.transfer import smoother
+from helpers.transfer import Transfer, smoother
 from helpers.weights import Trained, state_digest
 
 
@@ -45,8 +45,7 @@ class Guarded(nn.Module):
 class Averaged(nn.Module):
     """A network's mean probabilities over copies of each image with Gaussian noise.
 
-    The noise depends on the seed alone, so that an attacker with another seed knows how, but not
-    with what, is averaged.
+    The noise depends on the seed alone, and is the same each time.
     """
 
     spec: tuple | None = None
@@ -86,13 +85,13 @@ def parse_defence(text: str) -> tuple[str, float]:
     return kind, strength
 
 
-def guard(trained: Trained, defence: str, *, seed: int = 0, copies: int = 8) -> Trained:
+def guard(trained: Trained, defence: str, *, copies: int = 8, seed: int = 0) -> Trained:
     """A network behind a defence, for `sweep.run` like any other.
 
     Args:
         trained: the network.
         defence: as of `parse_defence`; the strength of "average" is the sigma of `Averaged`.
-        seed, copies: of the noise of "average".
+        copies, seed: of the noise of "average".
     """
     kind, strength = parse_defence(defence)
     if kind == "average":
@@ -103,6 +102,19 @@ def guard(trained: Trained, defence: str, *, seed: int = 0, copies: int = 8) -> 
     guarded.spec = own and (*own, defence, seed, copies)  # a worker makes it anew
     digest = digest_json([trained.digest, kind, strength, seed, copies])
     return Trained(guarded.eval(), digest, None, (), state_digest(guarded.state_dict()))
+
+
+def adaptive(trained: Trained, defence: str, guarded: Trained) -> dict:
+    """How an attacker who knows a defence makes noise: fields of a `sweep.Experiment`.
+
+    Through a filter, since the filter has a gradient. The noise of an average is secret: on the
+    bare network, with other noise on two copies at each step.
+    """
+    kind, strength = parse_defence(defence)
+    if kind == "average":
+        noisy = Transfer(noise=strength, copies=2)
+        return {"crafted_on": trained.digest, "transfer": noisy}
+    return {"crafted_on": guarded.digest}
 
 
 def _jpeg(images, quality):

@@ -46,33 +46,38 @@ def residue(images: Tensor, logits: Tensor) -> Tensor:
     return (images - smoother(1.0)(images)).square().mean(dim=(1, 2, 3))
 
 
-def disagreement(network: nn.Module) -> Detector:
+class Disagreement(nn.Module):
     """How little another network agrees: 1 − mean probability that both draw the same class."""
 
-    def score(images, logits):
-        other = with_background(logits_of(network, images)).softmax(dim=1)
-        return 1 - (logits.softmax(dim=1) * other).sum(dim=1).mean(dim=(1, 2))
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
 
-    return score
+    def forward(self, images: Tensor, logits: Tensor) -> Tensor:
+        """The score (N,)."""
+        return 1 - _agreement(self.network, images, logits).mean(dim=(1, 2))
 
 
-def inconsistency(network: nn.Module) -> Detector:
-    """How little a network agrees with itself on shifted images; see `disagreement`.
+class Inconsistency(Disagreement):
+    """How little a network agrees with itself on shifted images; as `Disagreement`.
 
     Source: Xiao et al., arXiv:1810.05162 (random crops). Differs: fixed shifts, the border
     wrapping around, so that the score is the same each time.
     """
 
-    def score(images, logits):
+    def forward(self, images: Tensor, logits: Tensor) -> Tensor:
+        """The score (N,)."""
         shares = []
         for shift in SHIFTS:
-            back = tuple(-way for way in shift)
-            moved = with_background(logits_of(network, images.roll(shift, dims=(2, 3))))
-            moved = moved.roll(back, dims=(2, 3))
-            shares.append((logits.softmax(dim=1) * moved.softmax(dim=1)).sum(dim=1))
+            moved, expected = (part.roll(shift, dims=(2, 3)) for part in (images, logits))
+            shares.append(_agreement(self.network, moved, expected))
         return 1 - torch.stack(shares).mean(dim=(0, 2, 3))
 
-    return score
+
+def _agreement(network, images, logits):
+    """Probability (N, H, W) that a network draws the class that the logits' softmax draws."""
+    other = with_background(logits_of(network, images)).float().softmax(dim=1)
+    return (logits.float().softmax(dim=1) * other).sum(dim=1)
 
 
 def implausibility(masks: Tensor, structure: int) -> Detector:
@@ -174,6 +179,8 @@ class _Watched(nn.Module):
     def __init__(self, network: nn.Module, watch: Watch, name: str) -> None:
         super().__init__()
         self.network, self.watch, self.name = network, watch, name
+        used = watch.detectors.values() if name == TOGETHER else [watch.detectors[name]]
+        self.used = nn.ModuleList(each for each in used if isinstance(each, nn.Module))
 
     def forward(self, images: Tensor) -> Tensor:
         logits = with_background(logits_of(self.network, images)).float()

@@ -43,6 +43,7 @@ class Transfer:
         copies: changed copies at each step.
         others: digests of further surrogates.
         combine: what is averaged over surrogates, their "losses" or "logits".
+        noise: sigma of the Gaussian noise on each copy [units of the images]; then nothing moves.
     """
 
     stride: float = 0.05
@@ -54,6 +55,7 @@ class Transfer:
     copies: int = 1
     others: tuple[str, ...] = ()
     combine: str = "losses"
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         self.options()  # names a move and a smoothing that cannot be
@@ -61,13 +63,19 @@ class Transfer:
         whole_number("copies", self.copies)
         require(self.momentum >= 0, "momentum", self.momentum, "give a number of 0 or more")
         require(0 < self.stride <= 2, "stride", self.stride, "give a share of ε, 2 at most")
+        still = not (self.elastic or self.intensity) and self.move == "nothing"
+        wanted = "give 0 or more, and above 0 nothing that moves"
+        require(self.noise == 0 or (self.noise > 0 and still), "noise", self.noise, wanted)
 
-    def options(self) -> dict[str, Any]:
-        """Arguments of `attack.pgd`."""
+    def options(self, steps: bool = True) -> dict[str, Any]:
+        """Arguments of `attack.pgd`; without `steps`, those that `fast_pgd` takes as well."""
         factor = 20 * self.stride  # of the usual ε / 20
-        options: dict[str, Any] = {"schedule": lambda progress: factor}
-        options |= {"momentum": self.momentum, "copies": self.copies}
-        if self.move != "nothing" or self.elastic or self.intensity:
+        options: dict[str, Any] = {"copies": self.copies}
+        if steps:
+            options |= {"schedule": lambda progress: factor, "momentum": self.momentum}
+        if self.noise:
+            options["transform"] = jitter(self.noise)
+        elif self.move != "nothing" or self.elastic or self.intensity:
             options["transform"] = mover(self.move, elastic=self.elastic, intensity=self.intensity)
         if self.smooth:
             options["smooth"] = smoother(self.smooth)
@@ -107,6 +115,23 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
         if intensity:
             images = change_intensity(images, number[:, 5:], brighter)
         return images, labels
+
+    return transform
+
+
+def jitter(sigma: float) -> Transform:
+    """A `transform` of `attack.pgd`: other Gaussian noise on each image, copy and step.
+
+    Args:
+        sigma: [units of the images].
+
+    Source: Athalye et al., arXiv:1802.00420 (expectation over transformations).
+    """
+
+    def transform(images: Tensor, labels: Tensor, keys: Sequence[Hashable]):
+        shape = images.shape[1:]
+        noise = [torch.randn(shape, generator=each) for each in generators(keys, len(images))]
+        return images + sigma * torch.stack(noise).to(images), labels
 
     return transform
 

@@ -2,13 +2,22 @@
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from small_networks import Linear, make_case, unet
 from torch import nn
 
 from helpers.attack import pgd
-from helpers.defence import FILTERS, Averaged, Guarded, certified_radius, certify, guard
+from helpers.defence import (
+    FILTERS,
+    Averaged,
+    Guarded,
+    adaptive,
+    certified_radius,
+    certify,
+    guard,
+)
 from helpers.loss import cross_entropy
+from helpers.noise import generators
 from helpers.weights import Trained, state_digest
 
 
@@ -50,6 +59,7 @@ def test_filters_do_what_they_are_called():
     images = torch.zeros(1, 1, 9, 9)
     images[0, 0, 4, 4] = 1
     assert FILTERS["median"](images, 3).abs().max() == 0
+    assert FILTERS["median"](-images, 3).abs().max() == 0
     assert FILTERS["bits"](images * 0.3, 1).unique().tolist() == [-1.0, 1.0]
     blurred = FILTERS["gaussian"](images, 1.0)
     assert blurred.sum() == pytest.approx(1, abs=0.02) and blurred.max() < 0.2
@@ -104,6 +114,24 @@ def test_an_average_is_the_same_for_an_image_alone_and_each_time():
     assert averaged(images).exp().sum(dim=1).allclose(torch.ones(3, *images.shape[2:]))
 
 
+def test_an_average_is_the_mean_of_the_probabilities_of_its_copies():
+    network, (images, _) = unet(), make_case(2)
+    alone = [
+        network(images + 0.1 * torch.randn(images.shape[1:], generator=each)).softmax(dim=1)
+        for each in generators(7, 2)
+    ]
+    mean = Averaged(network, 0.1, copies=2, seed=7)(images).exp()
+    assert torch.allclose(mean, (alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_the_attacker_goes_through_a_filter_and_draws_noise_of_its_own_against_an_average():
+    plain = trained(unet())
+    filtered, averaged = guard(plain, "jpeg 75"), guard(plain, "average 0.05")
+    assert adaptive(plain, "jpeg 75", filtered) == {"crafted_on": filtered.digest}
+    found = adaptive(plain, "average 0.05", averaged)
+    assert found["crafted_on"] == plain.digest and found["transfer"].noise == 0.05
+
+
 class Coin(nn.Module):
     """A network that says one of two classes by the sign of each noisy pixel."""
 
@@ -128,6 +156,34 @@ def test_few_pixels_are_wrongly_sure(share):
     maps = certify(Coin(), images, sigma=1.0, tau=share, level=0.05)
     wrong = (maps >= 0).flatten(1).any(dim=1).float().mean()
     assert wrong <= 0.15  # 5 % allowed, 40 images
+
+
+class Turning(nn.Module):
+    """A network that says class 1 so many times, then class 0."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.left = times
+
+    def forward(self, images):
+        ones = (torch.arange(len(images)) < self.left).float()[:, None, None, None]
+        self.left -= len(images)
+        one = ones.expand_as(images)
+        return torch.cat([1 - one, one], dim=1)
+
+
+def test_what_is_guessed_is_tested_on_other_answers():
+    images = torch.zeros(1, 1, 8, 8)
+    assert (certify(Turning(10), images, sigma=0.1, first=10, number=100) == -1).all()
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_so_many_answers_must_agree(size):
+    images, level = torch.zeros(1, 1, size, size), 0.001
+    enough = int(binom.isf(level / size**2, 100, 0.75)) + 1  # fewest whose p-value is small enough
+    for agree, certain in ((enough, True), (enough - 1, False)):
+        maps = certify(Turning(10 + agree), images, sigma=0.1, first=10, number=100, level=level)
+        assert (maps == (1 if certain else -1)).all()
 
 
 def test_a_certificate_depends_on_no_other_image():

@@ -7,8 +7,9 @@ import torch
 from small_networks import make_case, unet
 
 from helpers import detection
-from helpers.attack import pgd
-from helpers.detection import TOGETHER, Watch, auc, evade
+from helpers.attack import fast_pgd
+from helpers.detection import TOGETHER, Watch, _Watched, auc, evade
+from helpers.labels import OUTSIDE
 from helpers.loss import iou_loss
 from helpers.outputs import logits_of
 
@@ -40,9 +41,22 @@ def test_a_sure_network_agrees_with_itself_and_on_shifted_images():
 
     images = torch.rand(2, 1, 16, 16) - 0.5
     logits = sure(images)
-    for score in (detection.disagreement(sure), detection.inconsistency(sure)):
+    for score in (detection.Disagreement(sure), detection.Inconsistency(sure)):
         assert torch.allclose(score(images, logits), torch.zeros(2), atol=1e-5)
-    assert torch.allclose(detection.disagreement(sure)(images, -logits), torch.ones(2), atol=1e-5)
+    assert torch.allclose(detection.Disagreement(sure)(images, -logits), torch.ones(2), atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_image_is_shifted_both_ways(dim):
+    places = torch.arange(16.0).view([1, 1, -1, 1] if dim == 2 else [1, 1, 1, -1])
+    upper = (places < 8).float().expand(1, 1, 16, 16)
+
+    def by_place(images):
+        return 30 * torch.cat([upper, 1 - upper], dim=1).expand(len(images), -1, -1, -1)
+
+    images = torch.zeros(1, 1, 16, 16)
+    score = detection.Inconsistency(by_place)(images, by_place(images))
+    assert score.item() == pytest.approx(10 / 16 / 2, abs=1e-4)  # 5 rows at each of two edges
 
 
 def test_an_unusual_outline_is_implausible():
@@ -110,12 +124,40 @@ def test_with_next_to_no_weight_it_draws_what_the_attack_draws():
         network, watch, "sureness", images, target, classes=(1,), weight=1e-9, **options
     )
     loss = partial(iou_loss, classes=(1,))
-    plain = pgd(network, images, target, loss=loss, targeted=True, **options)
-    before, after, usual = (
-        loss(logits_of(network, x), target).mean()
-        for x in (images, evading.adv_images, plain.adv_images)
+    plain = fast_pgd(network, images, target, loss=loss, targeted=True, **options)
+    assert torch.allclose(evading.adv_images, plain.adv_images, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_padding_takes_no_noise_from_an_attacker_who_evades():
+    network, (images, labels) = unet(), make_case(2)
+    target = labels.roll(3, dims=2)
+    target[:, :4] = OUTSIDE
+    options = {"weight": 1.0, "epsilon": 0.2, "steps": 3, "precision": "fp32"}
+    watch = watch_of(network, images)
+    found = evade(network, watch, "sureness", images, target, classes=(1,), **options).adv_images
+    assert torch.equal(found[:, :, :4], images[:, :, :4]) and not torch.equal(found, images)
+
+
+def test_a_score_well_below_an_alarm_is_left_alone():
+    watch = Watch(
+        {"value": lambda images, logits: images.mean(dim=(1, 2, 3))}, {"value": 0.0}, {"value": 1.0}
     )
-    assert after < before and after < usual + 0.05
+    images = torch.tensor([0.5, 0.79, 0.9, 2.0])[:, None, None, None].expand(-1, 1, 8, 8)
+    watched = _Watched(lambda x: torch.cat([x, -x], dim=1), watch, "value")
+    assert torch.allclose(
+        watched(images)[:, -1, 0, 0], torch.tensor([0.0, 0.0, 0.1, 1.2]), atol=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_attack_works_on_fast_copies_of_the_networks_of_detectors_too():
+    network, (images, labels) = unet(), make_case(2)
+    detectors = {"two": detection.Disagreement(unet()), "self": detection.Inconsistency(network)}
+    watch = Watch.of(detectors, images, logits_of(network, images))
+    options = {"weight": 1.0, "epsilon": 0.2, "steps": 2, "precision": "fp32"}
+    found = evade(network, watch, TOGETHER, images, labels, classes=(1,), **options)
+    assert found.copy == "fp32, folded, channels_last"
 
 
 def test_a_weight_of_nothing_is_refused():

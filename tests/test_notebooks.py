@@ -42,7 +42,7 @@ TINY = {
     "robust_epsilons": [0.04],
     "hardening_epochs": 1,
     "suite_steps": 2,
-    "detector_steps": 2,
+    "adaptive_steps": 2,
     "filters": ["median 3", "average 0.03"],
     "sigmas": [0.1],
     "seed": 1,
@@ -321,10 +321,10 @@ def test_the_defences_have_their_tables_with_both_attackers(tiny):
     firsts = {
         "filters": "defence attacker n iou low high clean epsilon",
         "robust": "network n iou low high clean untargeted single,untargeted single,digest "
-        "untargeted_low untargeted_high least epsilon away",
+        "untargeted_low untargeted_high least epsilon",
         "suite": "aim network attack n iou low high won",
         "prey": "network structure n iou low high area clean epsilon",
-        "detection": "detector aim attacker weight n false auc caught iou evaded epsilon",
+        "detection": "detector aim attacker knows weight n false auc caught iou evaded epsilon",
         "certified": "network sigma n certified abstained l2 linf least",
         "hygiene": "asked answer",
         "defence_verdicts": "claim paper ours rule verdict",

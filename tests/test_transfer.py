@@ -26,6 +26,7 @@ from helpers.transfer import (
     Transfer,
     alignment,
     ask,
+    jitter,
     mover,
     other_cases,
     over_networks,
@@ -110,6 +111,15 @@ def test_an_image_s_noise_does_not_depend_on_its_batch():
     single = pgd(network, images, labels, seed=keys, batch_size=1, **options).adv_images
     two = pgd(network, images[1:3], labels[1:3], seed=keys[1:3], **options).adv_images
     assert torch.allclose(whole, single, atol=1e-5) and torch.allclose(whole[1:3], two, atol=1e-5)
+
+
+def test_each_image_step_and_copy_has_noise_of_its_own_of_the_sigma():
+    images, labels = torch.zeros(6, 1, 64, 64), torch.zeros(6, 64, 64, dtype=torch.int64)
+    keys = [(step, copy, "a") for step in range(3) for copy in range(2)]
+    noisy, same = jitter(0.1)(images, labels, keys)
+    assert torch.equal(same, labels) and len(noisy.flatten(1).unique(dim=0)) == 6
+    assert noisy.std() == pytest.approx(0.1, rel=0.02)
+    assert torch.equal(jitter(0.1)(images[:1], labels[:1], keys[4:5])[0][0], noisy[4])
 
 
 @pytest.mark.parametrize("move", ["nothing", "image", "both"])
@@ -203,6 +213,8 @@ def test_surrogates_of_another_number_of_classes_are_told():
         ({"copies": 0}, "copies is 0"),
         ({"momentum": -1.0}, "momentum is -1.0"),
         ({"stride": 0.0}, "stride is 0.0; give a share of ε"),
+        ({"noise": -0.1}, "noise is -0.1; give 0 or more"),
+        ({"noise": 0.1, "move": "both"}, "noise is 0.1; give 0 or more, and above 0 nothing"),
     ],
 )
 def test_an_ingredient_that_cannot_be_is_told(values, message):
@@ -418,6 +430,25 @@ def test_an_experiment_with_ingredients_comes_back_from_json_under_a_key_of_its_
     assert back == one and back.key == one.key and hash(back) == hash(one)
     changed = {replace(one, transfer=None).key, replace(one, queries=0).key, plain.key, one.key}
     assert len(changed) == 4
+
+
+def test_an_experiment_without_noise_keeps_the_key_that_it_had_before():
+    one = an_experiment(toys.dataset(2), transfer=EVERYTHING)
+    assert "noise" not in one.values()["transfer"]
+    noisy = replace(one, transfer=Transfer(noise=0.1))
+    assert Experiment.read(json.loads(json.dumps(noisy.values()))) == noisy
+
+
+def test_the_faster_attack_keeps_its_steps_and_takes_noisy_copies():
+    data = toys.dataset(3, size=32)
+    fast = an_experiment(data, attack="fast pgd", steps=5)
+    noisy = replace(fast, transfer=Transfer(noise=0.3, copies=2))
+    stepping = replace(noisy, transfer=Transfer(noise=0.3, copies=2, stride=1.0, momentum=0.5))
+    found = results([fast, noisy, stepping], data)
+    assert np.array_equal(found[noisy].noise, found[stepping].noise)
+    assert not np.array_equal(found[noisy].noise, found[fast].noise)
+    (alone,) = results([replace(noisy, ids=data.ids[1:2])], data).values()
+    assert np.abs(alone.noise[0].astype(int) - found[noisy].noise[1]).max() <= 1
 
 
 def test_ingredients_need_pgd_and_their_surrogates():

@@ -156,7 +156,7 @@ def _attack(group, structures, networks, batch_size, observe):
     function = {"pgd": attacks.pgd, "fast pgd": attacks.fast_pgd, "fgsm": attacks.fgsm}
     network = networks[first.crafted_on]
     if first.transfer:
-        options |= first.transfer.options()
+        options |= first.transfer.options(steps=first.attack != "fast pgd")
         if first.transfer.others:
             network = Ensemble(networks[digest] for digest in first.surrogates).eval()
             count, combine = len(first.surrogates), first.transfer.combine

@@ -155,8 +155,8 @@ class Experiment:
         precision: of the gradients, "bf16" or "fp32".
         seed: of random and shuffled noise.
         version: of the attack; 0 is the running code's, which takes its place in `values`.
-        transfer: what "pgd" does to work on other networks than those it is crafted on; None is
-            nothing, and stays out of `values`.
+        transfer: what "pgd" does to work on other networks than those it is crafted on ("fast pgd"
+            keeps its own steps); None is nothing, and stays out of `values`.
         queries: to the attacked network, which go on from the attack (or from "no attack"), see
             `transfer.ask`; 0 is none, and stays out likewise.
         random_start: of "pgd" and "fast pgd", as there; False stays out likewise.
@@ -198,9 +198,9 @@ class Experiment:
             whole_number("steps", self.steps)
         whole_number("bits", self.bits, 0)
         whole_number("queries", self.queries, 0)
-        advice = "only pgd and what is made of its noise take it"
+        advice = "only pgd, fast pgd and what is made of the noise of pgd take it"
         require(
-            self.transfer is None or self.attack in ("pgd", *CONTROLS),
+            self.transfer is None or self.attack in ("pgd", "fast pgd", *CONTROLS),
             "transfer of the attack",
             self.attack,
             advice,
@@ -235,6 +235,8 @@ class Experiment:
         for name in ("transfer", "queries", "random_start"):
             if not values[name]:
                 del values[name]
+        if self.transfer and not self.transfer.noise:
+            del values["transfer"]["noise"]
         return values
 
     def __reduce__(self) -> tuple:

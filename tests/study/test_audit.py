@@ -25,7 +25,7 @@ FEW = {"size": SIZE, "test_cases": 3, "steps": 4, "step_counts": [4], "epsilons"
 FEW |= {"ratio_cases": 3, "ratio_epsilons": [0.04], "ratio_steps": 4}
 FEW |= {
     "suite_steps": 4,
-    "detector_steps": 4,
+    "adaptive_steps": 4,
     "large_steps": 4,
     "filters": ["jpeg 75", "average 0.03"],
 }
