@@ -325,7 +325,7 @@ def test_the_defences_have_their_tables_with_both_attackers(tiny):
         "suite": "aim network attack n iou low high won",
         "prey": "network structure n iou low high area clean epsilon",
         "detection": "detector aim attacker knows weight n false auc caught iou evaded epsilon",
-        "certified": "network sigma n certified abstained l2 linf least",
+        "certified": "network sigma n certified wrong abstained l2 linf least",
         "hygiene": "asked answer",
         "defence_verdicts": "claim paper ours rule verdict",
     }

@@ -42,7 +42,7 @@ def experiments(data, target, surrogate):
     found |= {("white-box", faint), ("white-box, faster", replace(faint, attack="fast pgd"))}
     grid = {(name, each.epsilon, "structures, with the truth"): each for name, each in found}
     for size, scale in SYMBOLS.items():
-        drawn = replace(loud, attack="fast pgd", goal=Goal("symbol", "heart", scale))
+        drawn = replace(loud, attack="fast pgd", goal=Goal("shape", "heart", scale))
         scored = f"heart, with the {size} symbol"
         grid["white-box, faster", EPSILON, scored] = drawn
         grid["black-box, faster", EPSILON, scored] = replace(drawn, **alike)

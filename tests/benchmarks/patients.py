@@ -1,4 +1,4 @@
-"""How well networks that were trained on phantoms alone find the lungs and the heart of patients:
+"""How well networks that were trained on phantoms alone find the lungs and the heart of patients, and heart symbols drawn there:
 ``.venv/bin/python tests/benchmarks/patients.py --root FOLDER --publish``, a folder with outlines of both lungs and an index.csv.
 
 What was chosen (how far phantoms vary, how long is trained) was chosen on the even half of the patients: the odd half reports,
@@ -7,6 +7,7 @@ though it was in sight when the last choices were made.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +18,17 @@ from helpers.common.paths import FIGURES, RUNS
 from helpers.common.provenance import provenance
 from helpers.data import load
 from helpers.evaluation import iou_table, summarise
-from helpers.network import predict
+from helpers.network import find_precision, predict
 from helpers.study.publish import copy_files
 from helpers.study.readme import renew_readme
+from helpers.sweep import Goal, run, white_box
 from helpers.tables import write_table
 from helpers.world import randomise
+
+CASES = 20  # in which symbols are drawn
+EPSILON = 0.04
+STEPS = 100
+SYMBOLS = {"small": 0.34, "large": 2.25}
 
 
 def halves(ids, root):
@@ -54,6 +61,37 @@ def measure(role, size, root):
     return summary, provenance(data, [trained])
 
 
+def draw_symbols(root):
+    """Rows of heart symbols drawn in radiographs of the odd half, as the network outlines them, and of controls."""
+    target, surrogate = (patients.find_network(role, 256) for role in ("target", "surrogate"))
+    data = load("folder", root=root, size=256, masks=False)
+    half = halves(data.ids, root)
+    ids = [id for id in data.ids if half[id] == "odd"][:CASES]
+    seen = patients.outline(data, target)
+    best = white_box(seen, target, which=ids, epsilon=EPSILON, steps=STEPS, attack="fast pgd")
+    changes = {
+        "no attack": {"attack": "no attack", "epsilon": 0.0},
+        "random noise": {"attack": "random noise"},
+        "shuffled noise": {"attack": "shuffled noise"},
+        "black-box": {"crafted_on": surrogate.digest},
+        "white-box": {},
+    }
+    grid = {
+        (symbol, name): replace(best, goal=Goal("shape", "heart", area), **change)
+        for symbol, area in SYMBOLS.items()
+        for name, change in changes.items()
+    }
+    table = run(grid, seen, [target, surrogate], names=["symbol", "attack"])
+    table = table[table["compared_with"] == "target"]
+    is_heart = table["structure"] == "heart"
+    by = ["symbol", "attack"]
+    others = table[~is_heart].groupby(by)["iou"].mean().round(2).rename("others").reset_index()
+    summary = summarise(table[is_heart], by=by).merge(others, on=by)
+    precision = find_precision("auto")
+    about = provenance(seen, [target, surrogate], steps=STEPS, precision=precision)
+    return summary.assign(epsilon=EPSILON), about
+
+
 def seconds_per_batch(size, batches=10):
     """Processor time of `world.randomise` for a batch of 4 [s]."""
     images, labels = load("phantom", size=size, test_cases=4).take("test")
@@ -81,11 +119,14 @@ def main():
             tables.append(table.assign(seconds_per_batch=seconds))
             sources.append(pd.Series(source).astype(str))
     about = {name: " ".join(values.unique()) for name, values in pd.DataFrame(sources).items()}
-    path = RUNS / "on_real_radiographs.csv"
-    write_table(path, pd.concat(tables), about)
-    print(f"written to {path}")
+    files = [RUNS / "on_real_radiographs.csv", RUNS / "symbols_on_real_radiographs.csv"]
+    write_table(files[0], pd.concat(tables), about)
+    table, about = draw_symbols(asked.root)
+    print(table.to_string())
+    write_table(files[1], table, about)
+    print("written:", *files)
     if asked.publish:
-        print(*copy_files([path], FIGURES / "patients"), *renew_readme(), sep="\n")
+        print(*copy_files(files, FIGURES / "patients"), *renew_readme(), sep="\n")
 
 
 if __name__ == "__main__":
