@@ -97,9 +97,26 @@ def _activation(network, channels):
     said = getattr(network, "activation", None)  # of other networks a module, or something else
     if said in ACTIVATIONS:
         return said
-    names = getattr(network, "structures", None)
-    named = isinstance(names, list | tuple) and len(names) == channels
+    named = len(class_names(getattr(network, "structures", None)) or ()) == channels
     return "sigmoid" if named or channels == 1 else "softmax"
+
+
+def class_names(structures: Any) -> list | None:
+    """Names of a network's classes after the background, from its `structures`.
+
+    None where these are no list: of other networks, they may be a module or something else.
+
+    Raises:
+        ValueError: the background is among them, and not the first.
+    """
+    if not isinstance(structures, list | tuple):
+        return None
+    names = [*structures]
+    if names and str(names[0]).lower() == "background":
+        names = names[1:]
+    is_class = "background" not in [str(name).lower() for name in names]
+    require(is_class, "structures", [*structures], "the background comes first, or is left out")
+    return names
 
 
 def _resized(logits, size):

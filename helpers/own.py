@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextlib import chdir
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -14,15 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from helpers.common.arguments import require
+from helpers.common.arguments import require, require_choice
 from helpers.common.files import digest_bytes
 from helpers.network import Network
-from helpers.outputs import to_logits, with_background
+from helpers.outputs import ACTIVATIONS, class_names, to_logits, with_background
 from helpers.weights import Trained, state_digest
 
 Range = float | Sequence[float]
 _TEXTS: WeakKeyDictionary = WeakKeyDictionary()  # of modules, as they were imported
-FORM = "write file.py:function or package.module:function, of a function that returns a network"
+FORM = (
+    "write file.py:function or package.module:function, of a function without arguments that "
+    "returns a network; helpers.own.adapt fits channels, range and size"
+)
 
 
 class Adapted(nn.Module):
@@ -53,7 +57,7 @@ class Adapted(nn.Module):
         self.size = size
         self.activation = activation or getattr(network, "activation", None)
         names = list(structures) if structures else getattr(network, "structures", None)
-        self.structures = names if isinstance(names, list | tuple) else None  # or something else
+        self.structures = class_names(names)
         self.order: list | None = None
         self.spec: tuple | None = None
         self.register_buffer("factor", (high - low) / 2, persistent=False)
@@ -105,17 +109,24 @@ def adapt(
         ValueError: numbers of channels that do not agree, mean without std, or a range of nothing.
     """
     require((mean is None) == (std is None), "mean, std", (mean, std), "give both or neither")
+    if activation is not None:
+        require_choice("activation", activation, ACTIVATIONS)
+    one_name = isinstance(structures, str)
+    require(not one_name, "structures", structures, "give a list of names")
     low, high = (torch.as_tensor(limit, dtype=torch.float32).flatten() for limit in value_range)
     if mean is not None:
         middle, spread = torch.as_tensor(mean).flatten(), torch.as_tensor(std).flatten()
         low, high = -middle / spread, (1 - middle) / spread
     number = channels or max(len(low), len(high))
     require(
-        {len(low), len(high)} <= {1, number} and (low < high).all(),
+        {len(low), len(high)} <= {1, number},
         "range of the network's images",
         f"{low.tolist()} … {high.tolist()} for {number} channels",
         "give one number, or one for each channel",
     )
+    rises = (low < high) & (high - low).isfinite()
+    found = f"{low.tolist()} … {high.tolist()}"
+    require(rises.all(), "range of the network's images", found, "give finite ones, black first")
     low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
     return Adapted(network, low, high, number, size, activation, structures)
 
@@ -124,7 +135,8 @@ def load_network(spec: str, structures: tuple, size: int, what: str = "network")
     """Call the function that a text names, and match the network to a dataset.
 
     Classes are matched by name where the network has the attribute `structures`, else by number.
-    Classes that the dataset lacks count as background.
+    Classes that the dataset lacks count as background. Paths that a function of a file opens are
+    relative to that file's folder.
 
     Args:
         spec: `file.py:function` or `package.module:function`; the function takes no arguments and
@@ -138,7 +150,8 @@ def load_network(spec: str, structures: tuple, size: int, what: str = "network")
         has neither recipe nor history.
 
     Raises:
-        ValueError: the text names no such function, it fails, or what it returns cannot be used.
+        ValueError: the text names no such function, it fails, or what it returns cannot be used;
+            it answers with what is not finite.
     """
     place, colon, name = spec.rpartition(":")
     require(colon and name.isidentifier(), what, spec, FORM)
@@ -147,18 +160,21 @@ def load_network(spec: str, structures: tuple, size: int, what: str = "network")
         is_file = place.endswith(".py")
         module = _import_file(Path(place).expanduser()) if is_file else import_module(place)
         function = getattr(module, name)
-        network = function()
+        with chdir(Path(place).expanduser().parent if is_file else "."):
+            network = function()
         adapted = network if isinstance(network, Adapted) else adapt(network)
         with torch.no_grad():
             answer = with_background(adapted.eval()(probe))
-    except Exception as error:
+        finite = bool(answer.isfinite().all())
+        require(finite, "the network's answer", "not finite", "look at its weights and its range")
+        state = state_digest(adapted.state_dict())
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         told = f"{what} {spec!r} fails for an image of {size}×{size} ({reason}); {FORM}"
         raise ValueError(told) from error
     adapted.spec = spec, structures, size
     if structures:
         adapted.order = _match(what, spec, adapted.structures, structures, answer.shape[1])
-    state = state_digest(adapted.state_dict())
     return Trained(adapted, _digest(adapted, function, spec, answer), None, (), state)
 
 

@@ -123,6 +123,7 @@ def test_several_sigmoids_stand_against_a_background_of_0(about, probabilities):
         {"activation": nn.ReLU()},
         {"activation": "gelu"},
         {"structures": 3},
+        {"structures": ["background", "a", "b"]},
     ],
 )
 def test_several_channels_are_a_softmax_s_unless_the_network_says_otherwise(about):

@@ -1,5 +1,7 @@
 """Networks of one's own: found by a text, matched to a dataset, known again by what they are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_networks import unet
@@ -33,6 +35,12 @@ def function():
 
 def four():
     return Levels(4)
+
+def with_background():
+    return adapt(Levels(), structures=["Background", "heart", "left lung"])
+
+def by_path():
+    return adapt(Levels(len(open("weights.txt").read())), structures=["heart", "left lung", "a", "b"])
 
 def lacking():
     return adapt(Levels(3), structures=["heart", "spleen"])
@@ -78,6 +86,21 @@ def test_classes_are_matched_by_name_and_others_are_background(file):
     images = torch.tensor([[-1.0, 1.0]]).view(1, 1, 1, 2)
     # four logits 0, x, 2 x, 3 x of background, left lung, spine, heart
     assert found(images)[0, :, 0].T.tolist() == [[0, -3, -1], [2, 3, 1]]
+
+
+def test_a_background_among_the_names_of_classes_is_no_structure(file):
+    network = load(file, "with_background").network
+    assert network.structures == ["heart", "left lung"] and network.activation is None
+    images = torch.tensor([[-0.5, 0.5]]).view(1, 1, 1, 2)
+    torch.testing.assert_close(network(images), load(file, "build").network(images))
+
+
+def test_paths_that_a_function_opens_are_relative_to_its_file(file, tmp_path, monkeypatch):
+    (file.parent / "weights.txt").write_text("three")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(file, "by_path").network.network.weight.numel() == 5
+    assert Path.cwd().name == "elsewhere"
 
 
 def test_a_function_is_a_network_too(file):
@@ -199,7 +222,12 @@ def test_a_network_of_one_size_is_shown_it_and_answers_in_that_of_the_image():
     ("options", "told"),
     [
         ({"mean": 0.5}, "mean, std is .* give both or neither"),
-        ({"value_range": (1, 0)}, "range of the network's images"),
+        ({"value_range": (1, 0)}, "range of the network's images is .*; give finite ones, black"),
+        ({"value_range": (0, float("inf"))}, "give finite ones"),
+        ({"mean": 0.5, "std": 0.0}, "give finite ones"),
+        ({"activation": "Softmax"}, "activation 'Softmax' is unknown; choose one of softmax"),
+        ({"structures": "heart"}, "structures is 'heart'; give a list of names"),
+        ({"structures": ["heart", "Background"]}, "the background comes first, or is left out"),
         ({"mean": [0.5, 0.4], "std": [0.1] * 3}, "size of tensor|range of the network's images"),
         (
             {"mean": [0.5, 0.4], "std": [0.1, 0.2], "channels": 3},

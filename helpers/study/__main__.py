@@ -66,9 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2
-    code = run(steps, profile, folder, options.overrides)
-    if not code:
-        print("\nThe run as a page, to look at or to send:", write_page(folder, others), sep="\n")
+    try:
+        code = run(steps, profile, folder, options.overrides)
+        if not code:
+            print("\nThe run as a page, to look at or to send:")
+            print(write_page(folder, others))
+    except OSError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 1
     return code
 
 

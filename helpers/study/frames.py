@@ -91,7 +91,8 @@ def _pack(values, kind):
 def read_frames(folder: Path) -> dict:
     """What `write_frames` wrote, with the rows of the table as `scores`."""
     frames = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    table = pd.read_csv(folder / NUMBERS)[[*KEYS, "structure", "iou"]]
+    types = dict.fromkeys(("id", "structure"), str)  # an id may look like a number
+    table = pd.read_csv(folder / NUMBERS, dtype=types)[[*KEYS, "structure", "iou"]]
     return frames | {"scores": json.loads(table.to_json(orient="records"))}
 
 

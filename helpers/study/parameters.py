@@ -33,7 +33,13 @@ STRUCTURES_OF = {"phantom": STRUCTURES, "jsrt": STRUCTURES, "folder": ()}  # dat
 NETWORKS = ("network", "surrogate")
 MAY_BE_0 = ("seed", "epsilons", "margins", "variant_epochs")
 
-_make_network = lru_cache(maxsize=2)(load_network)  # once for all notebooks
+
+@lru_cache(maxsize=2)  # once for all notebooks
+def _make_network(spec, structures, size, what):
+    """Make a network of one's own as each notebook will: each must get the same."""
+    one, another = (load_network(spec, structures, size, what) for _ in range(2))
+    wanted = "it is another at each call: load its weights, or set a seed"
+    require(one.digest == another.digest, what, spec, wanted)
 
 
 def find_notebooks(notebooks: Path, only: Names = ()) -> list:
@@ -138,10 +144,12 @@ def _check_values(values):
         require_choice("augmentation", word, AUGMENTATIONS)
     for text in values.get("filters", ()):
         parse_defence(text)
+    require_choice("basis", values.get("basis", "truth"), ("truth", "prediction"))
+    require(values.get("structure", "any"), "structure", "", "name one of the dataset's")
     own = {name: values[name] for name in NETWORKS if name in values}
     seen = check_truth(values.get("truth", "masks"), own.get("network"))
     if not own or not all(own.values()):  # a U-Net takes part
-        multiple = 2 ** values.get("depth", 0)
+        multiple = 2 ** min(values.get("depth", 0), 30)
         advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
         require(values.get("size", 0) % multiple == 0, "size", values.get("size"), advice)
     if "dataset" in values:
@@ -158,6 +166,7 @@ def _check_number(name, number):
     least = "0 or more" if name in MAY_BE_0 else "above 0"
     fits = 0 < number < math.inf or number == 0 and name in MAY_BE_0
     require(fits, name, number, f"it must be {least}, and finite")
+    require(number < 2**31, name, number, f"it must be below {2**31}")
     if name.startswith("epsilon"):
         require(number <= 2, name, number, "it must be at most 2, the range of intensities")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
@@ -32,7 +33,8 @@ class Kernel(AsyncKernelManager):
     on a TCP port.
     """
 
-    folder = ""  # of the running notebook, set by `execute`
+    folder = ""  # of the running notebook, set by `execute`; so is the caller's
+    caller = ""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -41,7 +43,8 @@ class Kernel(AsyncKernelManager):
             self.transport = "ipc"
             self.connection_file = f"{self.folder}/kernel.json"
         spec: Any = self.kernel_spec
-        spec.env["PYTHONPATH"] = f"{paths.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        places = (str(paths.ROOT), os.environ.get("PYTHONPATH", ""), self.caller)
+        spec.env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         spec.env["STUDY_LOG"] = f"{self.folder}/progress.log"
         if jsrt := os.environ.get("JSRT_DIR"):  # of the caller's folder
             spec.env["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
@@ -88,7 +91,7 @@ def execute(notebook: Path, parameters: Parameters, output: Path) -> str:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its errors are reported below, once
     error = ""
     with tempfile.TemporaryDirectory(prefix="study-", dir=SHORT) as folder:
-        Kernel.folder = folder
+        Kernel.folder, Kernel.caller = folder, os.getcwd()
         draft = Path(folder, output.name)
         try:
             with _print_log(Path(folder, "progress.log")):
@@ -149,6 +152,21 @@ def resume_command(profile: str, only: Names, overrides: Overrides = ()) -> str:
     return shlex.join(words)
 
 
+@contextmanager
+def _alone(folder):
+    """Only one notebook at a time writes to a folder: what is new there afterwards is its own."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another run, which writes to {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> int:
     """Run the planned notebooks into `folder`; stop at the first that fails.
 
@@ -160,23 +178,31 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(steps)} notebook(s) into {folder}")
     for place, (notebook, parameters) in enumerate(steps):
-        marker = folder / f"{notebook.stem}.ok.json"
-        marker.unlink(missing_ok=True)
-        before = _find_results(folder)
-        digest = source_digest(notebook)
-        start = time.monotonic()
-        try:
-            problem = execute(notebook, parameters, folder / notebook.name)
-            status = "failed" if problem else "ok"
-        except KeyboardInterrupt:
-            problem, status = "", "interrupted"
-        seconds = round(time.monotonic() - start, 1)
-        print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}")
+        with _alone(folder):
+            problem, status = _run_one(notebook, parameters, folder)
         if status != "ok":
             rest = [path.stem[:2] for path, _ in steps[place:]]
             command = resume_command(profile, rest, overrides)
             print(f"{problem}  resume: {command}", file=sys.stderr)
             return 1 if problem else 130
+    return 0
+
+
+def _run_one(notebook, parameters, folder):
+    """Run a notebook and record what it wrote; what went wrong, and how it ended in a word."""
+    marker = folder / f"{notebook.stem}.ok.json"
+    marker.unlink(missing_ok=True)
+    before = _find_results(folder)
+    digest = source_digest(notebook)
+    start = time.monotonic()
+    try:
+        problem = execute(notebook, parameters, folder / notebook.name)
+        status = "failed" if problem else "ok"
+    except KeyboardInterrupt:
+        problem, status = "", "interrupted"
+    seconds = round(time.monotonic() - start, 1)
+    print(f"{notebook.stem:<30}{seconds:8.1f} s  {status}")
+    if status == "ok":
         written = sorted(_find_results(folder) - before)
         record = {
             "source": digest,
@@ -188,7 +214,7 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
             "files": {name: digest_file(folder / name) for name, _ in written},
         }
         write_file(marker, json.dumps(record, indent=1))
-    return 0
+    return problem, status
 
 
 def read_record(folder: Path, notebook: Path) -> dict:
@@ -218,5 +244,6 @@ def finished_files(folder: Path, notebook: Path, wanted: Parameters) -> list:
     """
     if problem := find_fault(folder, notebook, wanted):
         command = resume_command(folder.name, [notebook.stem[:2]])
-        raise ValueError(f"{notebook.stem} {problem} in {folder}; run {command}")
+        told = f"{notebook.stem} {problem} in {folder}"
+        raise ValueError(f"{told}; give the same -p as that run, or run {command}")
     return list(read_record(folder, notebook)["files"])

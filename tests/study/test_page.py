@@ -23,6 +23,7 @@ from PIL import Image
 from helpers.claims import evaluate
 from helpers.common.provenance import versions
 from helpers.study import Study, page
+from helpers.study.frames import read_frames
 from helpers.study.parameters import read_parameters, source_digest
 from helpers.study.runner import digest_file
 from helpers.sweep import open_engine
@@ -256,6 +257,19 @@ def test_the_scores_beside_the_slider_are_those_of_the_table(made):
     assert (
         set(shown["attack"]) == {"no attack", "white-box", "black-box"} and len(shown) == 3 * 14 * 3
     )
+
+
+def test_ids_that_look_like_numbers_stay_texts(tmp_path):
+    columns = ["id", "symbol", "attack", "epsilon", "structure", "iou"]
+    rows = [
+        ("001", "small", "white-box", 0.04, "heart", 5.0),
+        ("002", "small", "white-box", 0.04, "heart", None),
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "frames.csv", index=False)
+    (tmp_path / "frames.json").write_text("{}")
+    scores = read_frames(tmp_path)["scores"]
+    assert [row["id"] for row in scores] == ["001", "002"]
+    assert [row["iou"] for row in scores] == [5.0, None]
 
 
 def test_the_others_are_the_mean_of_all_but_the_attacked_structure(tmp_path):

@@ -65,6 +65,7 @@ def test_each_notebook_gets_only_what_it_declares(place):
         (["-p", "epsilon=nan"], "epsilon is nan; it must be above 0"),
         (["-p", "epsilon=inf"], "epsilon is inf; it must be above 0"),
         (["-p", "size=0"], "size is 0; it must be above 0"),
+        (["-p", "size=99999999999"], "size is 99999999999; it must be below 2147483648"),
         (["-p", "size"], "expected name=value, found 'size'"),
         (
             ["-p", "profile=full"],
@@ -288,10 +289,25 @@ def test_every_profile_can_be_run(tmp_path):
 
 
 NETWORK = """
+import torch
 from torch import nn
 
 def build():
+    torch.manual_seed(0)
     return nn.Conv2d(1, 6, 1)
+
+def anew():
+    torch.seed()
+    return nn.Conv2d(1, 6, 1)
+
+def leaves():
+    raise SystemExit(3)
+
+def nothing():
+    return lambda images: torch.full((len(images), 6, *images.shape[2:]), torch.nan)
+
+def relative():
+    return nn.Conv2d(1, len(open("six.txt").read()), 1)
 
 def four():
     return nn.Conv2d(1, 4, 1)
@@ -316,6 +332,9 @@ WITH_NETWORK = 'dataset = "phantom"\nsize = 16\nnetwork = ""\nsurrogate = ""\npr
         ("mine.py:text", "'str' object is not callable"),
         ("mine.py:four", "number of classes is 4; the data have 6"),
         ("no.such.package:build", "ModuleNotFoundError"),
+        ("mine.py:anew", "it is another at each call: load its weights, or set a seed"),
+        ("mine.py:leaves", "SystemExit: 3"),
+        ("mine.py:nothing", "the network's answer is 'not finite'"),
     ],
 )
 def test_a_network_that_cannot_be_used_is_told_before_anything_runs(
@@ -357,6 +376,28 @@ def test_a_network_is_found_from_where_the_command_was_given(place, tmp_path, mo
     check = f"assert network == {str(tmp_path / 'mine.py')!r} + ':build' and surrogate == ''"
     place.write("01_first", check, parameters=WITH_NETWORK)
     assert place.main("-p", "network=mine.py:build") == 0
+
+
+def test_a_package_beside_the_caller_is_found_by_the_kernel_too(place, tmp_path, monkeypatch):
+    (tmp_path / "nets_of_mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as of python -m
+    place.write("01_first", "import nets_of_mine", parameters=WITH_NETWORK)
+    assert place.main("-p", "network=nets_of_mine:build") == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("basis=foo", "basis 'foo' is unknown; choose one of truth, prediction"),
+        ("structure=", "structure is ''; name one"),
+    ],
+)
+def test_what_a_notebook_would_refuse_late_is_refused_at_once(value, told):
+    name = value.partition("=")[0]
+    only = {"basis": ["09"], "structure": ["04"]}[name]
+    with pytest.raises(ValueError, match=told):
+        parameters.plan(paths.NOTEBOOKS, "quick", [(name, value.partition("=")[2])], only)
 
 
 def test_the_notebook_of_the_ratio_is_left_out_where_there_is_no_heart(tmp_path, capsys):

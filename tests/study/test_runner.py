@@ -144,6 +144,20 @@ def test_two_runs_at_once_do_not_disturb_each_other(place):
     assert place.in_run("quick") == place.in_run("full") == ["01_first.ipynb", "01_first.ok.json"]
 
 
+def test_of_two_runs_into_one_folder_each_records_its_own_files(place):
+    waiting = f"import pathlib, time\nfolder = pathlib.Path({str(place.runs / 'quick')!r})"
+    for name in ("01_first", "02_second"):
+        write = f"(folder / '{name}_a.csv').write_text('a')\ntime.sleep(1)"
+        place.write(name, waiting, write, f"(folder / '{name}_b.csv').write_text('b')")
+    commands = [place.command("--only", number) for number in ("01", "02")]
+    quiet = {"stdout": subprocess.DEVNULL, "cwd": paths.ROOT}
+    processes = [subprocess.Popen(each, **quiet) for each in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    for name in ("01_first", "02_second"):
+        record = json.loads((place.runs / f"quick/{name}.ok.json").read_text())
+        assert [*record["files"]] == [f"{name}_a.csv", f"{name}_b.csv"]
+
+
 def test_the_executed_notebook_holds_no_widget_state_and_no_path_of_this_machine(place):
     place.write("01_first", "import ipywidgets\nipywidgets.IntSlider()")
     assert place.main() == 0
