@@ -8,7 +8,7 @@ from pydicom import dcmread, uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_rescale, apply_windowing
 
-from helpers.data.pictures import reading, refuse
+from helpers.data.pictures import CUT, is_cut_jpeg, reading, refuse
 
 # The same decoders on every machine; pydicom would take whichever are installed.
 DECODERS: dict = dict.fromkeys(uid.JPEGTransferSyntaxes, jpeg8_decode)
@@ -51,9 +51,9 @@ def _stored_values(path, record):
     syntax = record.file_meta.get("TransferSyntaxUID")
     if syntax not in DECODERS:
         return record.pixel_array
-    frame = next(generate_frames(record.PixelData, number_of_frames=1))
-    cut = syntax in uid.JPEGTransferSyntaxes and b"\xff\xd9" not in frame[-3:]
-    refuse(cut, path, "is cut off within its pixels", "put an intact copy in its place")
+    frame, *more = generate_frames(record.PixelData, number_of_frames=1)
+    refuse(more, path, "has several frames", "save one of them alone")
+    refuse(syntax in uid.JPEGTransferSyntaxes and is_cut_jpeg(frame), path, *CUT)
     pixels = DECODERS[syntax](frame)
     if record.PixelRepresentation and pixels.dtype.kind == "u":
         sign = 1 << (record.BitsStored - 1)
