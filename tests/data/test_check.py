@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from radiographs import message, write
 
@@ -115,6 +116,28 @@ def colour_image(root):
     return write(root / "images/case1.png", pixels), "colour", "grey"
 
 
+def huge_values(root):
+    (root / "images/case1.png").unlink()
+    pixels = np.where(np.eye(64), 1e308, -1e308)
+    path = root / "images/case1.tif"
+    tifffile.imwrite(path, pixels)
+    return path, "too far apart", "repair"
+
+
+def tall_strip(root):
+    pixels = np.arange(60_000, dtype=np.uint16)[:, None]
+    for structure in ("liver", "spleen"):
+        write(root / f"masks/{structure}/case1.png", np.uint8(pixels > 9))
+    return write(root / "images/case1.png", pixels), "1×60000", "crop it"
+
+
+def wide_strip(root):
+    pixels = np.eye(5, 60, dtype=np.uint8)
+    for structure in ("liver", "spleen"):
+        write(root / f"masks/{structure}/case1.png", pixels)
+    return write(root / "images/case1.png", pixels), "60×5", "crop it"
+
+
 def nan_image(root):
     (root / "images/case1.png").unlink()
     pixels = np.eye(64, dtype=np.float32)
@@ -213,6 +236,9 @@ def no_images(root):
         huge_image,
         colour_image,
         nan_image,
+        huge_values,
+        tall_strip,
+        wide_strip,
         blank_image,
         oblong_image,
         turned_mask,
