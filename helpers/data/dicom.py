@@ -35,11 +35,17 @@ def read_dicom(path: Path) -> np.ndarray:
         frames = record.get("NumberOfFrames") or 1
         refuse(frames > 1, path, f"has {frames} frames", "save one of them alone")
         kind = record.get("PhotometricInterpretation")
+        refuse(not kind, path, "has no PhotometricInterpretation", f"add it ({GREY[1]})")
         refuse(kind not in GREY, path, f"is in colour ({kind})", "save it as grey (MONOCHROME2)")
         inverse = kind == GREY[1] and record.get("PresentationLUTShape") == "INVERSE"
         refuse(inverse, path, "is MONOCHROME2, but of INVERSE shape", "correct one of them")
+        half = record.get("WindowWidth") and record.get("WindowCenter") is None
+        refuse(half, path, "has a WindowWidth but no WindowCenter", "add or remove one of them")
         stored = _stored_values(path, record)
+        several = stored.ndim != 2
+        refuse(several, path, f"has values of shape {stored.shape}", "save one grey frame alone")
         padding = stored == record.get("PixelPaddingValue")
+        refuse(padding.all(), path, "is padding everywhere", "put an intact copy in its place")
         shown = _shown_values(record, stored, padding)
     if kind == GREY[0]:
         shown = 1 - shown
