@@ -186,7 +186,8 @@ def _check_structures(source, labels, size):
         if not (labels == number).any():
             raise ValueError(
                 f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
-                "masks, or take a larger size if it is small"
+                "masks, take a larger size if it is small, or rename structures that cover it, so "
+                "that they come later"
             )
 
 

@@ -92,6 +92,22 @@ def test_label_maps_and_names_that_do_not_fit_are_named(tmp_path, options, parts
     assert parts[0] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("small", ["heart", "colon"])
+def test_a_structure_that_earlier_ones_cover_is_a_problem(tmp_path, small, capsys):
+    write_labels(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "unused")
+    for case in range(8):
+        write(tmp_path / f"masks/body/case{case}.png", np.full((64, 64), 255, np.uint8))
+        write(tmp_path / f"masks/{small}/case{case}.png", INSIDE)
+    with pytest.raises(ValueError) as error:
+        load("folder", root=tmp_path, size=64)
+    message(error, f"{small!r}", "structures that cover it", "come later")
+    assert not check("folder", tmp_path)
+    assert f"structure {small!r} is covered by earlier ones (body)" in capsys.readouterr().out
+    write(tmp_path / "masks/body/case3.png", 255 - INSIDE)
+    assert check("folder", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
