@@ -29,6 +29,8 @@ HOW_TO = {
 MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/rightMask"}
 SHENZHEN = ("mask", "masks")
 BACKGROUND = "background"
+# Names of rows in tables of results, and what is read back from them as missing.
+TAKEN = (BACKGROUND, "mean", "the others", "<na>", "n/a", "na", "nan", "none", "null")
 NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
 VALUES = "with the columns value and name, and a line for each value, such as 1,heart"
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # of file managers, beside hidden files
@@ -98,6 +100,11 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
+    for name in source.masks:
+        if name.lower() in TAKEN:
+            source.problems.append(
+                f"{root} has a structure {name!r}, which tables use otherwise: rename it"
+            )
     for kind, files in _kinds(source).items():
         for id, image in source.images.items():
             if id not in files:

@@ -80,6 +80,7 @@ def test_other_names_are_another_dataset(tmp_path):
         ({"names": "value,name\n1,\n"}, ["labels.csv", "''", "columns value and name"]),
         ({"names": "id;name\n1;heart\n"}, ["labels.csv", "columns value and name"]),
         ({"names": "value,name\n0,background\n"}, ["labels.csv", "no structure"]),
+        ({"names": "value,name\n1,Mean\n"}, ["'Mean'", "rename it"]),
         ({"suffix": ".jpg"}, ["labels/case0.jpg", "no name"]),
     ],
 )

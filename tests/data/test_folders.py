@@ -281,6 +281,16 @@ def test_a_folder_without_masks_is_no_structure_and_is_named(own, capsys):
     assert "masks/notes holds no masks" in report
 
 
+@pytest.mark.parametrize("name", ["mean", "The Others", "Background", "NA", "nan", "None", "null"])
+def test_names_that_tables_use_otherwise_are_refused(own, name, capsys):
+    (own / "masks/liver").rename(own / "masks" / name)
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, own, repr(name), "rename")
+    assert main(["check", "--folder", str(own)]) == 1
+    assert f"structure {name!r}" in capsys.readouterr().out
+
+
 def test_a_folder_with_nothing_but_empty_mask_folders_has_no_masks(own):
     for path in own.glob("masks/*/*.png"):
         path.unlink()
