@@ -191,6 +191,11 @@ def _scan_masks(source, root):
         _enter_masks(source, masks, folder)
         if masks:
             source.masks[_plain(folder.name)] = masks
+        elif _visible(folder):
+            source.problems.append(
+                f"{folder} holds no masks that can be read: put .png, .tif, .gif or .bmp files "
+                "right into it, or remove it"
+            )
         else:
             source.notes.append(f"{folder} holds no masks: left out, it is no structure")
 
@@ -246,14 +251,12 @@ def _scan_public(source, root):
 def _enter_images(source, folder):
     """Enter the images of a folder, and say why others take no part."""
     for path in _visible(folder):
-        if path.is_dir():
-            source.unused[path] = "it is a folder: move its files up"
-        elif path.suffix.lower() in IMAGE_TYPES:
+        if path.is_file() and path.suffix.lower() in IMAGE_TYPES:
             source.enter(source.images, _plain(path.stem), path)
-        elif is_dicom(path):  # often called by a number with dots
+        elif path.is_file() and is_dicom(path):  # often called by a number with dots
             source.enter(source.images, _plain(path.name), path)
         else:
-            source.unused[path] = f"{path.suffix or 'a file without a suffix'} is not read"
+            source.unused[path] = _why_unused(path)
 
 
 def _enter_masks(source, files, folder):
@@ -262,8 +265,19 @@ def _enter_masks(source, files, folder):
         id = _plain(path.stem)
         if id not in source.images:
             id = id.removesuffix("_mask")
-        if path.suffix.lower() in MASK_TYPES:
+        if path.is_file() and path.suffix.lower() in MASK_TYPES:
             source.enter(files, id, path)
+        else:
+            source.unused[path] = _why_unused(path)
+
+
+def _why_unused(path):
+    """Why nothing is read from a path."""
+    if path.is_dir():
+        return "it is a folder: move its files up"
+    if not path.is_file():
+        return "it is no file but perhaps a broken link: mend or remove it"
+    return f"{path.suffix or 'a file without a suffix'} is not read"
 
 
 def _visible(folder):
