@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.data import get_testdata_file
 
 from helpers import phantom
+from helpers.common.arguments import require
 from helpers.common.paths import DATA
 from helpers.data.formats import COPY_TYPES, IMAGE_TYPES, MASK_TYPES, is_dicom
 from helpers.labels import UNLABELLED
@@ -32,7 +33,8 @@ BACKGROUND = "background"
 # Names of rows in tables of results, and what is read back from them as missing.
 TAKEN = (BACKGROUND, "mean", "the others", "<na>", "n/a", "na", "nan", "none", "null")
 NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
-VALUES = "with the columns value and name, and a line for each value, such as 1,heart"
+VALUES = "the columns value and name, separated by commas, and for each value a line like 1,heart"
+PATIENTS = "the columns id and patient, separated by commas, and a line for each image"
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # of file managers, beside hidden files
 Files = dict[str, Path]
 
@@ -121,8 +123,8 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
 
 def _kinds(source):
     """What an image must have, in words → its files by id."""
-    if source.values:
-        return {"label map": next(iter(source.masks.values()), {})}
+    if source.values and source.masks:
+        return {"label map": next(iter(source.masks.values()))}
     return {f"{structure!r} mask": files for structure, files in source.masks.items()}
 
 
@@ -208,30 +210,34 @@ def _scan_labels(source, root):
     _enter_masks(source, files, root / "labels")
     path = root / "labels.csv"
     if not path.is_file():
-        source.problems.append(f"there is no {path}: write one, {VALUES}")
+        source.problems.append(f"there is no {path}: write one with {VALUES}")
         return
-    _read_values(source, path)
+    try:
+        source.values = _read_values(path)
+    except ValueError as error:
+        source.problems.append(str(error))
+        return
     for name in source.values.values():
         if name not in (BACKGROUND, UNLABELLED):
             source.masks[name] = files
     if not source.masks:
-        source.problems.append(f"{path} names no structure: {VALUES}")
+        source.problems.append(f"{path} names no structure: it needs {VALUES}")
 
 
-def _read_values(source, path):
+def _read_values(path):
     """What each value of the label maps is; 0 is background unless a line says otherwise."""
-    for row in _rows(path):
-        text, name = ((row.get(column) or "").strip() for column in ("value", "name"))
-        if not (re.fullmatch(r"-?\d+", text) and name):
-            source.problems.append(f"{path} has the value {text!r} and the name {name!r}: {VALUES}")
-            break
+    values = {}
+    for text, name in _rows(path, ("value", "name"), VALUES):
+        fits = re.fullmatch(r"-?\d+", text) and name
+        require(fits, f"a line of {path}", f"{text},{name}", f"the file needs {VALUES}")
         value, name = int(text), _plain(name)
-        if value in source.values:
-            source.problems.append(f"{path} names the value {value} twice: keep one line")
+        if value in values:
+            raise ValueError(f"{path} names the value {value} twice: keep one line")
         if name.lower() == BACKGROUND:
             name = BACKGROUND
-        source.values[value] = UNLABELLED if name.lower() in NO_CLASS else name
-    source.values.setdefault(0, BACKGROUND)
+        values[value] = UNLABELLED if name.lower() in NO_CLASS else name
+    values.setdefault(0, BACKGROUND)
+    return values
 
 
 def _scan_public(source, root):
@@ -294,16 +300,29 @@ def _plain(name):
     return unicodedata.normalize("NFC", name)
 
 
-def _rows(path):
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path, columns, wanted):
+    """What each line of a table has in some columns; an error if it is none, or lacks them."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            table.fieldnames = [name.strip().lower() for name in table.fieldnames or []]
+            rows = list(table)
+    except UnicodeError:
+        raise ValueError(f"{path} is not in UTF-8: save it so, with {wanted}") from None
+    fits, header = set(columns) <= set(table.fieldnames), ",".join(table.fieldnames)
+    require(fits, f"the first line of {path}", header, f"the file needs {wanted}")
+    return [[(row[column] or "").strip() for column in columns] for row in rows]
 
 
 def _read_patients(source, path):
     """Each image's patient, from the one line that there must be for it."""
     patients = defaultdict(list)
-    for row in _rows(path):
-        id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
+    try:
+        rows = _rows(path, ("id", "patient"), PATIENTS)
+    except ValueError as error:
+        source.problems.append(str(error))
+        return
+    for id, patient in rows:
         if patient:
             patients[_plain(id)].append(patient)
     for id, image in source.images.items():

@@ -212,7 +212,18 @@ def short_line_in_index(root):
 
 def no_patients(root):
     (root / "index.csv").write_text("id,age\ncase1,50\n")
-    return root / "index.csv", "0 patients", "columns id and patient"
+    return root / "index.csv", "'id,age'", "columns id and patient"
+
+
+def semicolons_in_index(root):
+    (root / "index.csv").write_text((root / "index.csv").read_text().replace(",", ";"))
+    return root / "index.csv", "'id;patient'", "separated by commas"
+
+
+def index_in_cp1252(root):
+    text = (root / "index.csv").read_text().replace("p1", "Müller")
+    (root / "index.csv").write_text(text, encoding="cp1252")
+    return root / "index.csv", "not in UTF-8", "columns id and patient"
 
 
 def too_few_patients(root):
@@ -251,6 +262,8 @@ def no_images(root):
         not_in_index,
         short_line_in_index,
         no_patients,
+        semicolons_in_index,
+        index_in_cp1252,
         too_few_patients,
         no_images,
     ],
@@ -319,6 +332,14 @@ def test_without_an_option_the_report_is_on_the_default_copy(jsrt, monkeypatch, 
     monkeypatch.setenv("JSRT_DIR", str(jsrt))
     assert main(["check"]) == 0
     assert str(jsrt) in capsys.readouterr().out
+
+
+def test_an_empty_option_is_this_folder_and_not_the_default_copy(jsrt, monkeypatch, capsys):
+    monkeypatch.setenv("JSRT_DIR", str(jsrt))
+    monkeypatch.chdir(jsrt / "scratch")
+    for option in ("--folder", "--jsrt"):
+        assert main(["check", option, ""]) == 1
+        assert f"{jsrt / 'scratch'} holds no images" in capsys.readouterr().out
 
 
 def test_the_help_names_the_options_and_the_exit_status(capsys):
