@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from helpers.data.check import check
 
@@ -16,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=["check"])
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--jsrt", metavar="DIR", help="a copy of JSRT with the masks of SCR")
+    which.add_argument("--jsrt", type=Path, metavar="DIR", help="a copy of JSRT with SCR's masks")
     form = "a dataset of images with masks or label maps, as data/README.md lays them out"
-    which.add_argument("--folder", metavar="DIR", help=form)
+    which.add_argument("--folder", type=Path, metavar="DIR", help=form)
     options = parser.parse_args(arguments)
     try:
         ready = check("folder" if options.folder else "jsrt", options.folder or options.jsrt)

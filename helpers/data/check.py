@@ -4,7 +4,9 @@ from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
-from helpers.data.cases import read_case
+import numpy as np
+
+from helpers.data.cases import label_map, read_case
 from helpers.data.dataset import in_threads
 from helpers.data.folders import JSRT_IDS, scan
 from helpers.data.formats import format_shape
@@ -55,6 +57,7 @@ def _print_sizes(source):
     """Read all files; print how many there are of each size, and note what is odd or wrong."""
     sizes = defaultdict(Counter)
     covered: dict = defaultdict(float)
+    left: set = set()
     cases = in_threads(partial(read_case, source), list(source.images), "checking")
     for id, (image, masks, problems) in zip(source.images, cases, strict=True):
         source.problems += problems
@@ -70,8 +73,20 @@ def _print_sizes(source):
                 source.notes.append(
                     f"{structure} in {path} covers {share:.0%} of the image: is it right?"
                 )
-    empty = [name for name, shares in covered.items() if not shares]
-    source.problems += [f"structure {name!r} is empty in every case" for name in empty]
+        if masks and not problems:
+            labels = label_map(np.stack(list(masks.values())))
+            left.update(name for number, name in enumerate(masks, 1) if (labels == number).any())
+        elif problems:  # nobody knows what would be left
+            left.update(masks)
+    for number, (name, shares) in enumerate(covered.items()):
+        if not shares:
+            source.problems.append(f"structure {name!r} is empty in every case")
+        elif name not in left:
+            earlier = ", ".join(list(covered)[:number])
+            source.problems.append(
+                f"structure {name!r} is covered by earlier ones ({earlier}) in every case: rename "
+                "those that cover it, so that they come later"
+            )
     for kind, counts in sizes.items():
         listed = [f"{size} ({count})" for size, count in counts.most_common(5)]
         print(f"  {counts.total()} {kind}:", ", ".join(listed))

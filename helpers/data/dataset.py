@@ -186,7 +186,8 @@ def _check_structures(source, labels, size):
         if not (labels == number).any():
             raise ValueError(
                 f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
-                "masks, or take a larger size if it is small"
+                "masks, take a larger size if it is small, or rename structures that cover it, so "
+                "that they come later"
             )
 
 
@@ -224,8 +225,8 @@ def _usable_source(name, root, masks):
         raise ValueError(f"{source.problems[0]} {hint}")
     if source.unused:
         warnings.warn(f"{_list_unused(source)} {hint}", stacklevel=3)
-    if source.notes:
-        warnings.warn(f"{source.notes[0]} {hint}", stacklevel=3)
+    for note in source.notes:
+        warnings.warn(f"{note} {hint}", stacklevel=3)
     return source
 
 
@@ -233,7 +234,7 @@ def _list_unused(source):
     """One line: how many files are left out and how many cases remain, and the first ten files."""
     named = [f"{path.relative_to(source.root)} ({why})" for path, why in source.unused.items()]
     kept, left_out = len(source.images), len(named)
-    counts = f"{left_out} of {kept + left_out} files left out, {kept} cases remain"
+    counts = f"{left_out} files left out, {kept} cases remain"
     more = ", …" if left_out > 10 else ""
     return f"{source.root}: {counts}: {', '.join(named[:10])}{more}"
 

@@ -8,7 +8,7 @@ from pydicom import dcmread, uid
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_rescale, apply_windowing
 
-from helpers.data.pictures import reading, refuse
+from helpers.data.pictures import CUT, is_cut_jpeg, reading, refuse
 
 # The same decoders on every machine; pydicom would take whichever are installed.
 DECODERS: dict = dict.fromkeys(uid.JPEGTransferSyntaxes, jpeg8_decode)
@@ -35,11 +35,17 @@ def read_dicom(path: Path) -> np.ndarray:
         frames = record.get("NumberOfFrames") or 1
         refuse(frames > 1, path, f"has {frames} frames", "save one of them alone")
         kind = record.get("PhotometricInterpretation")
+        refuse(not kind, path, "has no PhotometricInterpretation", f"add it ({GREY[1]})")
         refuse(kind not in GREY, path, f"is in colour ({kind})", "save it as grey (MONOCHROME2)")
         inverse = kind == GREY[1] and record.get("PresentationLUTShape") == "INVERSE"
         refuse(inverse, path, "is MONOCHROME2, but of INVERSE shape", "correct one of them")
+        half = record.get("WindowWidth") and record.get("WindowCenter") is None
+        refuse(half, path, "has a WindowWidth but no WindowCenter", "add or remove one of them")
         stored = _stored_values(path, record)
+        several = stored.ndim != 2
+        refuse(several, path, f"has values of shape {stored.shape}", "save one grey frame alone")
         padding = stored == record.get("PixelPaddingValue")
+        refuse(padding.all(), path, "is padding everywhere", "put an intact copy in its place")
         shown = _shown_values(record, stored, padding)
     if kind == GREY[0]:
         shown = 1 - shown
@@ -51,9 +57,9 @@ def _stored_values(path, record):
     syntax = record.file_meta.get("TransferSyntaxUID")
     if syntax not in DECODERS:
         return record.pixel_array
-    frame = next(generate_frames(record.PixelData, number_of_frames=1))
-    cut = syntax in uid.JPEGTransferSyntaxes and b"\xff\xd9" not in frame[-3:]
-    refuse(cut, path, "is cut off within its pixels", "put an intact copy in its place")
+    frame, *more = generate_frames(record.PixelData, number_of_frames=1)
+    refuse(more, path, "has several frames", "save one of them alone")
+    refuse(syntax in uid.JPEGTransferSyntaxes and is_cut_jpeg(frame), path, *CUT)
     pixels = DECODERS[syntax](frame)
     if record.PixelRepresentation and pixels.dtype.kind == "u":
         sign = 1 << (record.BitsStored - 1)

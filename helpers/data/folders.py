@@ -12,6 +12,7 @@ from pathlib import Path
 from pydicom.data import get_testdata_file
 
 from helpers import phantom
+from helpers.common.arguments import require
 from helpers.common.paths import DATA
 from helpers.data.formats import COPY_TYPES, IMAGE_TYPES, MASK_TYPES, is_dicom
 from helpers.labels import UNLABELLED
@@ -29,8 +30,11 @@ HOW_TO = {
 MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/rightMask"}
 SHENZHEN = ("mask", "masks")
 BACKGROUND = "background"
+# Names of rows in tables of results, and what is read back from them as missing.
+TAKEN = (BACKGROUND, "mean", "the others", "<na>", "n/a", "na", "nan", "none", "null")
 NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
-VALUES = "with the columns value and name, and a line for each value, such as 1,heart"
+VALUES = "the columns value and name, separated by commas, and for each value a line like 1,heart"
+PATIENTS = "the columns id and patient, separated by commas, and a line for each image"
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")  # of file managers, beside hidden files
 Files = dict[str, Path]
 
@@ -98,6 +102,11 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
+    for name in source.masks:
+        if name.lower() in TAKEN:
+            source.problems.append(
+                f"{root} has a structure {name!r}, which tables use otherwise: rename it"
+            )
     for kind, files in _kinds(source).items():
         for id, image in source.images.items():
             if id not in files:
@@ -114,8 +123,8 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
 
 def _kinds(source):
     """What an image must have, in words → its files by id."""
-    if source.values:
-        return {"label map": next(iter(source.masks.values()), {})}
+    if source.values and source.masks:
+        return {"label map": next(iter(source.masks.values()))}
     return {f"{structure!r} mask": files for structure, files in source.masks.items()}
 
 
@@ -184,6 +193,11 @@ def _scan_masks(source, root):
         _enter_masks(source, masks, folder)
         if masks:
             source.masks[_plain(folder.name)] = masks
+        elif _visible(folder):
+            source.problems.append(
+                f"{folder} holds no masks that can be read: put .png, .tif, .gif or .bmp files "
+                "right into it, or remove it"
+            )
         else:
             source.notes.append(f"{folder} holds no masks: left out, it is no structure")
 
@@ -196,30 +210,34 @@ def _scan_labels(source, root):
     _enter_masks(source, files, root / "labels")
     path = root / "labels.csv"
     if not path.is_file():
-        source.problems.append(f"there is no {path}: write one, {VALUES}")
+        source.problems.append(f"there is no {path}: write one with {VALUES}")
         return
-    _read_values(source, path)
+    try:
+        source.values = _read_values(path)
+    except ValueError as error:
+        source.problems.append(str(error))
+        return
     for name in source.values.values():
         if name not in (BACKGROUND, UNLABELLED):
             source.masks[name] = files
     if not source.masks:
-        source.problems.append(f"{path} names no structure: {VALUES}")
+        source.problems.append(f"{path} names no structure: it needs {VALUES}")
 
 
-def _read_values(source, path):
+def _read_values(path):
     """What each value of the label maps is; 0 is background unless a line says otherwise."""
-    for row in _rows(path):
-        text, name = ((row.get(column) or "").strip() for column in ("value", "name"))
-        if not (re.fullmatch(r"-?\d+", text) and name):
-            source.problems.append(f"{path} has the value {text!r} and the name {name!r}: {VALUES}")
-            break
+    values = {}
+    for text, name in _rows(path, ("value", "name"), VALUES):
+        fits = re.fullmatch(r"-?\d+", text) and name
+        require(fits, f"a line of {path}", f"{text},{name}", f"the file needs {VALUES}")
         value, name = int(text), _plain(name)
-        if value in source.values:
-            source.problems.append(f"{path} names the value {value} twice: keep one line")
+        if value in values:
+            raise ValueError(f"{path} names the value {value} twice: keep one line")
         if name.lower() == BACKGROUND:
             name = BACKGROUND
-        source.values[value] = UNLABELLED if name.lower() in NO_CLASS else name
-    source.values.setdefault(0, BACKGROUND)
+        values[value] = UNLABELLED if name.lower() in NO_CLASS else name
+    values.setdefault(0, BACKGROUND)
+    return values
 
 
 def _scan_public(source, root):
@@ -239,14 +257,12 @@ def _scan_public(source, root):
 def _enter_images(source, folder):
     """Enter the images of a folder, and say why others take no part."""
     for path in _visible(folder):
-        if path.is_dir():
-            source.unused[path] = "it is a folder: move its files up"
-        elif path.suffix.lower() in IMAGE_TYPES:
+        if path.is_file() and path.suffix.lower() in IMAGE_TYPES:
             source.enter(source.images, _plain(path.stem), path)
-        elif is_dicom(path):  # often called by a number with dots
+        elif path.is_file() and is_dicom(path):  # often called by a number with dots
             source.enter(source.images, _plain(path.name), path)
         else:
-            source.unused[path] = f"{path.suffix or 'a file without a suffix'} is not read"
+            source.unused[path] = _why_unused(path)
 
 
 def _enter_masks(source, files, folder):
@@ -255,8 +271,19 @@ def _enter_masks(source, files, folder):
         id = _plain(path.stem)
         if id not in source.images:
             id = id.removesuffix("_mask")
-        if path.suffix.lower() in MASK_TYPES:
+        if path.is_file() and path.suffix.lower() in MASK_TYPES:
             source.enter(files, id, path)
+        else:
+            source.unused[path] = _why_unused(path)
+
+
+def _why_unused(path):
+    """Why nothing is read from a path."""
+    if path.is_dir():
+        return "it is a folder: move its files up"
+    if not path.is_file():
+        return "it is no file but perhaps a broken link: mend or remove it"
+    return f"{path.suffix or 'a file without a suffix'} is not read"
 
 
 def _visible(folder):
@@ -273,16 +300,29 @@ def _plain(name):
     return unicodedata.normalize("NFC", name)
 
 
-def _rows(path):
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path, columns, wanted):
+    """What each line of a table has in some columns; an error if it is none, or lacks them."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            table.fieldnames = [name.strip().lower() for name in table.fieldnames or []]
+            rows = list(table)
+    except UnicodeError:
+        raise ValueError(f"{path} is not in UTF-8: save it so, with {wanted}") from None
+    fits, header = set(columns) <= set(table.fieldnames), ",".join(table.fieldnames)
+    require(fits, f"the first line of {path}", header, f"the file needs {wanted}")
+    return [[(row[column] or "").strip() for column in columns] for row in rows]
 
 
 def _read_patients(source, path):
     """Each image's patient, from the one line that there must be for it."""
     patients = defaultdict(list)
-    for row in _rows(path):
-        id, patient = ((row.get(column) or "").strip() for column in ("id", "patient"))
+    try:
+        rows = _rows(path, ("id", "patient"), PATIENTS)
+    except ValueError as error:
+        source.problems.append(str(error))
+        return
+    for id, patient in rows:
         if patient:
             patients[_plain(id)].append(patient)
     for id, image in source.images.items():

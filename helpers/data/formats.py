@@ -13,6 +13,7 @@ DICOM_TYPES = (".dcm", ".dicom")
 COPY_TYPES = (".png", ".tif", ".tiff")  # of JSRT's images
 IMAGE_TYPES = (*COPY_TYPES, ".jpg", ".jpeg", ".bmp", *DICOM_TYPES)
 MASK_TYPES = (*COPY_TYPES, ".gif", ".bmp", ".jpg", ".jpeg")
+LONGEST = 10  # sides of an image; padding to a square would take too much memory
 # Of how files are read. Raise it with a change that alters arrays: caches of files are made anew.
 VERSION = 2
 
@@ -40,6 +41,7 @@ def read_jsrt(path: Path) -> np.ndarray:
     return pixels * np.float32(2 / highest) - 1
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def read_grey(path: Path) -> np.ndarray:
     """Grey values (h, w) of an image, float32, its lowest at −1 and its highest at 1.
 
@@ -53,11 +55,17 @@ def read_grey(path: Path) -> np.ndarray:
 
         grey = read_dicom(path)
         _check_contrast(path, grey)
-        return grey
-    pixels = _read_opaque(path).astype(np.float64)
-    _check_contrast(path, pixels)
-    low, high = pixels.min(), pixels.max()
-    return ((pixels - low) / (high - low) * 2 - 1).astype(np.float32)
+    else:
+        pixels = _read_opaque(path).astype(np.float64)
+        _check_contrast(path, pixels)
+        low, high = pixels.min(), pixels.max()
+        grey = ((pixels - low) / (high - low) * 2 - 1).astype(np.float32)
+    lost = not np.isfinite(grey).all()
+    refuse(lost, path, "holds NaN or values too far apart", "repair or remove it")
+    is_strip = max(grey.shape) > LONGEST * min(grey.shape)
+    problem = f"is {format_shape(grey.shape)}, over {LONGEST} times as long as it is wide"
+    refuse(is_strip, path, problem, "crop it, and its masks alike")
+    return grey
 
 
 def read_mask(path: Path) -> np.ndarray:

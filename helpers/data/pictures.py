@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+CUT = ("cannot be read (cut off within its pixels)", "put an intact copy in its place")
 
 
 class UnusableFileError(ValueError):
@@ -34,6 +35,12 @@ def refuse(found: object, path: Path, problem: str, advice: str) -> None:
     """Raise an UnusableFileError if a problem with a file was found."""
     if found:
         raise UnusableFileError(f"{path} {problem}: {advice}")
+
+
+def is_cut_jpeg(data: bytes) -> bool:
+    """Whether the end of a JPEG is missing; its decoders would fill up with grey."""
+    last_scan = data.rfind(b"\xff\xda")
+    return b"\xff\xd9" not in data[last_scan:]
 
 
 def read_picture(path: Path, *, stored: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
@@ -76,19 +83,29 @@ def _opaque(dtype):
     return 1 if dtype.kind == "f" else np.iinfo(dtype).max
 
 
-def _is_deep_jpeg(path):
-    """Whether a file is a JPEG of more than 8 bits, which Pillow does not know."""
+def _is_known(path):
+    """Whether Pillow knows a file; a JPEG of more than 8 bits it does not."""
     try:
         Image.open(path, formats=FORMATS).close()
     except UnidentifiedImageError:
-        return path.read_bytes().startswith(b"\xff\xd8")
-    return False
+        return False
+    return True
+
+
+def _read_deep_jpeg(path):
+    """Values (h, w) of a JPEG of more than 8 bits, or without loss."""
+    data = path.read_bytes()
+    known = f"{', '.join(FORMATS)}, TIFF or DICOM"
+    advice = "put an intact copy in one of these formats in its place"
+    refuse(not data.startswith(b"\xff\xd8"), path, f"cannot be read (no {known})", advice)
+    refuse(is_cut_jpeg(data), path, *CUT)
+    return jpeg8_decode(data)
 
 
 def _read_common(path, stored):
     """Values (h, w) or (h, w, channels) of what is no TIFF; whether one channel is opacity."""
-    if _is_deep_jpeg(path):
-        return jpeg8_decode(path.read_bytes()), False
+    if not _is_known(path):
+        return _read_deep_jpeg(path), False
     with Image.open(path, formats=FORMATS) as file:
         count = getattr(file, "n_frames", 1)
         refuse(count > 1, path, f"holds {count} pictures", "save one alone")
@@ -117,6 +134,8 @@ def _read_tiff(path, stored):
         page = file.pages.first
         several = len(file.series) > 1 or file.series[0].size != page.size
         refuse(several, path, "holds several pictures", "save one alone")
+        ends = np.add(page.dataoffsets, page.databytecounts)
+        refuse(ends.max() > file.filehandle.size, path, *CUT)
         pixels = page.asarray()
     turned = page.tags.valueof("Orientation", 1) != 1
     refuse(turned, path, "is stored mirrored or turned (Orientation)", "save it upright")

@@ -76,10 +76,14 @@ def test_other_names_are_another_dataset(tmp_path):
         ({"values": (0, 1, 7)}, ["case0.png", "value 7", "no name", "labels.csv"]),
         ({"names": "value,name\n1,heart\n3,lung\n"}, ["value 255", "no name"]),
         ({"names": "value,name\n1,heart\n1,lung\n"}, ["labels.csv", "value 1 twice"]),
-        ({"names": "value,name\n1.5,heart\n"}, ["labels.csv", "'1.5'", "columns value and name"]),
-        ({"names": "value,name\n1,\n"}, ["labels.csv", "''", "columns value and name"]),
+        (
+            {"names": "value,name\n1.5,heart\n"},
+            ["labels.csv", "'1.5,heart'", "columns value and name"],
+        ),
+        ({"names": "value,name\n1,\n"}, ["labels.csv", "'1,'", "columns value and name"]),
         ({"names": "id;name\n1;heart\n"}, ["labels.csv", "columns value and name"]),
         ({"names": "value,name\n0,background\n"}, ["labels.csv", "no structure"]),
+        ({"names": "value,name\n1,Mean\n"}, ["'Mean'", "rename it"]),
         ({"suffix": ".jpg"}, ["labels/case0.jpg", "no name"]),
     ],
 )
@@ -90,6 +94,51 @@ def test_label_maps_and_names_that_do_not_fit_are_named(tmp_path, options, parts
     message(error, *parts)
     assert not check("folder", tmp_path)
     assert parts[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (NAMES.replace(",", ";"), "'value;name'"),
+        (NAMES.replace(",", "\t"), "separated by commas"),
+        (NAMES.replace("value,name\n", ""), "'1,heart'"),
+        (NAMES.replace("1,", "1.0,"), "'1.0,heart'"),
+        ("", "the columns value and name"),
+        ("value,name\n", "names no structure"),
+        (NAMES.encode("utf-16"), "not in UTF-8"),
+        (NAMES.replace("heart", "Cœur").encode("cp1252"), "not in UTF-8"),
+    ],
+)
+def test_a_faulty_table_of_names_is_the_one_problem(tmp_path, text, part, capsys):
+    write_labels(tmp_path)
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError) as error:
+        load("folder", root=tmp_path, size=32)
+    message(error, tmp_path / "labels.csv", part)
+    assert not check("folder", tmp_path)
+    assert "Problems (1," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", ["Value,Name", "value, name"])
+def test_case_and_blanks_of_a_header_do_not_matter(tmp_path, header):
+    write_labels(tmp_path, names=NAMES.replace("value,name", header))
+    assert load("folder", root=tmp_path, size=32).structures == ("heart", "left lung")
+
+
+@pytest.mark.parametrize("small", ["heart", "colon"])
+def test_a_structure_that_earlier_ones_cover_is_a_problem(tmp_path, small, capsys):
+    write_labels(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "unused")
+    for case in range(8):
+        write(tmp_path / f"masks/body/case{case}.png", np.full((64, 64), 255, np.uint8))
+        write(tmp_path / f"masks/{small}/case{case}.png", INSIDE)
+    with pytest.raises(ValueError) as error:
+        load("folder", root=tmp_path, size=64)
+    message(error, f"{small!r}", "structures that cover it", "come later")
+    assert not check("folder", tmp_path)
+    assert f"structure {small!r} is covered by earlier ones (body)" in capsys.readouterr().out
+    write(tmp_path / "masks/body/case3.png", 255 - INSIDE)
+    assert check("folder", tmp_path)
 
 
 @pytest.mark.parametrize(

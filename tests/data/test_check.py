@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from radiographs import message, write
 
@@ -115,6 +116,28 @@ def colour_image(root):
     return write(root / "images/case1.png", pixels), "colour", "grey"
 
 
+def huge_values(root):
+    (root / "images/case1.png").unlink()
+    pixels = np.where(np.eye(64), 1e308, -1e308)
+    path = root / "images/case1.tif"
+    tifffile.imwrite(path, pixels)
+    return path, "too far apart", "repair"
+
+
+def tall_strip(root):
+    pixels = np.arange(60_000, dtype=np.uint16)[:, None]
+    for structure in ("liver", "spleen"):
+        write(root / f"masks/{structure}/case1.png", np.uint8(pixels > 9))
+    return write(root / "images/case1.png", pixels), "1×60000", "crop it"
+
+
+def wide_strip(root):
+    pixels = np.eye(5, 60, dtype=np.uint8)
+    for structure in ("liver", "spleen"):
+        write(root / f"masks/{structure}/case1.png", pixels)
+    return write(root / "images/case1.png", pixels), "60×5", "crop it"
+
+
 def nan_image(root):
     (root / "images/case1.png").unlink()
     pixels = np.eye(64, dtype=np.float32)
@@ -189,7 +212,18 @@ def short_line_in_index(root):
 
 def no_patients(root):
     (root / "index.csv").write_text("id,age\ncase1,50\n")
-    return root / "index.csv", "0 patients", "columns id and patient"
+    return root / "index.csv", "'id,age'", "columns id and patient"
+
+
+def semicolons_in_index(root):
+    (root / "index.csv").write_text((root / "index.csv").read_text().replace(",", ";"))
+    return root / "index.csv", "'id;patient'", "separated by commas"
+
+
+def index_in_cp1252(root):
+    text = (root / "index.csv").read_text().replace("p1", "Müller")
+    (root / "index.csv").write_text(text, encoding="cp1252")
+    return root / "index.csv", "not in UTF-8", "columns id and patient"
 
 
 def too_few_patients(root):
@@ -213,6 +247,9 @@ def no_images(root):
         huge_image,
         colour_image,
         nan_image,
+        huge_values,
+        tall_strip,
+        wide_strip,
         blank_image,
         oblong_image,
         turned_mask,
@@ -225,6 +262,8 @@ def no_images(root):
         not_in_index,
         short_line_in_index,
         no_patients,
+        semicolons_in_index,
+        index_in_cp1252,
         too_few_patients,
         no_images,
     ],
@@ -293,6 +332,14 @@ def test_without_an_option_the_report_is_on_the_default_copy(jsrt, monkeypatch, 
     monkeypatch.setenv("JSRT_DIR", str(jsrt))
     assert main(["check"]) == 0
     assert str(jsrt) in capsys.readouterr().out
+
+
+def test_an_empty_option_is_this_folder_and_not_the_default_copy(jsrt, monkeypatch, capsys):
+    monkeypatch.setenv("JSRT_DIR", str(jsrt))
+    monkeypatch.chdir(jsrt / "scratch")
+    for option in ("--folder", "--jsrt"):
+        assert main(["check", option, ""]) == 1
+        assert f"{jsrt / 'scratch'} holds no images" in capsys.readouterr().out
 
 
 def test_the_help_names_the_options_and_the_exit_status(capsys):

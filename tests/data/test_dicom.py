@@ -163,6 +163,7 @@ def test_signed_values_keep_their_sign_when_they_are_compressed(tmp_path):
     assert np.allclose(read_grey(path), (signed + 2048) / 4095 * 2 - 1, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")  # pydicom's, about frames without a number
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -175,19 +176,56 @@ def test_signed_values_keep_their_sign_when_they_are_compressed(tmp_path):
         ({"PixelData": bytes(100)}, "cannot be read"),
         ({"WindowCenter": 5, "WindowWidth": -3}, "cannot be read"),
         ({"WindowCenter": 90000, "WindowWidth": 3}, "every value"),
+        ({"WindowWidth": 3}, "no WindowCenter"),
+        ({"PhotometricInterpretation": None}, "no PhotometricInterpretation"),
+        ({"NumberOfFrames": None, "PixelData": bytes(4 * RAMP.size)}, "(2, 40, 60)"),
+        (
+            {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PixelData": bytes(6 * RAMP.size)},
+            "(40, 60, 3)",
+        ),
     ],
 )
 def test_what_is_no_grey_radiograph_is_refused_by_name(tmp_path, changes, problem):
     path = write_dicom(tmp_path / "a.dcm", RAMP)
     record = dcmread(path)
     for name, value in changes.items():
-        setattr(record, name, value)
-        if value is None:
+        if value is not None:
+            setattr(record, name, value)
+        elif name in record:
             delattr(record, name)
     record.save_as(path)
     with pytest.raises(ValueError) as error:
         read_grey(path)
     message(error, path, problem)
+
+
+def test_padding_everywhere_is_refused(tmp_path):
+    with pytest.raises(ValueError) as error:
+        read_grey(write_dicom(tmp_path / "a.dcm", 0 * RAMP, PixelPaddingValue=0))
+    message(error, tmp_path / "a.dcm", "padding everywhere")
+
+
+def test_compressed_frames_that_nobody_counted_are_refused(tmp_path):
+    path = write_packed(tmp_path / "a.dcm", "JPEGLSLossless")
+    record = dcmread(path)
+    record.PixelData = encapsulate([imagecodecs.jpegls_encode(RAMP)] * 2)
+    record.save_as(path)
+    with pytest.raises(ValueError) as error:
+        read_grey(path)
+    message(error, path, "several frames", "one of them alone")
+
+
+@pytest.mark.parametrize("extreme", [1e308, np.nan])
+def test_floating_values_that_overflow_or_are_no_numbers_are_refused(tmp_path, extreme):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    record = dcmread(path)
+    del record.PixelData
+    record.BitsAllocated = 64
+    record.DoubleFloatPixelData = np.where(RAMP < 2000, -1e308, extreme).tobytes()
+    record.save_as(path)
+    with pytest.raises(ValueError) as error:
+        read_grey(path)
+    message(error, path, "NaN or values too far apart")
 
 
 @pytest.mark.filterwarnings("ignore")  # pydicom's, about the missing end

@@ -149,7 +149,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
     with pytest.warns(UserWarning) as caught:
         assert len(load("folder", root=own, size=32).ids) == 8
     (warning,) = [str(each.message) for each in caught]
-    assert "4 of 12 files left out, 8 cases remain" in warning and "\n" not in warning
+    assert "4 files left out, 8 cases remain" in warning and "\n" not in warning
     parts = "notes.txt (.txt", "README (a file without", "scan.nii.gz (.gz", "older (it is a folder"
     assert all(part in warning for part in parts), warning
     assert main(["check", "--folder", str(own)]) == 1
@@ -161,7 +161,7 @@ def test_every_file_of_images_that_is_not_used_is_named_with_the_reason(own, cap
 def test_a_warning_about_many_unused_files_is_short(own):
     for number in range(500):
         (own / f"images/{number:03d}.txt").touch()
-    with pytest.warns(UserWarning, match="500 of 508 files left out") as caught:
+    with pytest.warns(UserWarning, match="500 files left out") as caught:
         load("folder", root=own, size=32)
     assert len(str(caught[0].message)) < 1500 and "009.txt" in str(caught[0].message)
 
@@ -235,7 +235,7 @@ def test_the_set_of_shenzhen_loads_as_downloaded_and_names_what_has_no_mask(tmp_
         dataset = load("folder", root=tmp_path, size=48)
     assert dataset.structures == ("lungs",) and len(dataset.ids) == 8
     warning = str(caught[0].message)
-    assert "2 of 10 files left out, 8 cases remain" in warning
+    assert "2 files left out, 8 cases remain" in warning
     assert "CXR_0003_1.png (it has no mask), CXR_png/CXR_0006_0.png (it has no mask)" in warning
 
 
@@ -273,12 +273,66 @@ def test_hannover_loads_with_both_lungs_and_is_split_by_patient(capsys):
 
 def test_a_folder_without_masks_is_no_structure_and_is_named(own, capsys):
     (own / "masks/notes").mkdir()
-    (own / "masks/notes/read me.txt").write_text("mine")
-    with pytest.warns(UserWarning, match="masks/notes holds no masks"):
+    (own / "masks/older").mkdir()
+    with pytest.warns(UserWarning) as caught:
         assert load("folder", root=own, size=32).structures == ("liver", "spleen")
     assert main(["check", "--folder", str(own)]) == 0
     report = capsys.readouterr().out
-    assert "masks/notes holds no masks" in report
+    for warning, name in zip(caught, ("notes", "older"), strict=True):
+        assert f"masks/{name} holds no masks" in str(warning.message)
+        assert f"masks/{name} holds no masks" in report
+
+
+def save_as_npy(folder):
+    for path in folder.glob("*.png"):
+        np.save(path.with_suffix(".npy"), np.asarray(Image.open(path)))
+        path.unlink()
+
+
+def move_down(folder):
+    files = list(folder.glob("*.png"))
+    (folder / "batch1").mkdir()
+    for path in files:
+        path.rename(folder / "batch1" / path.name)
+
+
+@pytest.mark.parametrize("spoil", [save_as_npy, move_down])
+def test_a_structure_of_masks_that_cannot_be_read_is_refused(own, spoil, capsys):
+    spoil(own / "masks/liver")
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, own / "masks/liver", "holds no masks that can be read", ".png")
+    assert main(["check", "--folder", str(own)]) == 1
+    assert "masks/liver holds no masks that can be read" in capsys.readouterr().out
+
+
+def test_every_file_beside_masks_that_is_not_used_is_named(own, capsys):
+    (own / "masks/liver/notes.txt").write_text("mine")
+    (own / "masks/spleen/case1.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 files left out, 8 cases remain") as caught:
+        load("folder", root=own, size=32)
+    assert "masks/liver/notes.txt (.txt is not read)" in str(caught[0].message)
+    assert main(["check", "--folder", str(own)]) == 1
+    assert "masks/spleen/case1.npy is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["images/link", "images/link.png", "masks/liver/link.png"])
+def test_a_broken_link_is_named(own, name, capsys):
+    (own / name).symlink_to(own / "nowhere")
+    with pytest.warns(UserWarning, match=f"{name} .*broken link"):
+        assert len(load("folder", root=own, size=32).ids) == 8
+    assert main(["check", "--folder", str(own)]) == 1
+    assert f"{name} is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mean", "The Others", "Background", "NA", "nan", "None", "null"])
+def test_names_that_tables_use_otherwise_are_refused(own, name, capsys):
+    (own / "masks/liver").rename(own / "masks" / name)
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, own, repr(name), "rename")
+    assert main(["check", "--folder", str(own)]) == 1
+    assert f"structure {name!r}" in capsys.readouterr().out
 
 
 def test_a_folder_with_nothing_but_empty_mask_folders_has_no_masks(own):

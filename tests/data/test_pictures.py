@@ -107,6 +107,21 @@ def test_a_jpeg_of_12_bits_and_one_without_loss_are_read(tmp_path):
     assert np.abs(read(path)[0].astype(int) - smooth).max() < 64
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True, "predictor": 1}])
+@pytest.mark.parametrize("left", [0.1, 0.5, 0.99])
+def test_a_deep_jpeg_that_is_cut_off_is_refused_and_one_with_bytes_behind_is_read(
+    tmp_path, options, left
+):
+    data = imagecodecs.jpeg8_encode(DEEP, bitspersample=12, **options)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data + bytes(40))
+    assert read(path)[0].shape == DEEP.shape
+    path.write_bytes(data[: int(left * len(data))])
+    with pytest.raises(UnusableFileError) as error:
+        read_picture(path)
+    message(error, path, "cut off", "intact copy")
+
+
 def test_a_label_map_keeps_indices_and_values_of_few_bits(tmp_path):
     labels = (DEEP % 4).astype(np.uint8)
     palette = Image.fromarray(labels, "L").convert("P")
@@ -179,6 +194,23 @@ def save_cut_tiff(path):
     data = path.with_suffix(".tif").read_bytes()
     path.with_suffix(".tif").write_bytes(data[: len(data) // 2])
     return path.with_suffix(".tif"), "cannot be read"
+
+
+def save_cut_jpeg_tiff(path):
+    tifffile.imwrite(path.with_suffix(".tif"), FLAT, compression="jpeg")
+    data = path.with_suffix(".tif").read_bytes()
+    path.with_suffix(".tif").write_bytes(data[:-2])
+    return path.with_suffix(".tif"), "cut off"
+
+
+def save_webp(path):
+    Image.fromarray(FLAT).save(path, "WEBP")
+    return path, "no PNG, JPEG, BMP, GIF, TIFF or DICOM"
+
+
+def save_jpeg_2000(path):
+    path.write_bytes(imagecodecs.jpeg2k_encode(FLAT))
+    return path, "no PNG, JPEG, BMP, GIF, TIFF or DICOM"
 
 
 def save_nothing(path):
