@@ -1,7 +1,7 @@
 """Noise that is no attack, for comparison, and the rounding of image files."""
 
 import zlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import index
 
 import torch
@@ -77,6 +77,23 @@ def scramble_phases(images: Tensor, adv_images: Tensor, *, seed: Seed = 0) -> Te
     made = torch.fft.ifft2(torch.polar(torch.fft.fft2(noise).abs(), phases)).real
     most = noise.abs().flatten(1).amax(dim=1)[:, None, None, None] if len(noise) else 0
     return (images + made.clamp(-most, most)).clamp(-1, 1)
+
+
+def jitter(sigma: float) -> Callable[[Tensor, Tensor, Sequence], tuple[Tensor, Tensor]]:
+    """A `transform` of `attack.pgd`: other Gaussian noise on each image, copy and step.
+
+    Args:
+        sigma: [units of the images].
+
+    Source: Athalye et al., arXiv:1802.00420 (expectation over transformations).
+    """
+
+    def transform(images: Tensor, labels: Tensor, keys: Sequence) -> tuple[Tensor, Tensor]:
+        shape = images.shape[1:]
+        noise = [torch.randn(shape, generator=each) for each in generators(keys, len(images))]
+        return images + sigma * torch.stack(noise).to(images), labels
+
+    return transform
 
 
 def round_to_bits(images: Tensor, bits: int) -> Tensor:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch.nn.functional import avg_pool2d
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from helpers.augmentation import AUGMENTATIONS, augment
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.paths import WEIGHTS
-from helpers.common.progress import format_duration, log, progress_bar
+from helpers.common.progress import format_duration, log, progress_bar, wait_for_lock
 from helpers.data import Dataset, own_copy
 from helpers.loss import cross_entropy, iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
@@ -138,7 +137,8 @@ def train(
     path = weights_path(recipe, folder)
     if not path.exists():
         lock = path.with_suffix(".lock")
-        with _lock(role, lock):
+        told = f"{role}: waiting for another process, which trains the same network"
+        with wait_for_lock(lock, told):
             if not path.exists():
                 _fit(recipe, dataset, role, path, device)
             lock.unlink(missing_ok=True)
@@ -215,16 +215,6 @@ def _train_task(shared, task):
     trained = train(dataset, **options, **task)
     path = weights_path(trained.recipe, options["folder"])
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()
-
-
-def _lock(role, path):
-    """Wait until no other process has this lock; a process that dies loses it."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        log(f"{role}: waiting for another process, which trains the same network")
-        return lock.acquire()
 
 
 def _fit(recipe, dataset, role, path, device):
@@ -334,8 +324,8 @@ def _validate(network, images, labels, recipe, autocast):
     if recipe.epsilon:
         keys = [(recipe.seed, place) for place in range(len(images))]
         parts = [slice(k, k + recipe.batch_size) for k in range(0, len(keys), recipe.batch_size)]
-        attacked = [_attacked(network, images[p], labels[p], recipe, keys[p]) for p in parts]
-        images = torch.cat(attacked)
+        made = [_attacked(network, images[p], labels[p], recipe, keys[p]) for p in parts]
+        images = torch.cat(made)
     with evaluating(network), autocast:
         for x, y in zip(images.split(16), labels.split(16), strict=True):
             logits = network(x)

@@ -15,7 +15,7 @@ from helpers.data import Dataset
 from helpers.evaluation import iou
 from helpers.loss import Loss
 from helpers.network import Network
-from helpers.noise import Seed, generators, random_keys
+from helpers.noise import Seed, generators, jitter, random_keys
 from helpers.outputs import logits_of
 from helpers.recorder import Transform
 
@@ -115,23 +115,6 @@ def mover(move: str = "both", *, elastic: bool = False, intensity: bool = False)
         if intensity:
             images = change_intensity(images, number[:, 5:], brighter)
         return images, labels
-
-    return transform
-
-
-def jitter(sigma: float) -> Transform:
-    """A `transform` of `attack.pgd`: other Gaussian noise on each image, copy and step.
-
-    Args:
-        sigma: [units of the images].
-
-    Source: Athalye et al., arXiv:1802.00420 (expectation over transformations).
-    """
-
-    def transform(images: Tensor, labels: Tensor, keys: Sequence[Hashable]):
-        shape = images.shape[1:]
-        noise = [torch.randn(shape, generator=each) for each in generators(keys, len(images))]
-        return images + sigma * torch.stack(noise).to(images), labels
 
     return transform
 

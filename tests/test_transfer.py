@@ -19,14 +19,13 @@ from helpers.evaluation import (
     tabulate_gains,
 )
 from helpers.loss import cross_entropy
-from helpers.noise import scramble_phases
+from helpers.noise import jitter, scramble_phases
 from helpers.sweep import Experiment, Goal, check_experiment, compute_results
 from helpers.transfer import (
     Ensemble,
     Transfer,
     alignment,
     ask,
-    jitter,
     mover,
     other_cases,
     over_networks,

@@ -1,4 +1,4 @@
-"""Progress: a bar in a notebook or terminal, lines of a log in batch.
+"""Progress: a bar in a notebook or terminal, lines of a log in batch; and waiting for others.
 
 The one switch is the environment variable STUDY_LOG, the path of the log.
 """
@@ -8,8 +8,10 @@ import os
 import sys
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 
@@ -30,6 +32,19 @@ def log(line: str) -> None:
     except (KeyError, OSError):
         with suppress(OSError, ValueError):  # a closed pipe, a terminal without the characters
             print(line, flush=True)
+
+
+def wait_for_lock(path: Path, told: str) -> Any:
+    """Hold a lock in a `with` block; `told` is logged if another process has it until then.
+
+    A process that dies loses it.
+    """
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        log(told)
+        return lock.acquire()
 
 
 def format_duration(seconds: float) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from helpers.common import paths, provenance
 from helpers.common.files import digest_bytes, write_file
+from helpers.common.progress import wait_for_lock
 from helpers.study.frames import FILE
 from helpers.study.parameters import Names, Overrides, Parameters, Steps, source_digest
 
@@ -152,21 +152,6 @@ def resume_command(profile: str, only: Names, overrides: Overrides = ()) -> str:
     return shlex.join(words)
 
 
-@contextmanager
-def _alone(folder):
-    """Only one notebook at a time writes to a folder: what is new there afterwards is its own."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"waiting for another run, which writes to {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> int:
     """Run the planned notebooks into `folder`; stop at the first that fails.
 
@@ -177,8 +162,9 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(steps)} notebook(s) into {folder}")
+    lock = folder.with_name(f".{folder.name}.lock")  # what a notebook writes there is its own
     for place, (notebook, parameters) in enumerate(steps):
-        with _alone(folder):
+        with wait_for_lock(lock, f"waiting for another run, which writes to {folder}"):
             problem, status = _run_one(notebook, parameters, folder)
         if status != "ok":
             rest = [path.stem[:2] for path, _ in steps[place:]]
