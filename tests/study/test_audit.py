@@ -109,7 +109,7 @@ def test_the_command_of_the_readme_is_one_that_can_run(place, tmp_path, monkeypa
     (line,) = re.findall(r"`(make study ARGS=[^`]*mine\.py[^`]*)`", readme)
     monkeypatch.setattr(dataset, "CACHE", tmp_path / "cache")
     folder = toys.on_disk(tmp_path / "FOLDER").origin["root"]
-    text = "from torch import nn\ndef build():\n    return nn.Conv2d(1, 3, 1)\n"
+    text = "import torch\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Conv2d(1, 3, 1)\n"
     (tmp_path / "mine.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     names = ("network", "dataset", "root", "structure", "size")
