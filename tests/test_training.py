@@ -17,6 +17,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from helpers import training
+from helpers.common import progress
 from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
@@ -335,7 +336,7 @@ def test_the_same_recipe_is_loaded_and_not_trained_again(trained, monkeypatch):
 def test_another_process_that_trains_the_same_is_waited_for(trained, tmp_path, monkeypatch):
     result, folder = trained
     logged, found = [], []
-    monkeypatch.setattr(training, "log", logged.append)
+    monkeypatch.setattr(progress, "log", logged.append)
     monkeypatch.setattr(training, "_fit", None)
     path = weights_path(result.recipe, tmp_path)
     with FileLock(path.with_suffix(".lock")):
@@ -418,6 +419,7 @@ import torch, torch._dynamo  # which the optimiser imports: once here, not in ev
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from helpers import training
+from helpers.common import progress
 from test_training import toy, SETTINGS
 
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
