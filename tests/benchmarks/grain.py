@@ -20,6 +20,7 @@ from helpers.sweep import Goal, run, white_box
 from helpers.tables import write_table
 from helpers.training import train
 
+CASES = 8
 STEPS = 100
 EPSILON = 0.04
 UNTARGETED = 0.02
@@ -54,7 +55,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--publish", action="store_true", help="copy the table to figures/")
     arguments = parser.parse_args()
-    data = load("phantom", size=256)
+    data = load("phantom", size=256, test_cases=CASES)
     tables, trained = [], []
     for words in ("elastic", "elastic grain"):
         networks = [
