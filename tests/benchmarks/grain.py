@@ -39,8 +39,8 @@ def experiments(data, target, surrogate):
         "shuffled": {"attack": "shuffled noise"},
         "black-box": alike,
     }
-    found = {(name, replace(loud, **change)) for name, change in changes.items()}
-    found |= {("white-box", faint), ("white-box, faster", replace(faint, attack="fast pgd"))}
+    found = [(name, replace(loud, **change)) for name, change in changes.items()]
+    found += [("white-box", faint), ("white-box, faster", replace(faint, attack="fast pgd"))]
     grid = {(name, each.epsilon, "structures, with the truth"): each for name, each in found}
     for size, scale in SYMBOLS.items():
         drawn = replace(loud, attack="fast pgd", goal=Goal("shape", "heart", scale))
