@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -164,8 +164,10 @@ def run(steps: Steps, profile: str, folder: Path, overrides: Overrides = ()) -> 
     print(f"{len(steps)} notebook(s) into {folder}")
     lock = folder.with_name(f".{folder.name}.lock")  # what a notebook writes there is its own
     for place, (notebook, parameters) in enumerate(steps):
-        with wait_for_lock(lock, f"waiting for another run, which writes to {folder}"):
-            problem, status = _run_one(notebook, parameters, folder)
+        problem, status = "", "interrupted"
+        with suppress(KeyboardInterrupt):  # while it waits
+            with wait_for_lock(lock, f"waiting for another run, which writes to {folder}"):
+                problem, status = _run_one(notebook, parameters, folder)
         if status != "ok":
             rest = [path.stem[:2] for path, _ in steps[place:]]
             command = resume_command(profile, rest, overrides)

@@ -9,6 +9,7 @@ import tempfile
 
 import pytest
 from clusters import alive, until
+from filelock import FileLock
 
 from helpers.common import files, paths, provenance
 
@@ -156,6 +157,20 @@ def test_of_two_runs_into_one_folder_each_records_its_own_files(place):
     for name in ("01_first", "02_second"):
         record = json.loads((place.runs / f"quick/{name}.ok.json").read_text())
         assert [*record["files"]] == [f"{name}_a.csv", f"{name}_b.csv"]
+
+
+def test_an_interrupt_while_another_run_is_waited_for_is_told_in_a_line(place):
+    place.write("01_first", "1")
+    place.runs.mkdir(exist_ok=True)
+    with FileLock(place.runs / ".quick.lock"):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(place.command(), cwd=paths.ROOT, **pipes)
+        for line in process.stdout:
+            if line.startswith("waiting for another run"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and len(error.splitlines()) == 1 and "resume:" in error
 
 
 def test_the_executed_notebook_holds_no_widget_state_and_no_path_of_this_machine(place):
