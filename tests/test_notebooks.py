@@ -34,6 +34,7 @@ TINY = {
     "steps": 2,
     "step_counts": [1, 2],
     "ratio_cases": 3,
+    "transfer_cases": 3,
     "ratio_epsilons": [0.01, 0.02],
     "ratio_steps": 2,
     "transfer_steps": [2],

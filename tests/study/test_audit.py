@@ -22,7 +22,7 @@ from helpers.study import page, parameters, runner
 NAMES = ("heart", "left lung", "right lung")
 SIZE = 44  # of no use to the study's U-Net, which wants a multiple of 8
 FEW = {"size": SIZE, "test_cases": 3, "steps": 4, "step_counts": [4], "epsilons": [0.04]}
-FEW |= {"ratio_cases": 3, "ratio_epsilons": [0.04], "ratio_steps": 4}
+FEW |= {"ratio_cases": 3, "transfer_cases": 3, "ratio_epsilons": [0.04], "ratio_steps": 4}
 FEW |= {
     "suite_steps": 4,
     "adaptive_steps": 4,
