@@ -102,11 +102,13 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
+    lower = [name.lower() for name in source.masks]
     for name in source.masks:
-        if name.lower() in TAKEN:
-            source.problems.append(
-                f"{root} has a structure {name!r}, which tables use otherwise: rename it"
-            )
+        problem = "which tables use otherwise" if name.lower() in TAKEN else ""
+        if lower.count(name.lower()) > 1:
+            problem = "and another that differs in capitals alone"
+        if problem:
+            source.problems.append(f"{root} has a structure {name!r}, {problem}: rename it")
     for kind, files in _kinds(source).items():
         for id, image in source.images.items():
             if id not in files:

@@ -96,6 +96,8 @@ def readable_table(path: Path) -> tuple[pd.DataFrame, list]:
     end = frame.columns.get_loc("dataset")
     facts = [f"{name} {value}" for name, value in frame.iloc[0, end:].dropna().items()]
     table = frame.iloc[:, :end]
+    if "target" in table:  # networks that were attacked, and the mean of all
+        table = table[table["target"] == "all"].drop(columns="target")
     across = ACROSS.get(path.stem, "epsilon" if "goal" in table else None)
     if across:
         facts.insert(0, f"n = {table['n'].max()}")

@@ -1,6 +1,7 @@
 """helpers.data.folders: which file belongs to which case, and what is said about files that do not fit."""
 
 import csv
+import shutil
 import unicodedata
 from collections import Counter
 
@@ -333,6 +334,15 @@ def test_names_that_tables_use_otherwise_are_refused(own, name, capsys):
     message(error, own, repr(name), "rename")
     assert main(["check", "--folder", str(own)]) == 1
     assert f"structure {name!r}" in capsys.readouterr().out
+
+
+def test_structures_that_differ_in_capitals_alone_are_refused(own, capsys):
+    shutil.copytree(own / "masks/liver", own / "masks/Liver")
+    assert main(["check", "--folder", str(own)]) == 1
+    assert "'liver', and another that differs in capitals alone" in capsys.readouterr().out
+    with pytest.raises(ValueError) as error:
+        load("folder", root=own, size=32)
+    message(error, own, "'Liver'", "rename")
 
 
 def test_a_folder_with_nothing_but_empty_mask_folders_has_no_masks(own):

@@ -57,6 +57,14 @@ def test_a_table_of_goals_has_the_noise_levels_beside_each_other(tmp_path):
     assert lines[2] == "| untargeted | no attack | ours | 90.0 (89.0–91.0) |  |"
 
 
+def test_a_table_of_attacked_networks_shows_their_mean(tmp_path):
+    path = tmp_path / "transfer.csv"
+    path.write_text(
+        "step,target,n,gain,dataset\na,1,4,2,phantom\na,2,4,4,phantom\na,all,4,3,phantom\n"
+    )
+    assert markdown_table(path).splitlines()[2:4] == ["| a | 4 | 3 |", ""]
+
+
 def test_verdicts_are_two_words_with_rule_and_reason_below(tmp_path):
     path = tmp_path / "verdicts.csv"
     path.write_text(
