@@ -209,9 +209,10 @@ def _train_task(shared, task):
     """Runs in a worker: the arguments of `install`, or None without the data."""
     dataset, options = shared
     if dataset.origin:
-        dataset = own_copy(dataset.digest, **dataset.origin)
-    if dataset is None:
-        return None
+        own = own_copy(dataset.digest, **dataset.origin)
+        if own is None:
+            return None
+        dataset = replace(own, split=dataset.split)
     trained = train(dataset, **options, **task)
     path = weights_path(trained.recipe, options["folder"])
     return path.name, path.read_bytes(), path.with_suffix(".json").read_bytes()

@@ -40,6 +40,7 @@ TINY = {
     "transfer_steps": [2],
     "large_steps": 2,
     "queries": [2],
+    "variant_epochs": 1,
     "robust_epsilons": [0.04],
     "hardening_epochs": 1,
     "suite_steps": 2,

@@ -66,17 +66,19 @@ class Study:
         images = self.data.take("test")[0][:4].to(self.engine.device)
         return find_depth(self.target.network, images)
 
-    def train(self, *roles: Any, **changes: Any) -> dict:
+    def train(self, *roles: Any, data: Dataset | None = None, **changes: Any) -> dict:
         """Further networks, trained as the study's own but for the changes.
 
         Args:
             *roles: as of `training.train_all`: "surrogate", or ("target", seed).
+            data: whose split says which cases to train on; the study's unless it is given.
             **changes: of the settings, such as depth.
 
         Returns:
             The networks by role.
         """
-        return train_all(self.data, roles, engine=self.engine, **self.training | changes)
+        settings = self.training | changes
+        return train_all(data or self.data, roles, engine=self.engine, **settings)
 
     def predict(self, which: str | Sequence[str] = "test", role: str = "target") -> Tensor:
         """Label maps int64 (N, H, W) that a network sees in cases; background in their padding.
