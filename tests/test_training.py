@@ -657,6 +657,16 @@ def test_workers_get_the_origin_of_a_dataset_and_train_what_is_missing(tmp_path)
     assert engine.tasks == ["surrogate"] and list(networks) == ["target", "surrogate"]
 
 
+def test_workers_train_on_the_cases_of_a_changed_split(tmp_path):
+    data = toys.on_disk(tmp_path / "data")
+    half = data.split["surrogate-training"][::2]
+    other = replace(data, split=data.split | {"surrogate-training": half})
+    here = train_all(other, ["surrogate"], folder=tmp_path / "here", **SMALL)
+    assert here["surrogate"].recipe.training == half
+    there = train_all(other, ["surrogate"], engine=Engine(), folder=tmp_path, **SMALL)
+    assert digests(here) == digests(there) and len([*tmp_path.glob("*.safetensors")]) == 1
+
+
 def test_a_dataset_without_an_origin_is_sent_to_the_workers(tmp_path):
     engine = Engine()
     there = train_all(toy(), ["target"], engine=engine, folder=tmp_path / "there", **SETTINGS)
