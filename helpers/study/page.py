@@ -158,7 +158,7 @@ def _read_table(path):
     """Columns and rows of a result table as texts; a mean is followed by its interval."""
     table, facts = readable_table(path)
     exact = pd.read_csv(path, dtype=str)
-    texts = table if table.columns.name else exact[table.columns]
+    texts = table if table.columns.name else exact.loc[table.index, table.columns]
     if "low" in table:
         name = table.columns[table.columns.get_loc("low") - 1]
         means = map(format_interval, table[name], table["low"], table["high"])

@@ -391,6 +391,16 @@ def test_a_table_of_one_noise_level_is_shown_with_its_attacks(place):
     assert ["white-box", "ours", "1.0 0.5–80.0"] in rows
 
 
+def test_of_several_attacked_networks_the_page_shows_their_mean(place):
+    folder = make_run(place, "folder")
+    table = pd.DataFrame({"step": "momentum", "target": ["1", "2", "all"], "n": 3})
+    table = table.assign(iou=[31.0, 33.0, 32.0], low=30.0, high=34.0, dataset="folder-own")
+    table.to_csv(folder / "transfer.csv", index=False)
+    finish(place, "03_untargeted_attack", 'dataset = "folder"', ["transfer.csv"])
+    (row,) = (row for row in Reader(written(place)).rows if row[0] == "momentum")
+    assert row[1] == "3" and row[2].startswith("32.0 30.0–34.0")
+
+
 def test_of_a_network_of_one_s_own_the_page_shows_the_name_and_no_folder(place):
     make_run(place, "folder")
     parameters = 'dataset = "folder"\nnetwork = "/home/me/secret/mine.py:build"'
