@@ -308,13 +308,13 @@ def _mean_gradient(frozen, options, step, adv_images, batch):
 
 
 def _input_gradient(total, x):
-    """Gradient of the sum of losses; not a number counts as zero."""
+    """Gradient of the sum of losses; what is no finite number counts as zero."""
     gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         raise ValueError(
             "no gradient reaches the images: the network or the loss is not differentiable"
         )
-    return gradient.nan_to_num(0)
+    return gradient.nan_to_num(0, 0, 0)
 
 
 def _randomised(batch, keys):

@@ -137,7 +137,9 @@ def change_intensity(images: Tensor, draw: Tensor, chosen: Tensor) -> Tensor:
     """
     gamma, gain, shift = draw[..., None, None, None].unbind(dim=1)  # (N, 1, 1, 1) each
     changed = ((images + 1) / 2).clamp(0, 1)
-    changed = changed ** (1.6**gamma).to(images) * 2 - 1
+    black = changed == 0  # whose power has an infinite gradient
+    changed = changed.masked_fill(black, 1) ** (1.6**gamma).to(images)
+    changed = changed.masked_fill(black, 0) * 2 - 1
     changed = changed * (1 + 0.3 * gain).to(images)
     changed = changed + (0.2 * shift).to(images)
     return torch.where(chosen[:, None].to(images.device), changed.clamp(-1, 1), images)

@@ -57,7 +57,13 @@ def shuffle_noise(
     return (images + noise).clamp(-1, 1)
 
 
-def scramble_phases(images: Tensor, adv_images: Tensor, *, seed: Seed = 0) -> Tensor:
+def scramble_phases(
+    images: Tensor,
+    adv_images: Tensor,
+    *,
+    seed: Seed = 0,
+    within: Tensor | None = None,
+) -> Tensor:
     """Adversarial images whose noise keeps its amplitude spectrum and loses its phases: a control.
 
     Where that makes it larger than the largest noise of the image, it is clipped to this.
@@ -65,18 +71,23 @@ def scramble_phases(images: Tensor, adv_images: Tensor, *, seed: Seed = 0) -> Te
     Args:
         images, adv_images: (N, C, H, W).
         seed: of the phases, which are those of white noise; as in `uniform_noise`.
+        within: bool (N, H, W), each a rectangle, outside of which there is no noise; None for all.
 
     Returns:
         (N, C, H, W) within [−1, 1].
     """
     noise = adv_images - images
-    white = torch.empty(noise.shape, dtype=torch.float32, device="cpu")
-    for row, generator in zip(white, generators(seed, len(images)), strict=True):
-        row.normal_(generator=generator)
-    phases = torch.fft.fft2(white.to(noise)).angle()
-    made = torch.fft.ifft2(torch.polar(torch.fft.fft2(noise).abs(), phases)).real
-    most = noise.abs().flatten(1).amax(dim=1)[:, None, None, None] if len(noise) else 0
-    return (images + made.clamp(-most, most)).clamp(-1, 1)
+    if within is None:
+        within = torch.ones_like(noise[:, 0], dtype=torch.bool)
+    for row, inside, generator in zip(noise, within, generators(seed, len(images)), strict=True):
+        sides = len(row), int(inside.any(dim=1).sum()), int(inside.any(dim=0).sum())
+        values = row[:, inside].reshape(sides)
+        white = torch.empty(sides, dtype=torch.float32, device="cpu").normal_(generator=generator)
+        phases = torch.fft.fft2(white.to(values)).angle()
+        made = torch.fft.ifft2(torch.polar(torch.fft.fft2(values).abs(), phases)).real
+        most = float(values.abs().max())
+        row[:, inside] = made.clamp(-most, most).flatten(1)
+    return (images + noise).clamp(-1, 1)
 
 
 def jitter(sigma: float) -> Callable[[Tensor, Tensor, Sequence], tuple[Tensor, Tensor]]:

@@ -13,12 +13,14 @@ from helpers.augmentation import affine_maps, change_intensity, elastic_field, w
 from helpers.common.arguments import require, require_choice, whole_number
 from helpers.data import Dataset
 from helpers.evaluation import iou
+from helpers.labels import OUTSIDE
 from helpers.loss import Loss
 from helpers.network import Network
 from helpers.noise import Seed, generators, jitter, random_keys
 from helpers.outputs import logits_of
 from helpers.recorder import Transform
 
+VERSION = 2  # of attacks with a `Transfer`: raise it with a change that alters results
 MOVES = ("nothing", "image", "both")
 COMBINATIONS = ("losses", "logits")
 SHARE = 0.7  # of the copies that are changed, likewise for each kind of change
@@ -44,6 +46,7 @@ class Transfer:
         others: digests of further surrogates.
         combine: what is averaged over surrogates, their "losses" or "logits".
         noise: sigma of the Gaussian noise on each copy [units of the images]; then nothing moves.
+        version: of what this module does.
     """
 
     stride: float = 0.05
@@ -56,6 +59,7 @@ class Transfer:
     others: tuple[str, ...] = ()
     combine: str = "losses"
     noise: float = 0.0
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         self.options()  # names a move and a smoothing that cannot be
@@ -233,7 +237,8 @@ def universal(
         for step in range(whole_number("steps", steps)):
             chosen = torch.randperm(len(images), generator=generator)[:8]
             x = noise.clone().requires_grad_()
-            shown, wanted = (images[chosen] + x).clamp(-1, 1), labels[chosen]
+            wanted = labels[chosen]
+            shown = (images[chosen] + x * (wanted != OUTSIDE)[:, None]).clamp(-1, 1)
             if transform:
                 keys = [(step, seed, int(place)) for place in chosen]
                 shown, wanted = transform(shown, wanted, keys)

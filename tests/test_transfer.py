@@ -18,6 +18,7 @@ from helpers.evaluation import (
     iou,
     tabulate_gains,
 )
+from helpers.labels import OUTSIDE
 from helpers.loss import cross_entropy
 from helpers.noise import jitter, scramble_phases
 from helpers.sweep import Experiment, Goal, check_experiment, compute_results
@@ -431,11 +432,43 @@ def test_an_experiment_with_ingredients_comes_back_from_json_under_a_key_of_its_
     assert len(changed) == 4
 
 
-def test_an_experiment_without_noise_keeps_the_key_that_it_had_before():
-    one = an_experiment(toys.dataset(2), transfer=EVERYTHING)
-    assert "noise" not in one.values()["transfer"]
-    noisy = replace(one, transfer=Transfer(noise=0.1))
-    assert Experiment.read(json.loads(json.dumps(noisy.values()))) == noisy
+def test_an_experiment_of_another_version_of_the_transfer_is_read_but_not_computed():
+    data = toys.dataset(2, size=32)
+    older = an_experiment(data, transfer=replace(EVERYTHING, version=1))
+    assert Experiment.read(json.loads(json.dumps(older.values()))) == older
+    assert older.key != replace(older, transfer=EVERYTHING).key
+    with pytest.raises(
+        ValueError, match="version of the transfer is .*version=1.*this machine has"
+    ):
+        results([older], data)
+
+
+def test_black_padding_does_not_stop_an_attack_that_changes_intensities():
+    network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    images, keys = blobs(8)[0], range(8)
+    images[..., :6] = -1
+    for step in range(8):
+        x = images.clone().requires_grad_()
+        shown, _ = mover("nothing", intensity=True)(x, None, [(step, key) for key in keys])
+        (gradient,) = torch.autograd.grad(network(shown).square().sum(), x)
+        assert gradient.isfinite().all() and gradient[..., 8:].any()
+
+
+def test_scrambled_noise_and_one_noise_for_all_leave_the_padding_alone():
+    images = torch.rand(2, 1, 16, 16) - 0.5
+    within = torch.zeros(2, 16, 16, dtype=torch.bool)
+    within[0, :, 3:13], within[1] = True, True
+    noise = 0.1 * torch.randn(images.shape) * within[:, None]
+    made = scramble_phases(images, images + noise, seed=["a", "b"], within=within) - images
+    assert not made[0][:, ~within[0]].any() and made[0][:, within[0]].all()
+    energies = (made.square().sum() / noise.square().sum()).item()
+    assert 0.8 < energies < 1.05
+    alone = scramble_phases(images[1:], (images + noise)[1:], seed=["b"]) - images[1:]
+    assert torch.equal(alone[0], made[1])
+    labels = torch.ones(2, 16, 16, dtype=torch.int64)
+    labels[:, :, :4] = OUTSIDE
+    found = universal(Pixelwise(), images, labels, loss=cross_entropy, epsilon=0.1, steps=3)
+    assert not found[..., :4].any() and found[..., 4:].all()
 
 
 def test_the_faster_attack_keeps_its_steps_and_takes_noisy_copies():

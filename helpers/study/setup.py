@@ -91,28 +91,33 @@ class Study:
         maps = predict(self.networks[role].network, images.to(self.engine.device)).cpu()
         return maps.masked_fill(truth == OUTSIDE, 0)
 
-    def cases(self, *structures: str, predicted: bool = False) -> list:
-        """The test cases that have these structures in the truth, and (if asked) in the prediction.
+    def cases(self, *structures: str, which: str = "test", predicted: bool = False) -> list:
+        """The cases that have these structures in the truth, and (if asked) in the prediction.
+
+        Args:
+            *structures: their names.
+            which: name of a part of the split.
+            predicted: whether the target network has to see them, too.
 
         Raises:
             ValueError: there is no such structure, or no such case.
         """
-        truth = self.data.take("test")[1]
+        truth = self.data.take(which)[1]
         maps = {"the truth": truth}
         if predicted:
-            maps["the clean prediction"] = self.predict()
+            maps["the clean prediction"] = self.predict(which)
         classes = map(self.data.class_of, structures)
         masks = [labels == c for c in classes for labels in maps.values()]
         there = stack(masks).any(dim=(2, 3)).all(dim=0)
-        ids = list(compress(self.data.split["test"], there))
+        ids = list(compress(self.data.split[which], there))
         where = f"{', '.join(structures)} in {' and '.join(maps)}"
         require(
             ids,
-            f"test images: {where}",
+            f"{which} images: {where}",
             ids,
             "take more test_cases, name another structure, or train for longer (epochs)",
         )
-        print(f"{len(ids)} of {len(truth)} test images: {where}")
+        print(f"{len(ids)} of {len(truth)} {which} images: {where}")
         return ids
 
     def white_box(self, **values: Any) -> Experiment:

@@ -22,8 +22,8 @@ from helpers.network import evaluating, predict
 from helpers.noise import round_to_bits, scramble_phases, shuffle_noise, uniform_noise
 from helpers.outputs import label_maps, logits_of
 from helpers.ratio import ratio_loss
-from helpers.sweep.experiment import Experiment, attack_of, newest_version
-from helpers.transfer import Ensemble, ask, over_networks
+from helpers.sweep.experiment import CONTROLS, Experiment, attack_of, newest_version
+from helpers.transfer import VERSION, Ensemble, ask, over_networks
 
 WIDTHS = {"heart width": "heart", "thorax width": "thorax", "ratio": "both"}  # losses of `ratio`
 SHARED = "crafted_on attack steps loss classes precision stop_at transfer random_start"
@@ -119,6 +119,8 @@ def _prepare(experiment, images, truth, structures, networks):
         version,
         f"this machine has {newest}: update this software where it is older",
     )
+    known = not experiment.transfer or experiment.transfer.version == VERSION
+    require(known, "version of the transfer", experiment.transfer, f"this machine has {VERSION}")
     x = torch.stack([images[id] for id in ids])
     y = torch.stack([truth[id] for id in ids])
     clean = predict(networks[experiment.attacked], x) if goal.basis == "prediction" else None
@@ -192,11 +194,10 @@ def _adversarial(experiment, cases, attacked, networks):
     if kind == "random noise":
         noise = uniform_noise(images, epsilon=experiment.epsilon, seed=keys)
         adv_images = (images + noise * cases.region[:, None]).clamp(-1, 1)
-    elif kind == "shuffled noise":
+    elif kind in CONTROLS:
+        scatter = shuffle_noise if kind == "shuffled noise" else scramble_phases
         picture = cases.truth != OUTSIDE
-        adv_images = shuffle_noise(images, adv_images, seed=keys, within=picture)
-    elif kind == "same spectrum":
-        adv_images = scramble_phases(images, adv_images, seed=keys)
+        adv_images = scatter(images, adv_images, seed=keys, within=picture)
     if experiment.queries:
         adv_images = ask(
             partial(predict, networks[experiment.attacked]),

@@ -235,8 +235,6 @@ class Experiment:
         for name in ("transfer", "queries", "random_start"):
             if not values[name]:
                 del values[name]
-        if self.transfer and not self.transfer.noise:
-            del values["transfer"]["noise"]
         return values
 
     def __reduce__(self) -> tuple:
