@@ -52,6 +52,8 @@ def _stays_without_weights(ratio_crossed, *, limit=20):
 def _eight_bits_protect(ratio_file):
     share = ratio_file.set_index("way")["crossed"]
     few, many = share["8 bits"], share["12 bits"]
+    if not many:
+        return "no case crosses at 12 bits", ""
     return few < many / 2, f"{few:.0f} % of cases at 8 bits, {many:.0f} % at 12 bits"
 
 
@@ -59,8 +61,8 @@ def _eight_bits_protect(ratio_file):
     "08",
     "a filter before the network takes the noise away",
     "JPEG restores what faint noise changed (Dziugaite et al., 2016)",
-    "for some filter that costs at most {cost} points without attack, noise that knows it raises "
-    "the IoU with the symbol by less than {limit}",
+    "for some filter that costs at most {cost} points without attack, neither noise that knows it "
+    "nor noise that does not raises the IoU with the symbol by {limit} or more",
     "noise that is made through the filter passes it",
 )
 def _filters_hold(filters, *, cost=3, limit=10):
@@ -69,7 +71,7 @@ def _filters_hold(filters, *, cost=3, limit=10):
     cheap = own[(clean >= clean["nothing"] - cost) & (own.index != "nothing")]
     if cheap.empty:
         return False, f"no filter costs at most {cost} points"
-    gains = (cheap["adaptive"] - cheap["none"]).sort_values()
+    gains = (cheap[["adaptive", "oblivious"]].max(axis=1) - cheap["none"]).sort_values()
     best = gains.index[0]
     adaptive, oblivious = cheap.loc[best, ["adaptive", "oblivious"]]
     text = f"least with {best}: {adaptive:.1f}, oblivious {oblivious:.1f}"

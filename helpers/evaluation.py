@@ -224,6 +224,26 @@ def summarise(table: DataFrame, *, by: list, value: str = "iou") -> DataFrame:
     return summary.reset_index()
 
 
+def in_truth(
+    table: DataFrame, truth: Tensor, ids: Sequence, structures: Sequence[str]
+) -> DataFrame:
+    """The rows whose structure is in the truth of their case; of others nothing can be lost.
+
+    Args:
+        table: rows with id and structure, as `iou_table` makes them.
+        truth: int64 (N, H, W).
+        ids: the N names of the cases.
+        structures: names of the classes 1 … S.
+    """
+    there = {
+        (id, name)
+        for id, labels in zip(ids, truth, strict=True)
+        for number, name in enumerate(structures, 1)
+        if (labels == number).any()
+    }
+    return table[[pair in there for pair in zip(table["id"], table["structure"], strict=True)]]
+
+
 def worst_of(table: DataFrame, *, by: list, over: str = "attack", most: bool = True) -> DataFrame:
     """The worst of several attacks for each case: that with the highest, or lowest, mean IoU.
 

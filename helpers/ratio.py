@@ -27,6 +27,7 @@ from helpers.targets import resize_structure
 
 HEART, LUNG = "heart", "lung"
 ENLARGED = 0.5  # a heart above this ratio counts as enlarged
+MISS = 0.02  # by which a stretched heart may miss its ratio, beside a pixel at either end
 # limits of agreement of a network's ratio with a reading: Li et al., IEEE Access 7 (2019)
 PUBLISHED = (-0.0256, 0.0264)
 MOVED = ("heart", "thorax", "both")
@@ -138,7 +139,8 @@ def stretch_heart(
         int64 (N, H, W).
 
     Raises:
-        ValueError: the ratio is not between 0 and 1, or a case lacks the heart or a lung.
+        ValueError: the ratio is not between 0 and 1, a case lacks the heart or a lung, or its heart
+            cannot be stretched so, for structures of earlier classes or the border cut it off.
     """
     require(0 < wanted < 1, "cardiothoracic ratio", wanted, "give one between 0 and 1")
     targets = []
@@ -149,6 +151,10 @@ def stretch_heart(
         factor = 1.0, wanted / ratio
         target = resize_structure(own[None], HEART, structures, factor=factor, ids=[id])
         targets.append(target.labels)
+        reached = round(float(cardiothoracic_ratio(target.labels, structures)[0]), 3)
+        fits = abs(reached - wanted) <= MISS + 2 / own.shape[1]
+        advice = f"{wanted:g} does not fit: let the heart come before the lungs, or leave it out"
+        require(fits, f"cardiothoracic ratio of the target of case {id}", reached, advice)
     return torch.cat(targets) if targets else labels
 
 

@@ -15,6 +15,7 @@ from helpers.evaluation import (
     display_window,
     energy_shares,
     freed_share,
+    in_truth,
     iou,
     iou_table,
     summarise,
@@ -397,3 +398,10 @@ def test_rows_come_in_order_of_first_appearance_and_keep_their_intervals():
         ]
         assert row["iou"] == pytest.approx(values.mean()) and row["n"] == 6
         assert (row["low"], row["high"]) == bootstrap_interval(values)
+
+
+def test_a_structure_that_a_case_lacks_has_nothing_to_lose():
+    truth = torch.tensor([[[1, 2]], [[0, 1]]])
+    table = iou_table(truth, truth, ids=["a", "b"], structures=["heart", "lung"])
+    kept = in_truth(table, truth, ["a", "b"], ["heart", "lung"])
+    assert list(kept["id"] + " " + kept["structure"]) == ["a heart", "a lung", "b heart"]

@@ -123,6 +123,15 @@ def test_a_stretched_heart_takes_pixels_and_frees_them_but_moves_no_other_struct
     assert (narrower[(labels == HEART) & (narrower != HEART)] == 0).all()
 
 
+def test_a_heart_that_earlier_classes_cut_off_is_refused_with_its_case():
+    labels = chest()
+    order = ("left lung", "right lung", "heart")
+    labels = torch.tensor([0, 3, 1, 2])[labels]
+    told = "target of case a is 0.429; 0.8 does not fit: let the heart come before the lungs"
+    with pytest.raises(ValueError, match=told):
+        stretch_heart(labels, order, wanted=0.8, ids=["a"])
+
+
 def test_each_case_of_a_batch_is_stretched_by_its_own_factor():
     labels = torch.cat([chest((22, 43)), chest((26, 40))])
     both = stretch_heart(labels, NAMES, wanted=0.55)
@@ -247,6 +256,8 @@ def test_a_claim_is_decided_by_its_rule(claim, agrees, differs):
 def test_a_table_without_what_a_rule_needs_decides_nothing():
     lacking = FILES[FILES["way"] == "8 bits"]
     assert claims.decide(BITS, lacking)["verdict"] == "not decided by this run"
+    none = claims.decide(BITS, FILES.assign(crossed=0.0))["verdict"]
+    assert none == "not decided by this run (no case crosses at 12 bits)"
 
 
 def test_claims_beyond_the_paper_are_not_among_the_paper_s():
