@@ -25,7 +25,7 @@ LIMIT = 5_000_000  # bytes of a page that can be sent by mail
 QUALITIES = (75, 50, 25, 10)  # of figures with pictures: the first that keeps the page within it
 PRIVATE = ("jsrt",)  # datasets of which no pixel may be passed on
 ELSEWHERE = (FILE, NUMBERS, "verdicts.csv", "transfer_verdicts.csv")  # not among a chapter's files
-WRITES = re.compile(r'study\.(?:save|write)\((?:\w+, )?"(\w+)"')
+WRITES = re.compile(r'(?:study|patient)\.(?:save|write)\((?:\w+, )?"(\w+)"')
 CAPTION = re.compile(r"^\*((?:Figure|Table) \d.+?)\*(?=\n\n|\Z)", re.DOTALL | re.MULTILINE)
 
 

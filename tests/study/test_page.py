@@ -21,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from helpers.claims import evaluate
+from helpers.common import paths
 from helpers.common.provenance import versions
 from helpers.study import Study, page
 from helpers.study.frames import read_frames
@@ -389,6 +390,23 @@ def test_a_table_of_one_noise_level_is_shown_with_its_attacks(place):
     finish(place, "03_untargeted_attack", 'dataset = "folder"', ["table1.csv"])
     rows = Reader(written(place)).rows
     assert ["white-box", "ours", "1.0 0.5–80.0"] in rows
+
+
+@pytest.mark.parametrize(
+    "path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_each_figure_of_a_notebook_stands_above_its_own_caption(path):
+    cells = nbformat.read(path, as_version=4)["cells"]
+    found = page._captions(cells)
+    written = re.findall(
+        r'\b(?:save|write)\((?:\w+, )?"(\w+)"', "".join(c["source"] for c in cells)
+    )
+    assert written and set(written) <= {*found}
+    for kind in ("Figure", "Table"):
+        numbers = [
+            int(n) for text in found.values() for n in re.findall(rf"^{kind} \d\.(\d+)", text)
+        ]
+        assert numbers == sorted(numbers)
 
 
 def test_of_several_attacked_networks_the_page_shows_their_mean(place):
