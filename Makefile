@@ -16,7 +16,7 @@ help: ## list these targets
 study: $(STAMP) ## run all notebooks into runs/quick (PROFILE=full or paper; ARGS="--only 03 -p steps=10")
 	@$(RUN) -m helpers.study --profile $(PROFILE) $(ARGS)
 
-full: ## run all notebooks with the parameters of the committed figures (an afternoon on 2 CPU cores)
+full: ## run all notebooks with the parameters of the committed figures (a day or more on 2 CPU cores)
 	@$(MAKE) --no-print-directory study PROFILE=full
 
 check: $(STAMP) ## lint, format, types and the fast tests: a minute, before each commit

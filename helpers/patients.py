@@ -1,7 +1,7 @@
 """Networks that were trained on phantoms alone, and what they see in patients' radiographs.
 
-``python -m helpers.patients target 256`` trains one, resumably; those that come with the study were
-made so.
+``python -m helpers.patients target 256`` trains one, resumably, unless it is there: those that come
+with the study were made so.
 """
 
 import argparse

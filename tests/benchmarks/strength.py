@@ -1,6 +1,6 @@
 """How far attacks get in how many steps, on networks that `fast_pgd` was tuned on and others.
 
-``.venv/peers/bin/python tests/benchmarks/strength.py --hannover FOLDER`` (MONAI comes with `make bench`). Each network's
+``PYTHONPATH=. .venv/peers/bin/python tests/benchmarks/strength.py --hannover FOLDER`` (MONAI comes with `make bench`). Each network's
 rows are kept in runs/strength/ once they are measured; a later call goes on there.
 """
 
