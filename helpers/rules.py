@@ -94,11 +94,11 @@ def decide(claim: Claim, *tables: pd.DataFrame, source: Mapping | None = None) -
 
 
 def _why_open(name, table, source):
-    """Why a table decides nothing; of several networks the first, which was attacked, counts."""
+    """Why a table decides nothing; of several networks those count that both runs name."""
     row = table.iloc[0]
     for column in RUN:
-        values = {str(each.get(column, "")).split("/")[0] for each in (row, source or row)}
-        if len(values - {"", "nan"}) > 1:
+        said = [str(each.get(column, "")).split("/") for each in (row, source or row)]
+        if any(len({*pair} - {"", "nan"}) > 1 for pair in zip(*said, strict=False)):
             return f"{name} is of another run"
     if str(row.get("dataset", "")).startswith("folder-"):
         return "other data"

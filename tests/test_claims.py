@@ -546,6 +546,13 @@ def test_a_claim_whose_table_is_of_another_run_says_so_and_the_others_are_decide
         assert verdict == (f"{NOT_DECIDED} (table2 is of another run)" if foreign else "holds")
 
 
+def test_another_surrogate_tells_the_runs_apart_whose_tables_name_one(tmp_path):
+    save_run(tmp_path)
+    found = evaluate(tmp_path, source=RUN | {"weights": "0730e12/xy"})
+    for claim, verdict in zip(CLAIMS, found["verdict"], strict=True):
+        assert (verdict == "holds") == (set(claim.tables) == {"table4"})
+
+
 def test_what_a_table_or_the_source_does_not_say_tells_no_runs_apart(tmp_path):
     old = {name: value for name, value in RUN.items() if name != "precision"}
     save_run(tmp_path, old)
