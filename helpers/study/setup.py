@@ -115,7 +115,7 @@ class Study:
             ids,
             f"{which} images: {where}",
             ids,
-            "take more test_cases, name another structure, or train for longer (epochs)",
+            "take more cases, name another structure, or train for longer (epochs)",
         )
         print(f"{len(ids)} of {len(truth)} {which} images: {where}")
         return ids
