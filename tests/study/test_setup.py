@@ -51,9 +51,7 @@ def test_only_cases_that_have_a_structure_take_part(study):
 
 def test_a_structure_that_no_case_has_is_told_with_what_to_do(study):
     study.data.labels[study.data.labels == 1] = 0
-    with pytest.raises(
-        ValueError, match="test images: heart in the truth is ..; take more cases"
-    ):
+    with pytest.raises(ValueError, match="test images: heart in the truth is ..; take more cases"):
         study.cases("heart")
     with pytest.raises(ValueError, match="spleen"):
         study.cases("spleen")
