@@ -24,7 +24,7 @@ HOW_TO = {
     "jsrt": "get the images from JSRT (db.jsrt.or.jp) and the SCR masks from Zenodo record "
     "7056076, then put both into data/jsrt or set JSRT_DIR to their folder (see data/README.md)",
     "folder": "put images/<id>.png and masks/<structure>/<id>.png into it, or labels/<id>.png and "
-    "labels.csv (see data/README.md); without masks, 03 to 06 take truth=network",
+    "labels.csv (see data/README.md); without masks, 03 to 06 and 09 take truth=network",
 }
 # Layouts of the public sets of Montgomery and Shenzhen, below a folder CXR_png of images.
 MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/rightMask"}
