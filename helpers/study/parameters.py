@@ -133,7 +133,9 @@ def _check_values(values):
     for name, value in values.items():
         few = value == [] and not name.endswith("_seeds")  # there may be no further networks
         require(not few, name, value, "give one or more")
-        for number in value if isinstance(value, list) else [value]:
+        numbers = value if isinstance(value, list) else [value]
+        require(len(numbers) == len(set(numbers)), name, value, "give each once")
+        for number in numbers:
             if isinstance(number, int | float):
                 _check_number(name, number)
     levels = values.get("epsilons", [1])

@@ -391,11 +391,13 @@ def test_a_package_beside_the_caller_is_found_by_the_kernel_too(place, tmp_path,
     [
         ("basis=foo", "basis 'foo' is unknown; choose one of truth, prediction"),
         ("structure=", "structure is ''; name one"),
+        ("target_seeds=[1, 1]", r"target_seeds is \[1, 1\]; give each once"),
+        ("epsilons=[0.04, 0.040]", r"epsilons is \[0.04, 0.04\]; give each once"),
     ],
 )
 def test_what_a_notebook_would_refuse_late_is_refused_at_once(value, told):
     name = value.partition("=")[0]
-    only = {"basis": ["09"], "structure": ["04"]}[name]
+    only = {"basis": ["09"], "target_seeds": ["07"]}.get(name, ["04"])
     with pytest.raises(ValueError, match=told):
         parameters.plan(paths.NOTEBOOKS, "quick", [(name, value.partition("=")[2])], only)
 
