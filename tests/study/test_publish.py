@@ -218,5 +218,5 @@ def test_the_published_networks_are_those_of_the_published_outputs_and_are_found
         assert train(data, role, folder=tmp_path, **asked).digest.startswith(digest)
     assert list(tmp_path.iterdir()) == []
     assert (
-        len(list(paths.PUBLISHED.iterdir())) == 8 + 10 + 8 + 8
-    )  # 07's five, four for patients, and four of 08
+        len(list(paths.PUBLISHED.iterdir())) == 8 + 12 + 8 + 8
+    )  # 07's six, four for patients, and four of 08
