@@ -267,7 +267,7 @@ def _augmentation_helps(transfer):
     "the target has to move with the image",
     "(ours; libraries for classifiers move the image alone)",
     "IoU at least {least} above that of the image moved alone, with every symbol",
-    "a target that stays is drawn as the middle of all places",
+    "a target that stays breaks the other structures instead, which the rule does not see",
 )
 def _target_moves(transfer, *, least=3):
     rows = rows_with(transfer, target="all")

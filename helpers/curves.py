@@ -119,7 +119,7 @@ def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = No
     symbols = table["symbol"].unique()
     size = (1.9 + 3.3 * len(symbols), 0.8 + 0.3 * table["step"].nunique())
     figure, axes = plt.subplots(
-        1, len(symbols), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        1, len(symbols), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for ax, symbol in zip(axes[0], symbols, strict=True):
         ax.axvline(0, **LEVEL | {"linestyle": "-"}, label="no attack")
@@ -131,7 +131,12 @@ def plot_ladder(table: pd.DataFrame, *, limit: float, top: pd.Series | None = No
                 style = {"fmt": "o", "color": CURVES["black-box"][0], "capsize": 2, "zorder": 3}
                 ax.errorbar(*places, xerr=_bars(rows, "gain"), **style, label="mean, 95 %")
             else:
-                style = {"color": "#999999", "markersize": 4, "label": f"network {name}"}
+                style = {
+                    "color": "#999999",
+                    "markersize": 4,
+                    "label": f"network {name}",
+                    "zorder": 4,
+                }
                 ax.plot(*places, next(markers), **style)
         note = "" if top is None else f" (white-box {top[symbol]:+.0f})"
         ax.set(title=f"{symbol} symbol{note}", xlabel="gain of IoU × 100 over no attack")
@@ -149,16 +154,19 @@ def _bars(rows, column):
 def plot_points(
     table: pd.DataFrame, *, x: str, y: str, by: str, xlabel: str, ylabel: str
 ) -> Figure:
-    """A named point for each row, with its interval along y where there is one.
+    """A named point for each row, from left to right, with its interval along y where there is one.
 
     Args:
         table: columns x, y, y with _low and _high behind its name, and by, the names.
     """
     figure, ax = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
     ax.axhline(0, **LEVEL)
-    markers = cycle("osDv^P<>")
-    for position, (name, row) in enumerate(table.groupby(by, sort=False)):
-        style = _curve_style(name, position) | {"marker": next(markers), "linestyle": "none"}
+    markers = cycle("osDv^P<>X")
+    colours = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(table)))
+    for (name, row), colour in zip(
+        table.sort_values(x).groupby(by, sort=False), colours, strict=True
+    ):
+        style = {"color": colour, "marker": next(markers), "linestyle": "none", "markersize": 6}
         ax.errorbar(row[x], row[y], yerr=_bars(row, y), capsize=2, label=name, **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend(**BESIDE)

@@ -54,7 +54,7 @@ def image_grid(rows: Names, columns: Names, *, side: float = 1.9) -> tuple[Figur
         columns: what is written above each column.
         side: of each of the axes [inches].
     """
-    layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.02, wspace=0, hspace=0)
+    layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.04, wspace=0, hspace=0)
     height, width = len(rows), len(columns)
     size = side * width, side * height + 0.5
     figure, axes = plt.subplots(height, width, figsize=size, dpi=80, layout=layout, squeeze=False)

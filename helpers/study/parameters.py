@@ -150,6 +150,8 @@ def _check_values(values):
     require(values.get("structure", "any"), "structure", "", "name one of the dataset's")
     own = {name: values[name] for name in NETWORKS if name in values}
     seen = check_truth(values.get("truth", "masks"), own.get("network"))
+    advice = "without masks none can be trained: name one, as file.py:function"
+    require(not seen or own.get("surrogate", "none"), "surrogate", "", advice)
     if not own or not all(own.values()):  # a U-Net takes part
         multiple = 2 ** min(values.get("depth", 0), 30)
         advice = f"it must be divisible by {multiple} (2**depth): choose another or a smaller depth"
