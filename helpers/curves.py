@@ -163,9 +163,8 @@ def plot_points(
     ax.axhline(0, **LEVEL)
     markers = cycle("osDv^P<>X")
     colours = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(table)))
-    for (name, row), colour in zip(
-        table.sort_values(x).groupby(by, sort=False), colours, strict=True
-    ):
+    groups = table.sort_values(x).groupby(by, sort=False)
+    for (name, row), colour in zip(groups, colours, strict=True):
         style = {"color": colour, "marker": next(markers), "linestyle": "none", "markersize": 6}
         ax.errorbar(row[x], row[y], yerr=_bars(row, y), capsize=2, label=name, **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
