@@ -64,8 +64,9 @@ def pgd(
     Untargeted, it raises the loss between prediction and `labels`; targeted, it lowers the loss
     between prediction and the target `labels`. It attacks a frozen copy of the network in
     evaluation mode; the network itself is not touched. An image's result does not depend on the
-    others in its batch, unless the network couples them. No images give an empty result. Whatever
-    speaks against trusting the result is warned of and kept in it.
+    others in its batch, unless the network couples them, or float32 is rounded in another way. No
+    images give an empty result. Whatever speaks against trusting the result is warned of and kept
+    in it.
 
     Args:
         network: any module or function from images to logits (N, K, H, W), or to an answer that
@@ -104,7 +105,8 @@ def pgd(
         value_range: least and greatest valid pixel, each a number or one for each channel.
         precision: of the gradients: "bf16", "fp32", or "auto" as in `network.find_precision`. Where
             bf16 would change the network's answers, it is fp32.
-        batch_size: images at a time; it bounds the memory and changes no result.
+        batch_size: images at a time; it bounds the memory. In float32, results differ by what many
+            steps make of other rounding, where a processor rounds large batches in another way.
         seed: of random starts, and of the random noise that the attack is compared with: as in
             `uniform_noise`.
         observe: function of (step, adv_images, logits) of the images in the batch, called at the
@@ -174,7 +176,8 @@ def fast_pgd(
     are scaled until their margin (greatest − second) is 1 in the mean.
 
     Args:
-        network, images, labels, loss, epsilon, targeted, **options: see `pgd`.
+        network, images, labels, loss, epsilon, targeted, **options: see `pgd`; a target is a label
+            map (N, H, W).
         steps: number of gradient steps; "auto" for as many as each image needs: 30, then 30, 60 and
             120 more, each time from ε on, until an image gains next to nothing (see `stages` of
             `pgd`) or is stopped.
@@ -183,6 +186,8 @@ def fast_pgd(
     figures/attack_strength.csv.
     """
     stages: tuple[int, ...] = ()
+    shape = tuple(labels.shape)
+    require(labels.ndim == 3 or not targeted, "shape of labels", shape, "give a map (N, H, W)")
     if isinstance(steps, str):
         require_choice("steps", steps, ("auto",))
         stages, steps = STAGES, STAGES[-1]

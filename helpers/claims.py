@@ -313,6 +313,6 @@ def _more_noise(transfer_epsilon, *, epsilon=0.04):
     if most.epsilon <= epsilon:
         return f"no noise level above {epsilon:g}", ""
     text = f"{usual.text}, at ε = {most.epsilon:g} {most.text}"
-    if usual.iou < most.iou and most.low <= usual.high:
+    if usual.iou < most.iou and not most.low > usual.high:
         return "the intervals overlap", text
     return most.iou <= usual.iou, text

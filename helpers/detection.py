@@ -1,5 +1,6 @@
 """Detectors of attacked images, and an attacker who knows them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -141,12 +142,16 @@ class Watch:
     def of(
         cls, detectors: Mapping[str, Detector], images: Tensor, logits: Tensor, alarms: float = 0.05
     ) -> "Watch":
-        """Detectors, alone and together, that raise an alarm at most at so large a share of these.
+        """Detectors, alone and together, that raise an alarm at so large a share of clean images.
 
         Args:
             detectors: by name.
-            images, logits: of clean cases, (N, C, H, W) and the network's answer.
-            alarms: the share.
+            images, logits: of clean cases, (N, C, H, W) and the network's answer; best such as no
+                network was trained with.
+            alarms: the share that is expected of other images, at most; with few images it cannot
+                be reached, and the highest score is the limit.
+
+        Source of the limit: Angelopoulos and Bates, arXiv:2107.07511 (conformal prediction).
         """
         found = {n: score(images, with_background(logits)) for n, score in detectors.items()}
         middle = {name: float(scores.median()) for name, scores in found.items()}
@@ -170,7 +175,8 @@ class Watch:
 
 
 def _limit(scores, alarms):
-    return max(float(scores.quantile(1 - alarms, interpolation="higher")), 1e-9)
+    rank = min(len(scores), math.ceil((len(scores) + 1) * (1 - alarms)))
+    return max(float(scores.kthvalue(rank).values), 1e-9)
 
 
 class _Watched(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.common.arguments import require, require_choice, whole_number
-from helpers.outputs import label_maps, logits_of, to_logits
+from helpers.outputs import label_maps, logits_of
 
 Network = nn.Module | Callable[[Tensor], Any]
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -39,9 +39,9 @@ class UNet(nn.Module):
         self, in_channels: int = 1, num_classes: int = 6, depth: int = 4, features: int = 16
     ) -> None:
         super().__init__()
-        whole_number("depth", depth)
-        whole_number("features", features)
-        whole_number("num_classes", num_classes, 2)
+        depth = whole_number("depth", depth)
+        features = whole_number("features", features)
+        num_classes = whole_number("num_classes", num_classes, 2)
         self.config = {
             "in_channels": in_channels,
             "num_classes": num_classes,
@@ -179,7 +179,7 @@ def predict(network: Network, images: Tensor, *, batch_size: int = 16) -> Tensor
     with evaluating(network):
         for part in images.split(batch_size):
             if len(part):
-                maps.append(label_maps(to_logits(network(part), part.shape, network)))
+                maps.append(label_maps(logits_of(network, part)))
     return torch.cat(maps)
 
 

@@ -42,8 +42,8 @@ def to_logits(answer: Any, shape: Sequence[int], network: Any) -> Tensor:
 
     One channel is a sigmoid's: the structure, against a background of 0. Several are a softmax's,
     unless the attribute `activation` of the network is "sigmoid", or its `structures` (names) are
-    as many as the channels: then a background of 0 is put in front. Where a sigmoid network returns
-    probabilities, all of them from 0 to 1, they are turned back into logits.
+    as many as the channels: then a background of 0 is put in front. Of an image for which a sigmoid
+    network returns numbers from 0 to 1 alone, they are probabilities, and turned back into logits.
 
     Args:
         answer: what the network returned.
@@ -88,8 +88,9 @@ def _with_activation(logits, network):
     activation = _activation(network, channels)
     if activation == "softmax":
         return logits
-    if logits.numel() and logits.min() >= 0 and logits.max() <= 1:
-        logits = logits.logit(eps=1e-6)
+    likely = (logits >= 0) & (logits <= 1)
+    likely = likely.flatten(1).all(dim=1)[:, None, None, None]
+    logits = torch.where(likely, logits.logit(eps=1e-6), logits)
     return logits if channels == 1 else torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
 

@@ -200,16 +200,21 @@ def _match(what, spec, names, structures, count):
         advice = f"the data have {number} (background, {', '.join(structures)}): name the network's"
         require(count == number, f"{what}: number of classes", count, f"{advice} structures")
         return None
-    own = [" ".join(str(name).lower().replace("_", " ").split()) for name in names]
+    own, wanted = map(_plain, (names, structures))
     require(count == len(own) + 1, f"{what}: structures", names, f"it returns {count} classes")
-    missing = [name for name in structures if name.lower() not in own]
+    missing = [name for name in wanted if name not in own]
     require(
         not missing,
         f"{what} {spec!r}: missing structures",
         missing,
         f"the network knows {', '.join(own)}",
     )
-    return [0, *(own.index(name.lower()) + 1 for name in structures)]
+    return [0, *(own.index(name) + 1 for name in wanted)]
+
+
+def _plain(names):
+    """Names in small letters, with single spaces between their words."""
+    return [" ".join(str(name).lower().replace("_", " ").split()) for name in names]
 
 
 def _digest(adapted, function, spec, answer):

@@ -236,7 +236,8 @@ def has_crossed(before: ArrayLike, after: ArrayLike, *, margin: float) -> np.nda
     """Whether ratios have moved to the other side of .5, a margin beyond it; NaN has not."""
     was_normal = np.asarray(before) <= ENLARGED
     beyond = np.asarray(after) - ENLARGED
-    return np.where(was_normal, beyond >= margin, beyond <= -margin)
+    crossed = np.where(was_normal, beyond >= margin, beyond <= -margin)
+    return crossed & np.isfinite(np.asarray(before))
 
 
 def ratio_table(

@@ -231,7 +231,7 @@ class Recorder:
                 done = gain >= -options.sign * options.stop_at
                 score = score.masked_fill(done, torch.inf)
         score = score.masked_fill(failed, -torch.inf)
-        better = (score >= self.score[rows]) | (options.keep == "last")
+        better = ~failed & ((score >= self.score[rows]) | (options.keep == "last"))
         won = rows[better]
         self.score[won] = score[better]
         self.taken[won] = step

@@ -17,6 +17,7 @@ from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.paths import WEIGHTS
 from helpers.common.progress import format_duration, log, progress_bar, wait_for_lock
 from helpers.data import Dataset, own_copy
+from helpers.labels import counted
 from helpers.loss import cross_entropy, iou_loss, soft_iou
 from helpers.network import UNet, evaluating, find_device, find_precision
 from helpers.noise import uniform_noise
@@ -72,6 +73,8 @@ def make_recipe(
     if "world" in words:
         wanted = f"the augmentation world needs {', '.join(STRUCTURES)}"
         require(dataset.structures == STRUCTURES, "structures", dataset.structures, wanted)
+        wanted = "pixels without a label, such as padding, cannot be drawn anew: leave world out"
+        require(counted(dataset.labels).all(), "augmentation", "world", wanted)
     numbers = _find_numbers(depth=depth, epochs=epochs, **others)
     multiple = 2**depth * (2 if schedule == "growing" else 1)
     wanted = f"it is not divisible by {multiple} (2**depth): choose another, or a smaller depth"
@@ -99,7 +102,7 @@ def _find_numbers(**given):
     require(0 <= epsilon < math.inf, "epsilon", epsilon, "give 0, or the noise to train against")
     require(0 < found["mix"] <= 1, "mix", found["mix"], "give a share above 0, up to 1")
     for name in ("depth", "epochs", "features", "batch_size", "attack_steps"):
-        whole_number(name, found[name])
+        found[name] = whole_number(name, found[name])
     return found if epsilon else found | {"attack_steps": 0}
 
 

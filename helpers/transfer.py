@@ -148,7 +148,11 @@ def smoother(sigma: float) -> Callable[[Tensor], Tensor]:
 
 
 class Ensemble(nn.Module):
-    """Several networks as one, with the channels of all of them; for losses of `over_networks`."""
+    """Several networks as one, with the channels of all of them; for losses of `over_networks`.
+
+    An IoU of such channels means nothing: `classes`, `stop_at` and the `guide` of `fast_pgd` do not
+    apply.
+    """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -281,7 +285,7 @@ def ask(
     Source: Andriushchenko et al., arXiv:1912.00049 (squares, their sizes); label maps instead of
     scores and the bands are ours.
     """
-    whole_number("queries", queries)
+    queries = whole_number("queries", queries)
     best = adv_images.clone()
     limits = epsilon * torch.ones_like(images[:, :1])
     draws = [*generators(random_keys(seed, len(images)), len(images))]
@@ -325,14 +329,12 @@ def other_cases(data: Dataset) -> dict[str, Dataset]:
     """The dataset with other cases for the surrogate to train on.
 
     Returns:
-        "disjoint cases": those that no network of the split trains or validates with, nor is tested
-        on, as many as the surrogate has if there are so many, less of them none; "a quarter of the
-        cases": of the surrogate's, each of them four times an epoch.
+        "disjoint cases": `spare` ones, as many as the surrogate has if there are so many, less of
+        them none; "a quarter of the cases": of the surrogate's, each of them four times an epoch.
     """
     own, validation = (data.split[f"surrogate-{part}"] for part in ("training", "validation"))
-    used = set().union(*data.split.values())
-    free = tuple(id for id in data.ids if id not in used)
-    few = len(free) * len(validation) // len(own + validation)
+    free = data.spare
+    few = min(len(validation), len(free) * len(validation) // len(own + validation))
     changes = {"a quarter of the cases": {"surrogate-training": own[::4] * 4}}
     if few:
         training = free[few:][: len(own)]

@@ -392,6 +392,26 @@ def test_a_loss_that_is_not_a_number_is_told():
         )
 
 
+@pytest.mark.parametrize("keep", ["last", "loss"])
+def test_a_step_whose_loss_is_not_a_number_does_not_count(keep):
+    network, images, labels = healthy()
+    steps = iter(range(100))
+
+    def failing(logits, labels):
+        return IOU(logits, labels) / (next(steps) < 4)
+
+    with pytest.warns(UserWarning, match="these steps do not count"):
+        result = attack(network, images, labels, loss=failing, steps=6, keep=keep)
+    assert (result.taken < 4).all() and result.loss.gather(0, result.taken[None]).isfinite().all()
+
+
+def test_the_faster_attack_has_a_label_map_as_its_target():
+    network, images, labels = healthy()
+    masks = torch.stack([labels, 1 - labels], dim=1)
+    with pytest.raises(ValueError, match=r"shape of labels is .*; give a map \(N, H, W\)"):
+        fast_pgd(network, images, masks, loss=IOU, epsilon=0.1, targeted=True)
+
+
 def test_a_structure_that_is_neither_wanted_nor_there_counts_as_done():
     network, images, labels = healthy()
     nothing = torch.zeros_like(labels)

@@ -262,6 +262,13 @@ def test_more_noise_helps_if_it_is_better_by_more_than_the_intervals(iou, verdic
     assert decide(BY_NAME[LOUDER], table)["verdict"] == verdict
 
 
+def test_one_case_without_an_interval_does_not_show_that_more_noise_helps():
+    table = agreeing_tables()["transfer_epsilon"]
+    table = changed(table, {"attack": "on the target", "epsilon": 0.08}, "iou", 90.0)
+    table = table.assign(low=float("nan"), high=float("nan"))
+    assert decide(BY_NAME[LOUDER], table)["verdict"] == f"{NOT_DECIDED} (the intervals overlap)"
+
+
 def test_half_of_the_networks_with_one_symbol_refute_that_no_attack_draws_it():
     rows, claim = agreeing_tables()["transfer"], BY_NAME[NONE]
     where = {"step": "image and target moved", "symbol": "large"}

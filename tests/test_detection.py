@@ -160,6 +160,12 @@ def test_an_attack_works_on_fast_copies_of_the_networks_of_detectors_too():
     assert found.copy == "fp32, folded, channels_last"
 
 
+def test_new_images_raise_no_more_alarms_than_was_asked_for():
+    scores = torch.randn(4000, 24, generator=torch.Generator().manual_seed(0))
+    limits = torch.tensor([detection._limit(row[:-1].exp(), 0.05) for row in scores])
+    assert 0.03 < (scores[:, -1].exp() > limits).float().mean() <= 0.05
+
+
 def test_a_weight_of_nothing_is_refused():
     network, (images, labels) = unet(), make_case(2)
     watch = watch_of(network, images)

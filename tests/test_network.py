@@ -151,6 +151,14 @@ def mixed_modes():
     return network, {name: module.training for name, module in network.named_modules()}
 
 
+def test_a_prediction_leaves_the_images_alone_even_if_the_network_works_in_place():
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(1, 3, 3, padding=1))
+    images = torch.rand(3, 1, 16, 16) * 2 - 1
+    before = images.clone()
+    predict(network, images)
+    assert torch.equal(images, before)
+
+
 def test_a_prediction_gives_back_every_mode_and_all_statistics():
     network, modes = mixed_modes()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -107,6 +107,12 @@ def test_probabilities_of_a_sigmoid_are_turned_back_with_their_gradient():
     torch.testing.assert_close(gradient, torch.ones_like(logit), atol=1e-2, rtol=0)
 
 
+def test_what_an_image_s_numbers_mean_does_not_depend_on_its_batch():
+    logits = torch.tensor([0.3, -0.2]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    each = [to_logits(part, (1, 1, 8, 8), None) for part in logits.split(1)]
+    assert torch.equal(to_logits(logits, SHAPE, None), torch.cat(each))
+
+
 @pytest.mark.parametrize("about", [{"activation": "sigmoid"}, {"structures": ["a", "b", "c"]}])
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_several_sigmoids_stand_against_a_background_of_0(about, probabilities):

@@ -88,6 +88,12 @@ def test_classes_are_matched_by_name_and_others_are_background(file):
     assert found(images)[0, :, 0].T.tolist() == [[0, -3, -1], [2, 3, 1]]
 
 
+def test_a_folder_may_write_its_names_as_a_network_does(file):
+    found = load_network(f"{file}:named", ("left_lung", "Heart"), 8).network
+    images = torch.tensor([[-1.0, 1.0]]).view(1, 1, 1, 2)
+    assert torch.equal(found(images), load(file, "named").network(images)[:, [0, 2, 1]])
+
+
 def test_a_background_among_the_names_of_classes_is_no_structure(file):
     network = load(file, "with_background").network
     assert network.structures == ["heart", "left lung"] and network.activation is None

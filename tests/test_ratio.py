@@ -196,6 +196,7 @@ def test_a_case_has_crossed_beyond_the_margin_on_the_other_side_only():
     after = [0.53, 0.51, 0.40, 0.47, 0.60, 0.53, math.nan]
     crossed = has_crossed(before, after, margin=0.02)
     assert crossed.tolist() == [True, False, False, True, False, True, False]
+    assert not has_crossed([math.nan, math.nan], [0.4, 0.6], margin=0.02).any()
 
 
 def test_the_other_side_is_a_margin_beyond_one_half():

@@ -22,8 +22,10 @@ from helpers.common.files import digest_json
 from helpers.common.paths import ROOT
 from helpers.data import Dataset, dataset, load
 from helpers.evaluation import iou_table
+from helpers.labels import OUTSIDE, UNLABELLED
 from helpers.loss import cross_entropy
 from helpers.network import evaluating, predict
+from helpers.phantom import STRUCTURES
 from helpers.sweep import start_engine
 from helpers.training import make_recipe, train, train_all
 from helpers.weights import Trained, load_weights, state_digest, weights_path
@@ -118,6 +120,22 @@ def test_a_recipe_of_before_schedules_and_attacks_keeps_its_key():
 def test_the_world_needs_the_five_structures():
     with pytest.raises(ValueError, match=r"structures is \('square',\); the augmentation world"):
         make_recipe(toy(), "target", **SETTINGS, augmentation="world")
+
+
+def test_the_world_needs_a_label_for_each_pixel():
+    data = replace(toy(), structures=STRUCTURES)
+    make_recipe(data, "target", **SETTINGS, augmentation="world")
+    for nothing in (OUTSIDE, UNLABELLED):
+        padded = replace(data, labels=data.labels.clone())
+        padded.labels[0, :2] = nothing
+        with pytest.raises(ValueError, match="augmentation is 'world'; pixels without a label"):
+            make_recipe(padded, "target", **SETTINGS, augmentation="world")
+
+
+def test_whole_floats_make_the_same_recipe():
+    recipe = make_recipe(toy(), "target", **SETTINGS)
+    floats = {name: float(SETTINGS[name]) for name in ("depth", "epochs", "features")}
+    assert make_recipe(toy(), "target", **SETTINGS | floats).key == recipe.key
 
 
 def test_a_growing_schedule_needs_a_size_that_can_be_halved():

@@ -356,7 +356,7 @@ def split_data(n):
     data = toys.dataset(n)
     parts = {"target-training": data.ids[:4], "target-validation": data.ids[4:5]}
     parts |= {"surrogate-training": data.ids[:4], "surrogate-validation": data.ids[4:5]}
-    return replace(data, split=parts | {"test": data.ids[5:6]})
+    return replace(data, split=parts | {"test": data.ids[5:6]}, spare=data.ids[6:])
 
 
 def test_disjoint_cases_are_those_that_no_network_knows():
@@ -489,6 +489,9 @@ def test_ingredients_need_pgd_and_their_surrogates():
         an_experiment(data, attack="fgsm", transfer=EVERYTHING)
     with pytest.raises(ValueError, match="queries is -1"):
         an_experiment(data, queries=-1)
+    for change in ({"attack": "fast pgd"}, {"stop_at": 80.0}):
+        with pytest.raises(ValueError, match="attack on several surrogates is '.*pgd'; "):
+            an_experiment(data, transfer=replace(EVERYTHING, others=("b",)), **change)
     one = an_experiment(data, transfer=replace(EVERYTHING, others=("missing",)))
     with pytest.raises(ValueError, match="digest of the weights is 'missing'"):
         check_experiment(one, data, {"a", "b"})

@@ -46,6 +46,7 @@ class Dataset:
         split: "target-training", "target-validation", "surrogate-training",
             "surrogate-validation", "test" → ids.
         digest: SHA-256 of what the arrays are made from; the same on every machine.
+        spare: cases in no part of the split, of no patient who is in one.
         origin: the arguments of `load` that give this dataset again; None if it was put together
             by hand.
     """
@@ -59,6 +60,7 @@ class Dataset:
     split: Split
     digest: str
     origin: dict | None = None
+    spare: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -169,7 +171,9 @@ def load(
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
-    return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin)
+    used = {source.patients[id] for part in split.values() for id in part}
+    spare = tuple(id for id, patient in source.patients.items() if patient not in used)
+    return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin, spare)
 
 
 def _check_places(name, root, masks):

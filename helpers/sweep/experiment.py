@@ -205,6 +205,10 @@ class Experiment:
             self.attack,
             advice,
         )
+        several = self.transfer is not None and self.transfer.others
+        advice = "of several surrogates, pgd without stop_at makes the noise"
+        plain = self.attack != "fast pgd" and self.stop_at is None
+        require(plain or not several, "attack on several surrogates", self.attack, advice)
         advice = "give an IoU from 0 to 100, and a goal with a structure"
         require(
             self.stop_at is None or (0 <= self.stop_at <= 100 and self.goal.structure),

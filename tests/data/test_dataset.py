@@ -48,6 +48,7 @@ def test_phantoms_are_numbered_like_jsrt_and_split_by_odd_and_even(monkeypatch):
         "test",
     ]
     assert [len(ids) for ids in dataset.split.values()] == [100, 23, 100, 23, 20]
+    assert len(dataset.spare) == 104 and not set(dataset.spare) & set().union(*parts.values())
     even = {id for id in PHANTOM_IDS if int(id[-3:]) % 2 == 0}
     assert parts["target-training"] | parts["target-validation"] == even
     assert parts["surrogate-training"] | parts["surrogate-validation"] == even

@@ -268,6 +268,9 @@ def test_hannover_loads_with_both_lungs_and_is_split_by_patient(capsys):
         patients = {row["id"]: row["patient"] for row in csv.DictReader(file)}
     tested = {patients[id] for id in dataset.split["test"]}
     assert tested and not tested & {patients[id] for id in dataset.split["target-training"]}
+    few = load("folder", root=HANNOVER, size=64, test_cases=2)
+    used = {patients[id] for part in few.split.values() for id in part}
+    assert few.spare and not used & {patients[id] for id in few.spare}
     assert main(["check", "--folder", str(HANNOVER)]) == 0
     assert "62 images of 33 patients" in capsys.readouterr().out
 
