@@ -23,8 +23,7 @@ def main() -> None:
     for epsilon in explorer.settings.levels:
         explorer.controls.epsilon.value = epsilon
         require(explorer.wait(600), "epsilon", epsilon, "its attack took longer than ten minutes")
-        still = Image.open(BytesIO(explorer.view.still(explorer.shown)))
-        pictures.append(still.convert("RGB").quantize(192, dither=Image.Dither.NONE))
+        pictures.append(Image.open(BytesIO(explorer.view.still(explorer.shown))))
     explorer.close()
     times = [LEVEL] * (len(pictures) - 1) + [3 * LEVEL]
     options = {"append_images": pictures[1:], "duration": times, "loop": 0}

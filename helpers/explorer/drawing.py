@@ -2,15 +2,17 @@
 
 import io
 from collections.abc import Iterable
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image
 from skimage.measure import regionprops
 
 from helpers.labels import OUTSIDE
-from helpers.plots import show_contours, show_image, show_noise
+from helpers.plots import COLOURS, show_contours, show_image, show_noise
 
 SIDE = 420  # of the radiograph, and of the noise on its right [pixels]
 TOP = 25  # for titles above them [pixels]
@@ -70,13 +72,26 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def small_png(figure: Figure, colours: int = 128) -> bytes:
+def small_png(figure: Figure) -> bytes:
     """Likewise, cropped and in few colours, to be kept in a notebook."""
     whole, file = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, bbox_inches="tight")
-    few = Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(_few_colours())
+    few = Image.open(whole).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
     few.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+@cache
+def _few_colours():
+    """Bytes of a palette: greys, colours of the noise, and of lines, sharp or blurred over grey."""
+    greys = np.linspace((0, 0, 0), (1, 1, 1), 100)
+    noise = plt.get_cmap("RdBu_r")(np.linspace(0, 1, 80))[:, :3]
+    lines = to_rgba_array([*COLOURS, "yellow"])[:, None, :3]
+    blurred = [share * lines + (1 - share) * greys[[20, 50, 80]] for share in (0.4, 0.7)]
+    each = [greys, noise, *lines.reshape(1, -1, 3), *np.reshape(blurred, (1, -1, 3))]
+    return (255 * np.concatenate(each)).round().astype(np.uint8).tobytes()
 
 
 def score_text(score: float) -> str:

@@ -76,7 +76,8 @@ class View:
         outlines = f"numbered outlines: prediction, dashed: {frame.reference}"
         left.set_title(f"Attacked image; {outlines}", fontsize=9)
         colours = f"blue −{limit:.3g}, white 0, red +{limit:.3g}"
-        right.set_title(f"Noise × {gain:g}: {colours}", fontsize=9)
+        title = f"Noise × {gain:g}: {colours}" if frame.experiment.epsilon else "No noise"
+        right.set_title(title, fontsize=9)
         return figure
 
     def _words(self, frame):
