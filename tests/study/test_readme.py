@@ -1,5 +1,6 @@
 """The generated tables in the pages."""
 
+import pandas as pd
 import pytest
 
 from helpers.common import paths
@@ -131,3 +132,11 @@ def test_the_pages_tables_are_the_published_ones(tmp_path):
     renew_readme([copy], paths.FIGURES)
     assert copy.read_text(encoding="utf-8") == text
     assert ".csv -->\n|" in text
+
+
+def test_the_readme_counts_the_claims_that_hold():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    tables = [pd.read_csv(paths.FIGURES / place / "verdicts.csv") for place in ("", "phantom512")]
+    small, large = ((table["verdict"] == "holds").sum() for table in tables)
+    told = f"Of the paper's {len(tables[0])} claims, {small} hold at 256×256 and {large} at 512×512"
+    assert told in " ".join(text.split())
