@@ -24,7 +24,8 @@ def publish(profile: str, only: Names = ()) -> list:
 
     Of quick, the outputs go into the notebooks, and the README's picture of a patient to
     figures/patients/. Of full, tables go to figures/, and the pictures of phantoms; of another
-    profile the tables, to figures/<profile>/. Of quick and full also the networks, to data/weights.
+    profile the tables, to figures/<profile>/, but no verdicts on a folder's data, which are open.
+    Of quick and full also the networks, to data/weights.
 
     Args:
         profile: the run's.
@@ -44,7 +45,8 @@ def publish(profile: str, only: Names = ()) -> list:
     datasets = {own.get("dataset") for own in chosen.values()}
     kinds = (".csv", ".png") if profile == "full" and datasets == {"phantom"} else (".csv",)
     patient = [folder / name for name in names if name == "04_on_a_patient.png"]
-    names = [name for name in names if name.endswith(kinds) and not name.endswith(PATIENT)]
+    useless = (PATIENT, "verdicts.csv") if datasets == {"folder"} else (PATIENT,)
+    names = [name for name in names if name.endswith(kinds) and not name.endswith(useless)]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
         written += publish_weights(folder)
