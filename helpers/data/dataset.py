@@ -21,7 +21,7 @@ from helpers.common.progress import progress_bar
 from helpers.data import formats
 from helpers.data.cases import label_map, make_case
 from helpers.data.folders import JSRT_IDS, Source, scan
-from helpers.data.split import Split, split_cases
+from helpers.data.split import Split, spare_cases, split_cases
 
 # Of what becomes of a file or a drawing: scaling, masks, overlaps. Raise it with a change that
 # alters arrays.
@@ -171,8 +171,7 @@ def load(
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
-    used = {source.patients[id] for part in split.values() for id in part}
-    spare = tuple(id for id, patient in source.patients.items() if patient not in used)
+    spare = spare_cases(source, split)
     return Dataset(source.name, size, ids, structures, images, labels, split, digest, origin, spare)
 
 

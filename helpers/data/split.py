@@ -44,6 +44,12 @@ def split_cases(source: Source, test_cases: int | None = 20, seed: int = 0) -> S
     return split | {"test": tuple(test[:test_cases])}
 
 
+def spare_cases(source: Source, split: Split) -> tuple[str, ...]:
+    """Cases of patients who are in no part of a split."""
+    used = {source.patients[id] for part in split.values() for id in part}
+    return tuple(id for id, patient in source.patients.items() if patient not in used)
+
+
 def _draw(ids, patients, count, salt):
     """About `count` of the ids, a patient's all or none; one patient's if that is too few."""
     ordered = sorted(ids, key=lambda id: digest_json([salt, patients[id]]))
