@@ -1,11 +1,13 @@
 """Networks of one's own: made to take the study's images, found by name, matched to a dataset."""
 
+import ast
 import importlib.util
 import sys
 from collections.abc import Sequence
 from contextlib import chdir
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
+from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -231,19 +233,39 @@ def _digest(adapted, function, spec, answer):
 
 
 def _sources(things):
-    """Texts of the files in which things are defined; name and version of installed packages.
+    """Texts of the files in which things are defined, and of what these import from beside them;
+    name and version of installed packages that things come from.
 
     A text is read when its module is first seen: one that is edited later is not imported anew.
     """
     installed = packages_distributions()
-    found = set()
-    for thing in things:
-        top = thing.__module__.partition(".")[0]
+    found: set[str] = set()
+    todo = [thing.__module__ for thing in things]
+    for name in todo:  # grows
+        top = name.partition(".")[0]
+        module = sys.modules.get(name)
         if top in installed:
-            found |= {f"{name} {version(name)}" for name in installed[top]}
-            continue
-        module = sys.modules.get(thing.__module__)
-        if module is not None and module not in _TEXTS and getattr(module, "__file__", None):
-            _TEXTS[module] = Path(module.__file__).read_text(encoding="utf-8", errors="replace")
-        found.add(_TEXTS.get(module, thing.__module__))
+            found |= {f"{package} {version(package)}" for package in installed[top]}
+        elif getattr(module, "__file__", None):
+            if module not in _TEXTS:
+                _TEXTS[module] = Path(module.__file__).read_text("utf-8", errors="replace")
+            found.add(_TEXTS[module])
+            others = {*installed, *sys.stdlib_module_names, "helpers"}
+            is_python = module.__file__.endswith(".py")
+            imported = _imported(_TEXTS[module], module.__package__) if is_python else set()
+            todo += [new for new in imported - {*todo} if new.partition(".")[0] not in others]
+        else:
+            found.add(name)
     return sorted(found)
+
+
+def _imported(text, package):
+    """Names of the modules that a file's text imports, among those in use."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found & {*sys.modules}

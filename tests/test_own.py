@@ -1,5 +1,6 @@
 """Networks of one's own: found by a text, matched to a dataset, known again by what they are."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_a_network_that_changes_is_another_one(file, monkeypatch, function, chan
     for cached in file.parent.glob("__pycache__/*"):
         cached.unlink()
     assert load(file, function).digest != first
+
+
+def test_what_a_neighbour_imports_is_part_of_a_network_with_weights_too(file, monkeypatch):
+    (file.parent / "further.py").write_text("FACTOR = 1\n")
+    neighbour = file.parent / "neighbour.py"
+    neighbour.write_text("import further\n" + neighbour.read_text())
+    first = load(file, "build").digest
+    (file.parent / "further.py").write_text("FACTOR = 2\n")
+    for name in ("neighbour", "further"):
+        monkeypatch.delitem(sys.modules, name)
+    for cached in file.parent.glob("__pycache__/*"):
+        cached.unlink()
+    assert load(file, "build").digest != first
 
 
 def test_settings_of_the_input_are_part_of_what_a_network_is(file):

@@ -23,11 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         ready = check("folder" if options.folder else "jsrt", options.folder or options.jsrt)
-    except FileNotFoundError as error:
+    except OSError as error:
         print(error)
         ready = False
     return int(not ready)
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a name may be in no code
     sys.exit(main())

@@ -166,8 +166,7 @@ def load(
         _add_phantoms(source, split, extra)
     path = CACHE / f"{source.name}-{size}-{place}.safetensors"
     images, labels, digest = _arrays(path, source, size, seed, jitter)
-    if source.root:
-        _check_structures(source, labels, size)
+    _check_structures(source, labels, size)
     origin = {"name": name, "size": size, "root": root, "test_cases": test_cases}
     origin |= {"seed": seed, "jitter": jitter, "extra": extra, "masks": masks}
     ids, structures = tuple(source.patients), tuple(source.masks)
@@ -185,7 +184,7 @@ def _check_places(name, root, masks):
 
 def _check_structures(source, labels, size):
     """An error about a structure that no case has."""
-    for number, structure in enumerate(source.masks, start=1):
+    for number, structure in enumerate(source.masks if source.root else (), start=1):
         if not (labels == number).any():
             raise ValueError(
                 f"no case of {source.root} has a pixel of {structure!r} at size {size}: repair its "
@@ -317,4 +316,6 @@ def _digest(source, seed, jitter):
         parts += [source.patients, source.folds]
         if source.values:
             parts.append(list(source.values.items()))
+        if formats.VERSION > 2:  # likewise
+            parts.append(formats.VERSION)
     return digest_json(parts if VERSION == 1 else [*parts, VERSION])

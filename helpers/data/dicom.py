@@ -44,12 +44,21 @@ def read_dicom(path: Path) -> np.ndarray:
         stored = _stored_values(path, record)
         several = stored.ndim != 2
         refuse(several, path, f"has values of shape {stored.shape}", "save one grey frame alone")
-        padding = stored == record.get("PixelPaddingValue")
+        padding = _padding(record, stored)
         refuse(padding.all(), path, "is padding everywhere", "put an intact copy in its place")
         shown = _shown_values(record, stored, padding)
     if kind == GREY[0]:
         shown = 1 - shown
     return np.where(padding, -1, shown * 2 - 1).astype(np.float32)
+
+
+def _padding(record, stored):
+    """Where the pixels (h, w) are none of the image, bool: one value, or a range of them."""
+    value = record.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    low, high = sorted((value, record.get("PixelPaddingRangeLimit", value)))
+    return (stored >= low) & (stored <= high)
 
 
 def _stored_values(path, record):

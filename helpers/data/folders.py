@@ -31,7 +31,8 @@ MONTGOMERY = {"left lung": "ManualMask/leftMask", "right lung": "ManualMask/righ
 SHENZHEN = ("mask", "masks")
 BACKGROUND = "background"
 # Names of rows in tables of results, and what is read back from them as missing.
-TAKEN = (BACKGROUND, "mean", "the others", "<na>", "n/a", "na", "nan", "none", "null")
+COLUMNS = (BACKGROUND, "mean", "the others", "source", "network", "low", "high")
+TAKEN = (*COLUMNS, "#n/a", "#na", "<na>", "n/a", "na", "nan", "none", "null")
 NO_CLASS = ("ignore", "void", "unlabelled", "unlabeled")
 VALUES = "the columns value and name, separated by commas, and for each value a line like 1,heart"
 PATIENTS = "the columns id and patient, separated by commas, and a line for each image"
@@ -102,6 +103,10 @@ def scan(name: str, root: str | Path | None = None, masks: bool = True) -> Sourc
         missing = "masks" if source.images else "images"
         source.problems.insert(0, f"{root} holds no {missing}: {HOW_TO[name]}")
         return source
+    if len(source.masks) >= UNLABELLED:
+        most = UNLABELLED - 1
+        text = f"{root} has {len(source.masks)} structures: leave {most} or fewer"
+        source.problems.append(text)
     lower = [name.lower() for name in source.masks]
     for name in source.masks:
         problem = "which tables use otherwise" if name.lower() in TAKEN else ""
@@ -311,6 +316,8 @@ def _rows(path, columns, wanted):
             rows = list(table)
     except UnicodeError:
         raise ValueError(f"{path} is not in UTF-8: save it so, with {wanted}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read ({error}): save it anew, with {wanted}") from None
     fits, header = set(columns) <= set(table.fieldnames), ",".join(table.fieldnames)
     require(fits, f"the first line of {path}", header, f"the file needs {wanted}")
     return [[(row[column] or "").strip() for column in columns] for row in rows]
@@ -326,7 +333,7 @@ def _read_patients(source, path):
         return
     for id, patient in rows:
         if patient:
-            patients[_plain(id)].append(patient)
+            patients[_plain(id)].append(_plain(patient))
     for id, image in source.images.items():
         if len(patients[id]) == 1:
             source.patients[id] = patients[id][0]

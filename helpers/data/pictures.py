@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from imagecodecs import jpeg8_decode, png_decode
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -114,6 +114,8 @@ def _read_common(path, stored):
         upright = ImageOps.exif_transpose(file)
     see_through = file.has_transparency_data and not (stored and file.mode == "P")
     if depth == 16 and (file.mode != "I;16" or see_through):
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        refuse(turned, path, "is stored mirrored or turned (EXIF)", "save it upright")
         pixels = png_decode(path.read_bytes())  # Pillow would keep 8 bits
         return pixels, pixels.shape[2] in (2, 4)
     if see_through:

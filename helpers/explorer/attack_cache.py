@@ -92,7 +92,8 @@ class AttackCache:
         self.sources: dict = {}
         self._add_cases(dataset, attacked, surrogate, settings.which, settings)
         for more in settings.also:
-            if more.data.structures == dataset.structures:
+            known = self.images.keys() & {*more.data.split["test"]}
+            if more.data.structures == dataset.structures and not known:
                 self._add_cases(more.data, more.target, more.surrogate, "test", settings)
         self.ids = tuple(self.images)
         self.store = Store(Path(settings.store).expanduser())
@@ -149,6 +150,8 @@ class AttackCache:
         (id,) = experiment.ids
         if experiment.attack == "no attack":
             return self._keep(self._frame(experiment, self.image(id)))
+        if experiment.attack == "fast pgd" and experiment.steps != self.steps:
+            return None  # a step on the way is not the end of an attack of so many steps
         for whole in (experiment, replace(experiment, ids=self.bases[id, "white-box"].ids)):
             result = self.store.read(whole, noise=True)
             if result is not None:

@@ -5,6 +5,7 @@ import html
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,13 +100,16 @@ def save(kind: str, frame: Frame, cache: AttackCache, folder: Path) -> str:
     """
     experiment = frame.experiment
     (id,) = experiment.ids
+    whole = experiment
+    if experiment.attack == "fast pgd":  # whose steps depend on how many there are in all
+        whole = replace(experiment, steps=cache.steps)
     about = cache.sources[id] | {
         "steps": experiment.steps if experiment.epsilon else 0,
         "case": id,
         "attacker": frame.attacker,
         "goal": {name: getattr(experiment.goal, name) for name in ("kind", "structure", "ratio")},
         "epsilon": experiment.epsilon,
-        "cell": experiment.key,
+        "cell": whole.key,
     }
     write, ending = FILES[kind]
     path = folder / re.sub(r"[^\w.-]+", "-", NAME.format(**about) + ending)

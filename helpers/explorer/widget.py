@@ -12,7 +12,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from helpers.common.arguments import require, require_choice
+from helpers.common.arguments import require, require_choice, whole_number
 from helpers.common.paths import EXPERIMENTS, RUNS
 from helpers.data import Dataset
 from helpers.explorer import export
@@ -94,6 +94,8 @@ def explore(
     settings.structure = settings.structure or dataset.structures[0]
     dataset.class_of(settings.structure)
     require_choice("goal", settings.goal, GOALS)
+    require_choice("attack", settings.attack, ("pgd", "fast pgd"))
+    settings.steps = whole_number("steps", settings.steps)
     return Explorer(AttackCache(dataset, target, surrogate, settings), settings)
 
 
@@ -287,6 +289,8 @@ class Explorer(widgets.VBox):
             self.shape = png_text(read_shape(text))
             self.controls.path.value = ""  # the same text pasted once more is a change again
             self._changed()
+        if change["new"]:
+            self.controls.upload.value = ()  # and so is the same file
 
     # as files, and as a widget
 
@@ -295,6 +299,7 @@ class Explorer(widgets.VBox):
         require(self.shown, "picture", None, "choose another goal or structure")
         folder = Path(self.settings.folder).expanduser()
         self.view.saved.value = export.save(kind, self.shown, self.cache, folder)
+        self.error = ""
 
     def _repr_mimebundle_(self, **options):
         """The widget, and a picture and a line of text for where no widget can be."""

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not code:
             print("\nThe run as a page, to look at or to send:")
             print(write_page(folder, others))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"study: {error}", file=sys.stderr)
         return 1
     return code

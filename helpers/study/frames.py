@@ -92,8 +92,10 @@ def read_frames(folder: Path) -> dict:
     """What `write_frames` wrote, with the rows of the table as `scores`."""
     frames = json.loads((folder / FILE).read_text(encoding="utf-8"))
     types = dict.fromkeys(("id", "structure"), str)  # an id may look like a number
-    table = pd.read_csv(folder / NUMBERS, dtype=types)[[*KEYS, "structure", "iou"]]
-    return frames | {"scores": json.loads(table.to_json(orient="records"))}
+    missing = {"keep_default_na": False, "na_values": {"iou": [""]}}  # no name is a missing value
+    table = pd.read_csv(folder / NUMBERS, dtype=types, **missing)
+    scores = table[[*KEYS, "structure", "iou"]].astype({"iou": object})
+    return frames | {"scores": scores.where(scores.notna(), None).to_dict("records")}
 
 
 def _outline(mask):

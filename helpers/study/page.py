@@ -159,9 +159,11 @@ def _read_table(path):
     table, facts = readable_table(path)
     exact = pd.read_csv(path, dtype=str)
     texts = table if table.columns.name else exact.loc[table.index, table.columns]
-    if "low" in table:
+    if "low" in table and not table.columns.name:
         name = table.columns[table.columns.get_loc("low") - 1]
         means = map(format_interval, table[name], table["low"], table["high"])
+        if name != "iou":  # such as a ratio, of which one decimal shows nothing
+            means = texts[name] + " (" + texts["low"] + "–" + texts["high"] + ")"
         texts = texts.assign(**{name: list(means)}).drop(columns=["low", "high"])
     return {
         "across": table.columns.name,

@@ -49,7 +49,7 @@ def publish(profile: str, only: Names = ()) -> list:
     names = [name for name in names if name.endswith(kinds) and not name.endswith(useless)]
     written = []
     if profile in ("quick", "full") and "clean.csv" in names:
-        written += publish_weights(folder)
+        written += publish_weights(folder, names)
     if profile == "quick":
         written += [_renew_outputs(notebook, folder / notebook.name) for notebook in chosen]
         written += copy_files(patient, paths.FIGURES / "patients")
@@ -64,11 +64,14 @@ def copy_files(files: Sequence[Path], place: Path) -> list:
     return [write_file(place / path.name, path.read_bytes()) for path in files]
 
 
-def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBLISHED) -> list:
+def publish_weights(
+    folder: Path, names: Sequence[str], *, weights: Path = WEIGHTS, place: Path = PUBLISHED
+) -> list:
     """Ship the networks of a run's clean.csv and of its `FURTHER` tables.
 
     Args:
         folder: of the run.
+        names: of the run's files; others may lie there since an earlier one.
         weights: folder of trained weights.
         place: where they go.
 
@@ -80,7 +83,7 @@ def publish_weights(folder: Path, *, weights: Path = WEIGHTS, place: Path = PUBL
     """
     files: list = []
     digests = pd.read_csv(folder / "clean.csv", dtype=str).loc[0, "weights"].split("/")
-    for further in filter(Path.exists, map(folder.joinpath, FURTHER)):
+    for further in [folder / name for name in FURTHER if name in names]:
         digests += [*pd.read_csv(further, dtype=str)["digest"]]
     for digest in dict.fromkeys(digests):
         path = find_weights(digest, weights)

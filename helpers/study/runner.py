@@ -46,6 +46,7 @@ class Kernel(AsyncKernelManager):
         places = (str(paths.ROOT), os.environ.get("PYTHONPATH", ""), self.caller)
         spec.env["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         spec.env["STUDY_LOG"] = f"{self.folder}/progress.log"
+        spec.env["STUDY_RUNS"] = str(paths.RUNS)
         if jsrt := os.environ.get("JSRT_DIR"):  # of the caller's folder
             spec.env["JSRT_DIR"] = os.path.abspath(os.path.expanduser(jsrt))
 

@@ -216,7 +216,11 @@ def rerun_failed(store: Path, key: str) -> Result:
     )
     origin = records[0]["origin"]
     require(origin, "origin", origin, "the data were put together by hand: run that sweep again")
-    experiment, data = Experiment.read(records[0]["cell"]), load(**origin)
+    try:
+        experiment, data = Experiment.read(records[0]["cell"]), load(**origin)
+    except (TypeError, KeyError) as error:
+        text = f"experiment {key} is of another version of this software: run the sweep again"
+        raise ValueError(text) from error
     networks = _networks({}, [experiment], data)
     shared = Shared(data, networks, torch.device("cpu"), BATCH["cpu"])
     (result,) = compute_task(shared, [experiment])

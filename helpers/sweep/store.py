@@ -4,6 +4,7 @@ import json
 import time
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from traceback import format_exception
 
@@ -54,12 +55,16 @@ class Store:
     def write(self, experiment: Experiment, result: Result, *, noise: bool = False) -> None:
         """Keep a result, with or without its noise, and forget that the experiment failed before.
 
+        A result whose noise another run has kept meanwhile stays as it is.
+
         Raises:
             OSError: no space, or no permission.
         """
         packed: dict = {"predictions": result.predictions}
         if noise:
             packed["noise"] = result.noise
+        elif self.read(experiment, noise=True, arrays=False):
+            return
         arrays = {name: _pack(array) for name, array in packed.items()}
         arrays |= {f"iou.{name}": values for name, values in result.iou.items()}
         arrays |= {"linf": result.linf, "loss": result.loss}
@@ -113,7 +118,8 @@ class Store:
         except (ValueError, KeyError) as error:
             place = self.folder / "damaged" / f"{key}.{time.time_ns()}.safetensors"
             place.parent.mkdir(exist_ok=True)
-            path.replace(place)
+            with suppress(FileNotFoundError):  # another run has moved it
+                path.replace(place)
             text = f"{path} is damaged ({error}); moved to damaged/{place.name}"
             warnings.warn(f"{text}, and a sweep computes it again", stacklevel=3)
             return None

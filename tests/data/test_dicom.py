@@ -108,6 +108,14 @@ def test_the_padding_value_is_black_and_no_part_of_the_range(tmp_path, kind):
     assert grey[:, 5:].min() == -1 and np.unique(grey).size > 2000
 
 
+def test_a_range_of_padding_values_is_padding(tmp_path):
+    values = RAMP + np.uint16(1000)
+    values[:, :5] = np.arange(5)
+    about = {"PixelPaddingValue": 4, "PixelPaddingRangeLimit": 0}
+    grey = read_grey(write_dicom(tmp_path / "a.dcm", values, **about))
+    assert (grey[:, :5] == -1).all() and grey[:, 5:].min() == -1 and grey[:, 5:].max() == 1
+
+
 SYNTAXES = {
     "JPEGLosslessSV1": lambda x: imagecodecs.jpeg8_encode(
         x, lossless=True, predictor=1, bitspersample=12

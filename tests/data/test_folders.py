@@ -339,6 +339,19 @@ def test_names_that_tables_use_otherwise_are_refused(own, name, capsys):
     assert f"structure {name!r}" in capsys.readouterr().out
 
 
+def test_more_structures_than_there_are_numbers_for_are_refused(own, capsys):
+    for number in range(255):
+        shutil.copytree(own / "masks/liver", own / f"masks/s{number}")
+    assert main(["check", "--folder", str(own)]) == 1
+    assert "structures: leave 254 or fewer" in capsys.readouterr().out
+
+
+def test_a_table_with_an_open_quote_is_named(own, capsys):
+    (own / "index.csv").write_text('id,patient\n"' + "x" * 200_000)
+    assert main(["check", "--folder", str(own)]) == 1
+    assert "index.csv cannot be read (field larger than field limit" in capsys.readouterr().out
+
+
 def test_structures_that_differ_in_capitals_alone_are_refused(own, capsys):
     shutil.copytree(own / "masks/liver", own / "masks/Liver")
     assert main(["check", "--folder", str(own)]) == 1

@@ -86,6 +86,17 @@ def test_a_transparent_grey_value_of_a_png_is_opacity(tmp_path):
         assert read(tmp_path / name)[1][0, 0] == 0
 
 
+def test_a_deep_picture_in_colour_that_is_turned_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(FLAT.astype(np.uint16))
+    deep.save(tmp_path / "a.png", exif=exif, transparency=0)
+    with pytest.raises(
+        UnusableFileError, match="a.png is stored mirrored or turned .EXIF.: save it upright"
+    ):
+        read_picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_picture_is_turned_as_its_orientation_says(tmp_path, orientation, suffix):

@@ -705,6 +705,8 @@ def test_the_factor_says_whether_it_is_of_lengths_or_of_areas(complete):
         ({"goal": "crown"}, "goal 'crown' is unknown; choose one of untargeted"),
         ({"which": "exam"}, "split 'exam' is unknown; choose one of"),
         ({"steps": 0}, "steps is 0"),
+        ({"steps": "auto"}, "steps is 'auto'"),
+        ({"attack": "fgsm"}, "attack 'fgsm' is unknown; choose one of pgd, fast pgd"),
     ],
 )
 def test_what_cannot_be_explored_is_refused(make, options, message):
@@ -831,6 +833,18 @@ def test_a_text_that_is_pasted_again_after_a_file_counts(make):
     assert explorer.wait() and explorer.wanted.goal.shape != text and c.path.value == ""
     c.path.value = text
     assert explorer.wait() and explorer.wanted.goal.shape == text and not explorer.error
+
+
+def test_a_file_that_is_loaded_again_after_a_text_counts(make):
+    explorer = make()
+    c = explorer.controls
+    c.goal.value = "own shape"
+    upload(explorer, disc())
+    shape = explorer.shape
+    c.path.value = "M0 0 H9 V9 Z"
+    assert explorer.shape != shape
+    upload(explorer, disc())
+    assert explorer.wait() and explorer.shape == shape
 
 
 def test_a_shape_as_text_is_the_shape():
@@ -1220,6 +1234,44 @@ def test_under_voila_keys_change_the_picture(chromium, tmp_path, record_property
         page.goto(address, timeout=120_000)
         drive(page, Store(store), "Voilà", record_property)
         page.close()
+
+
+def test_a_picture_that_was_saved_after_all_leaves_no_error(complete):
+    folder = complete.settings.folder
+    complete.settings.folder = complete.cache.store.folder / "format.json"
+    complete.controls.save_image.click()
+    assert complete.error
+    complete.settings.folder = folder
+    complete.controls.save_image.click()
+    assert not complete.error and "Saved" in complete.view.saved.value
+
+
+def test_a_step_of_the_faster_attack_is_not_taken_from_a_shorter_one(make, squares, attacks):
+    with closing(
+        explore(
+            *squares,
+            epsilons=LEVELS,
+            steps=2,
+            attack="fast pgd",
+            store=make().cache.store.folder,
+            precision="fp32",
+        )
+    ) as short:
+        compute_every_level(short)
+        experiment = short.shown.experiment
+    explorer = make(attack="fast pgd")
+    assert explorer.cache.store.read(experiment, noise=True)
+    assert explorer.cache.find(experiment) is None
+
+
+def test_a_case_of_another_study_does_not_take_the_place_of_one(make, squares):
+    other = elsewhere(squares)
+    other.data = replace(
+        other.data, ids=("case-0", *other.data.ids[1:]), split={"test": ("case-0",)}
+    )
+    explorer = make(also=[other])
+    assert explorer.controls.case.options == ("case-0", "case-1")
+    assert explorer.shown.experiment.attacked == squares[1].digest
 
 
 def elsewhere(squares, size=48):

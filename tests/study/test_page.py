@@ -28,6 +28,7 @@ from helpers.study.frames import read_frames
 from helpers.study.parameters import read_parameters, source_digest
 from helpers.study.runner import digest_file
 from helpers.sweep import open_engine
+from helpers.tables import write_table
 from helpers.weights import Trained
 
 LEVELS = (0.02, 0.04, 0.08)
@@ -258,6 +259,26 @@ def test_the_scores_beside_the_slider_are_those_of_the_table(made):
     assert (
         set(shown["attack"]) == {"no attack", "white-box", "black-box"} and len(shown) == 3 * 14 * 3
     )
+
+
+def test_ids_like_missing_values_and_long_noise_levels_find_their_scores(tmp_path):
+    level = 2 / 255
+    columns = ["id", "symbol", "attack", "epsilon", "structure", "iou"]
+    rows = [("NA", "small", "white-box", level, "heart", 5.0)]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "frames.csv", index=False)
+    (tmp_path / "frames.json").write_text("{}")
+    (row,) = json.loads(json.dumps(read_frames(tmp_path)["scores"]))
+    assert (row["id"], row["epsilon"], row["iou"]) == ("NA", level, 5.0)
+
+
+def test_a_ratio_keeps_its_digits(tmp_path):
+    table = pd.DataFrame({"way": ["8 bits"], "shift": [0.0712], "low": [0.0556], "high": [0.0894]})
+    write_table(
+        tmp_path / "ratio.csv", table, {"dataset": "phantom"}, exact=("shift", "low", "high")
+    )
+    assert page._read_table(tmp_path / "ratio.csv")["rows"] == [
+        ["8 bits", "0.0712 (0.0556–0.0894)"]
+    ]
 
 
 def test_ids_that_look_like_numbers_stay_texts(tmp_path):

@@ -61,7 +61,7 @@ def test_publish_takes_the_networks_of_the_profiles_that_come_with_the_study(
     place.profile("other", "size: 3")
     asked = []
     monkeypatch.setattr(
-        "helpers.study.publish.publish_weights", lambda folder: asked.append(folder.name) or []
+        "helpers.study.publish.publish_weights", lambda folder, _: asked.append(folder.name) or []
     )
     assert place.main("--profile", profile) == 0 and place.main("--publish", profile) == 0
     assert asked == [profile] * ships
@@ -177,9 +177,14 @@ def test_the_networks_of_the_transfer_notebook_are_published_too(tmp_path, small
     further = pd.DataFrame({"digest": [each.digest[:12] for each in trained]})
     write_table(tmp_path / "transfer_networks.csv", further, origin)
     place = tmp_path / "published"
-    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
+    names = ["clean.csv", "transfer_networks.csv"]
+    written = publish_weights(tmp_path, names, weights=tmp_path / "weights", place=place)
     found = {load_weights(path).digest for path in written if path.suffix != ".json"}
     assert found == {each.digest for each in trained}
+    stale = publish_weights(tmp_path, names[:1], weights=tmp_path / "weights", place=place)
+    assert {load_weights(path).digest for path in stale if path.suffix != ".json"} == {
+        trained[0].digest
+    }
 
 
 def test_the_networks_of_a_run_are_published_all_or_none(tmp_path, small):
@@ -188,9 +193,9 @@ def test_the_networks_of_a_run_are_published_all_or_none(tmp_path, small):
     write_table(tmp_path / "clean.csv", pd.DataFrame({"iou": [1.0]}), provenance(small, trained))
     place = tmp_path / "published"
     with pytest.raises(ValueError, match="lacks the network"):
-        publish_weights(tmp_path, weights=tmp_path / "none", place=place)
+        publish_weights(tmp_path, ["clean.csv"], weights=tmp_path / "none", place=place)
     assert not place.exists()
-    written = publish_weights(tmp_path, weights=tmp_path / "weights", place=place)
+    written = publish_weights(tmp_path, ["clean.csv"], weights=tmp_path / "weights", place=place)
     assert set(place.iterdir()) == set(written) and len(written) == 4
     found = {load_weights(path).digest for path in written if path.suffix != ".json"}
     assert found == {each.digest for each in trained}

@@ -82,6 +82,12 @@ def test_an_experiment_without_noise_does_not_count_where_noise_is_asked_for(sto
     assert_same(store.read(EXPERIMENT, noise=True), example(), True)
 
 
+def test_a_result_with_noise_is_not_replaced_by_one_without(store):
+    store.write(EXPERIMENT, example(), noise=True)
+    store.write(EXPERIMENT, example())
+    assert_same(store.read(EXPERIMENT, noise=True), example(), True)
+
+
 def test_nothing_half_written_is_left_after_an_error(store):
     broken = replace(example(), about={"threads": object()})
     with pytest.raises(TypeError):
