@@ -44,10 +44,10 @@ def _stays_without_weights(ratio_crossed, *, limit=20):
 
 @claim(
     "09",
-    "8 bits protect",
+    "rounding to 8 bits protects",
     "",
     "at the least ε of each case, less than half as many cross .5 at 8 bits as at 12 bits",
-    "noise of half a grey level is not rounded away where the image lies between two",
+    "noise of about one grey level survives in most pixels",
 )
 def _eight_bits_protect(ratio_file):
     share = ratio_file.set_index("way")["crossed"]
@@ -127,7 +127,7 @@ def _half_is_not_enough(robust, *, limit=10):
 @claim(
     "08",
     "small structures lose most",
-    "small objects are the easiest prey (Halmosi and Jelasity, 2024)",
+    "small objects are the easiest prey (Halmosi et al., 2024)",
     "on every network that keeps an IoU of {least} or more, the structure that loses the largest "
     "share of it to untargeted noise is among the two smallest",
     "what falls first depends on contrast, too",

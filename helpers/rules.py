@@ -18,12 +18,12 @@ COLUMNS = ["claim", "paper", "ours", "rule", "verdict"]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper.
+    """One claim.
 
     Attributes:
         notebook: number of the notebook that tests it.
         name: the claim in a few words.
-        paper: what the paper says.
+        paper: what the paper says, or another one that it names.
         rule: the rule in words.
         otherwise: the likely reason if it does not hold.
         tables: names of the result tables (without .csv) that the rule reads.

@@ -238,7 +238,8 @@ def test_a_comparison_is_decided_by_intervals_that_are_apart(name, table, better
     for iou, verdict in (
         (other + 2.1, "holds"),
         (other + 2.0, f"{NOT_DECIDED} (the intervals overlap)"),
-        (other, f"does not hold (likely: {claim.otherwise})"),
+        (other - 2.0, f"{NOT_DECIDED} (the intervals overlap)"),
+        (other - 2.1, f"does not hold (likely: {claim.otherwise})"),
     ):
         moved = rows
         for column, value in (("iou", iou), ("low", iou - 1), ("high", iou + 1)):

@@ -53,7 +53,7 @@ def provenance(
         precision: of what was computed, "bf16" or "fp32".
         device: where it was computed.
     """
-    depths = sorted({trained.recipe.depth for trained in networks if trained.recipe})
+    depths = dict.fromkeys(trained.recipe.depth for trained in networks if trained.recipe)
     return {
         "dataset": dataset.name,
         "size": dataset.size,

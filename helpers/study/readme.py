@@ -11,7 +11,8 @@ from helpers.common.paths import FIGURES, ROOT
 from helpers.tables import format_interval, markdown, side_by_side
 
 READMES = (ROOT / "README.md", FIGURES / "README.md", ROOT / "tests/benchmarks/README.md")
-TEXTS = ("size", "depth", "weights", "steps", "seed", "commit")  # columns that are not numbers
+# Columns that are not numbers, even if they look like them.
+TEXTS = ("id", "structure", "size", "depth", "weights", "steps", "seed", "commit")
 ACROSS = {  # what becomes columns
     "attack_strength": "attack",
     "clean": "structure",
