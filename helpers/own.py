@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Sequence
-from contextlib import chdir
+from contextlib import chdir, suppress
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from importlib.util import resolve_name
@@ -57,7 +57,8 @@ class Adapted(nn.Module):
         self.network = network
         self.channels = channels
         self.size = size
-        self.activation = activation or getattr(network, "activation", None)
+        said = getattr(network, "activation", None)  # of other networks a module or a function
+        self.activation = activation or (said if said in ACTIVATIONS else None)
         names = list(structures) if structures else getattr(network, "structures", None)
         self.structures = class_names(names)
         self.order: list | None = None
@@ -225,7 +226,8 @@ def _digest(adapted, function, spec, answer):
     about = [adapted.channels, adapted.size, adapted.activation, adapted.structures, adapted.order]
     parts = [spec.rpartition(":")[2], str(about), repr(adapted), state_digest(state)]
     parts += [str(buffer.tolist()) for buffer in (adapted.factor, adapted.middle)]
-    parts += _sources([function, *map(type, adapted.modules())])
+    made_by = getattr(function, "func", function)  # of a partial
+    parts += _sources([made_by, *map(type, adapted.modules())])
     parts += [m.code for m in adapted.modules() if isinstance(getattr(m, "code", None), str)]
     if not state:
         parts.append(str(answer.mean(dim=(2, 3)).tolist()))
@@ -262,10 +264,13 @@ def _sources(things):
 def _imported(text, package):
     """Names of the modules that a file's text imports, among those in use."""
     found = set()
-    for node in ast.walk(ast.parse(text)):
+    tree = ast.Module([], [])
+    with suppress(SyntaxError):  # of a text that is not UTF-8
+        tree = ast.parse(text.removeprefix("\ufeff"))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = resolve_name("." * node.level + (node.module or ""), package)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found & {*sys.modules}

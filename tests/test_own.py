@@ -258,3 +258,28 @@ def test_a_network_of_one_size_is_shown_it_and_answers_in_that_of_the_image():
 def test_an_input_that_cannot_be_is_refused(options, told):
     with pytest.raises((ValueError, RuntimeError), match=told):
         adapt(Sees(), **options)
+
+
+def test_a_partial_is_known_by_the_file_that_makes_it(file):
+    made = "\nfrom functools import partial\ntwice = partial(Levels, 3)\n"
+    file.write_text(FILE + made)
+    first = load(file, "twice").digest
+    file.write_text(FILE + made + "# changed\n")
+    assert load(file, "twice").digest != first
+
+
+def test_a_file_may_begin_with_a_mark_and_try_a_package_first(file):
+    tried = (
+        "try:\n    from .arch import Net\nexcept ImportError:\n    from neighbour import LEVEL\n"
+    )
+    file.write_text("\ufeff" + tried + FILE, encoding="utf-8")
+    assert load(file, "build").digest
+
+
+def test_an_activation_that_is_a_function_is_none_of_the_networks_answer(file):
+    text = FILE.replace(
+        "        super().__init__()\n",
+        "        super().__init__()\n        self.activation = torch.relu\n",
+    )
+    file.write_text(text)
+    assert load(file, "build").network.activation is None

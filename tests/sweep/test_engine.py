@@ -296,7 +296,8 @@ def test_slurm_jobs_are_asked_for_with_a_gpu_and_follow_one_another(tmp_path, mo
         os.killpg(int(jobs.read_text()), signal.SIGKILL)  # as Slurm does at the end of the walltime
         (second,) = {result for _, result, _ in place.map(act, following(["b"]), None)}
     assert first[0] != second[0] and len(jobs.read_text().split()) == 2
-    assert all("--resources GPU=1" in script.read_text() for script in tmp_path.glob("job.*.sh"))
+    scripts = [script.read_text() for script in tmp_path.glob("job.*.sh")]
+    assert scripts and all("--resources GPU=1" in script for script in scripts)
 
 
 def test_slurm_leaves_the_interrupt_key_alone():
