@@ -187,7 +187,15 @@ def _import_file(path: Path) -> ModuleType:
     about: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(about)
     sys.modules[name] = module
-    neighbours = str(path.resolve().parent)
+    folder = path.resolve().parent
+    for top in {
+        each.partition(".")[0] for each in _imported(path.read_text("utf-8", "replace"), "")
+    }:
+        beside = {folder / f"{top}.py", folder / top / "__init__.py"}
+        taken = Path(getattr(sys.modules[top], "__file__", None) or "").resolve() not in beside
+        clash = taken and any(map(Path.exists, beside))
+        require(not clash, "module", top, "another one of this name is in use: rename this one")
+    neighbours = str(folder)
     sys.path.insert(0, neighbours)
     try:
         about.loader.exec_module(module)

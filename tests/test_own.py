@@ -283,3 +283,15 @@ def test_an_activation_that_is_a_function_is_none_of_the_networks_answer(file):
     )
     file.write_text(text)
     assert load(file, "build").network.activation is None
+
+
+def test_a_neighbour_is_not_mistaken_for_another_ones_of_the_same_name(file, tmp_path):
+    load(file, "build")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "neighbour.py").write_text("LEVEL = 5.0\n")
+    (other / "mine.py").write_text(FILE)
+    with pytest.raises(
+        ValueError, match="module is 'neighbour'; another one of this name is in use"
+    ):
+        load(other / "mine.py", "build")
